@@ -1,0 +1,326 @@
+"""The robot description: one YAML file says what the two arms, their controllers and the cameras are called.
+
+The schema is strict: an unknown key, a missing limit or a name used twice is refused with the file, the place, what was
+expected and what came. `docs/robot.md` leads from two arms on a table to such a file.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from rdvla_ros.types import RobotDescriptionError, nearest_names
+
+TRANSPORTS = ("raw", "compressed")
+REPRESENTATIONS = ("absolute", "relative")
+
+
+@dataclass(frozen=True)
+class Joint:
+    """One joint in the controller's units: rad, or m for a sliding gripper finger."""
+
+    name: str
+    lower: float  # [unit]
+    upper: float  # [unit]
+    velocity: float  # largest speed [unit/s]
+    acceleration: float  # [unit/s^2]
+    jerk: float  # [unit/s^3]
+
+
+@dataclass(frozen=True)
+class Gripper:
+    """Which joint of the arm is its gripper, and its positions (controller units) when closed and open."""
+
+    joint: str
+    closed: float
+    open: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One arm: its joints in controller order and the topics of its controller.
+
+    joint_states_topic may be the same for all arms (one combined /joint_states) or one per arm.
+    controller_state_topic is empty where the controller publishes no state.
+    """
+
+    name: str
+    joints: tuple[Joint, ...]
+    gripper: Gripper | None
+    trajectory_topic: str
+    joint_states_topic: str
+    controller_state_topic: str
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        return tuple(joint.name for joint in self.joints)
+
+
+@dataclass(frozen=True)
+class Camera:
+    """One colour camera. frame_id is checked against the images' when it is not empty."""
+
+    name: str
+    topic: str
+    transport: str  # 'raw' (sensor_msgs/Image) or 'compressed' (sensor_msgs/CompressedImage)
+    width: int  # [px]
+    height: int  # [px]
+    frame_id: str
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates the robot delivers, and how old an input may be when a decision is made from it."""
+
+    camera_hz: float
+    joint_states_hz: float
+    max_observation_age_s: float
+
+
+@dataclass(frozen=True)
+class RobotDescription:
+    """Everything a node must know about the robot. A = all joints of all arms, in the order of the file."""
+
+    name: str
+    arms: tuple[Arm, ...]
+    cameras: tuple[Camera, ...]
+    representation: str  # 'absolute' or 'relative': what the policy's actions mean
+    rates: Rates
+
+    @classmethod
+    def load(cls, path: str | Path) -> RobotDescription:
+        """Read a YAML file; RobotDescriptionError says what is wrong with it and where."""
+        path = Path(path)
+        if not path.is_file():
+            raise RobotDescriptionError(
+                f"Robot description {path}: expected a YAML file, found {'a folder' if path.is_dir() else 'nothing'}. "
+                "Pass robot:=<file>; docs/robot.md shows how to write one."
+            )
+        try:
+            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, UnicodeDecodeError) as error:
+            raise RobotDescriptionError(f"Robot description {path} is not readable YAML: {error}") from None
+        return cls.from_dict(data, source=str(path))
+
+    @classmethod
+    def from_dict(cls, data: Any, source: str = "robot description") -> RobotDescription:
+        """Build from parsed YAML; `source` names it in errors."""
+        root = _Node(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"))
+        description = cls(
+            name=root.text("name"),
+            arms=tuple(_arm(node) for node in root.items("arms")),
+            cameras=tuple(_camera(node) for node in root.items("cameras")),
+            representation=root.node("actions").keys(required=("representation",)).choice(
+                "representation", REPRESENTATIONS
+            ),
+            rates=_rates(root.node("rates")),
+        )
+        _check_unique(source, "arm", [arm.name for arm in description.arms])
+        _check_unique(source, "joint", list(description.joint_names))
+        _check_unique(source, "trajectory_topic", [arm.trajectory_topic for arm in description.arms])
+        _check_unique(source, "camera", [camera.name for camera in description.cameras])
+        _check_unique(source, "camera topic", [camera.topic for camera in description.cameras])
+        return description
+
+    @property
+    def joints(self) -> tuple[Joint, ...]:
+        return tuple(joint for arm in self.arms for joint in arm.joints)
+
+    @property
+    def joint_names(self) -> tuple[str, ...]:
+        """(A,) names in policy order."""
+        return tuple(joint.name for joint in self.joints)
+
+    @property
+    def camera_names(self) -> tuple[str, ...]:
+        return tuple(camera.name for camera in self.cameras)
+
+    @property
+    def gripper_joints(self) -> tuple[str, ...]:
+        return tuple(arm.gripper.joint for arm in self.arms if arm.gripper)
+
+    @property
+    def arm_slices(self) -> dict[str, slice]:
+        """Arm name -> its columns in an (A,) vector."""
+        slices, start = {}, 0
+        for arm in self.arms:
+            slices[arm.name] = slice(start, start + len(arm.joints))
+            start += len(arm.joints)
+        return slices
+
+    def limit(self, field: str) -> np.ndarray:
+        """(A,) one field of every joint: 'lower', 'upper', 'velocity', 'acceleration' or 'jerk', controller units."""
+        return np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)
+
+    def _gripper_scale(self) -> tuple[np.ndarray, np.ndarray]:
+        """(A,) offset and scale with controller = offset + scale * policy; 0 and 1 for the joints of the arm."""
+        offset, scale = np.zeros(len(self.joints)), np.ones(len(self.joints))
+        index = {name: i for i, name in enumerate(self.joint_names)}
+        for arm in self.arms:
+            if arm.gripper:
+                i = index[arm.gripper.joint]
+                offset[i], scale[i] = arm.gripper.closed, arm.gripper.open - arm.gripper.closed
+        return offset, scale
+
+    def to_policy(self, positions: np.ndarray) -> np.ndarray:
+        """(..., A) controller units -> policy units (grippers 0 closed .. 1 open)."""
+        offset, scale = self._gripper_scale()
+        return (np.asarray(positions, dtype=np.float64) - offset) / scale
+
+    def from_policy(self, positions: np.ndarray) -> np.ndarray:
+        """(..., A) policy units -> controller units; inverse of `to_policy`."""
+        offset, scale = self._gripper_scale()
+        return offset + scale * np.asarray(positions, dtype=np.float64)
+
+
+class _Node:
+    """A mapping of the YAML file that knows where it stands, so that errors can say it."""
+
+    def __init__(self, data: Any, place: str):
+        self.place = place
+        if not isinstance(data, Mapping):
+            raise RobotDescriptionError(f"{place}: expected a mapping of keys, got {_shown(data)}.")
+        self.data = data
+
+    def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> _Node:
+        allowed = required + optional
+        for key in self.data:
+            if key not in allowed:
+                raise RobotDescriptionError(f"{self.place}: unknown key '{key}'. {nearest_names(key, allowed)}")
+        missing = [key for key in required if key not in self.data]
+        if missing:
+            raise RobotDescriptionError(f"{self.place}: missing key '{missing[0]}'. Expected keys: {', '.join(allowed)}.")
+        return self
+
+    def node(self, key: str) -> _Node:
+        return _Node(self.data[key], f"{self.place}: {key}")
+
+    def items(self, key: str) -> list[_Node]:
+        value = self.data[key]
+        if not isinstance(value, list) or not value:
+            raise RobotDescriptionError(f"{self.place}: {key}: expected a list with at least one entry, got {_shown(value)}.")
+        return [_Node(item, f"{self.place}: {key}[{i}]") for i, item in enumerate(value)]
+
+    def text(self, key: str, default: str | None = None) -> str:
+        value = self.data.get(key, default)
+        if not isinstance(value, str) or (not value and default is None):
+            raise RobotDescriptionError(f"{self.place}: {key}: expected text, got {_shown(value)}.")
+        return value
+
+    def topic(self, key: str, default: str | None = None) -> str:
+        value = self.text(key, default)
+        if value and (not value.startswith("/") or value.endswith("/") or " " in value):
+            raise RobotDescriptionError(f"{self.place}: {key}: expected an absolute topic such as /left/joint_states, got '{value}'.")
+        return value
+
+    def choice(self, key: str, choices: tuple[str, ...]) -> str:
+        value = self.data[key]
+        if value not in choices:
+            raise RobotDescriptionError(f"{self.place}: {key}: expected one of {', '.join(choices)}, got {_shown(value)}.")
+        return value
+
+    def number(self, key: str, above: float | None = None) -> float:
+        value = self.data[key]
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+            raise RobotDescriptionError(f"{self.place}: {key}: expected a finite number, got {_shown(value)}.")
+        if above is not None and value <= above:
+            raise RobotDescriptionError(f"{self.place}: {key}: expected a number above {above:g}, got {value:g}.")
+        return float(value)
+
+    def count(self, key: str) -> int:
+        value = self.data[key]
+        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 16384:
+            raise RobotDescriptionError(f"{self.place}: {key}: expected a whole number from 1 to 16384, got {_shown(value)}.")
+        return value
+
+
+def _shown(value: Any) -> str:
+    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
+
+
+def _arm(node: _Node) -> Arm:
+    node.keys(
+        required=("name", "joints", "trajectory_topic", "joint_states_topic"),
+        optional=("gripper", "controller_state_topic"),
+    )
+    name = node.text("name")
+    if not name.isidentifier():
+        raise RobotDescriptionError(
+            f"{node.place}: name: expected letters, digits and underscores (it becomes part of topic names), got '{name}'."
+        )
+    joints = tuple(_joint(item) for item in node.items("joints"))
+    gripper = None
+    if node.data.get("gripper") is not None:
+        gripper = _gripper(node.node("gripper"), joints)
+    return Arm(
+        name=name,
+        joints=joints,
+        gripper=gripper,
+        trajectory_topic=node.topic("trajectory_topic"),
+        joint_states_topic=node.topic("joint_states_topic"),
+        controller_state_topic=node.topic("controller_state_topic", default=""),
+    )
+
+
+def _joint(node: _Node) -> Joint:
+    node.keys(required=("name", "lower", "upper", "velocity", "acceleration", "jerk"))
+    joint = Joint(
+        name=node.text("name"),
+        lower=node.number("lower"),
+        upper=node.number("upper"),
+        **{key: node.number(key, above=0.0) for key in ("velocity", "acceleration", "jerk")},
+    )
+    if joint.lower >= joint.upper:
+        raise RobotDescriptionError(f"{node.place}: expected lower < upper, got {joint.lower:g} and {joint.upper:g}.")
+    return joint
+
+
+def _gripper(node: _Node, joints: tuple[Joint, ...]) -> Gripper:
+    node.keys(required=("joint", "closed", "open"))
+    gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"))
+    by_name = {joint.name: joint for joint in joints}
+    if gripper.joint not in by_name:
+        raise RobotDescriptionError(f"{node.place}: joint '{gripper.joint}' is not among the arm's joints. {nearest_names(gripper.joint, by_name)}")
+    joint = by_name[gripper.joint]
+    for key in ("closed", "open"):
+        value = getattr(gripper, key)
+        if not joint.lower <= value <= joint.upper:
+            raise RobotDescriptionError(f"{node.place}: {key}: expected within the joint's limits {joint.lower:g} .. {joint.upper:g}, got {value:g}.")
+    if gripper.closed == gripper.open:
+        raise RobotDescriptionError(f"{node.place}: expected different positions for closed and open, got {gripper.open:g} twice.")
+    return gripper
+
+
+def _camera(node: _Node) -> Camera:
+    node.keys(required=("name", "topic", "width", "height"), optional=("transport", "frame_id"))
+    return Camera(
+        name=node.text("name"),
+        topic=node.topic("topic"),
+        transport=node.choice("transport", TRANSPORTS) if "transport" in node.data else "raw",
+        width=node.count("width"),
+        height=node.count("height"),
+        frame_id=node.text("frame_id", default=""),
+    )
+
+
+def _rates(node: _Node) -> Rates:
+    node.keys(required=("camera_hz", "joint_states_hz", "max_observation_age_s"))
+    rates = Rates(*(node.number(key, above=0.0) for key in ("camera_hz", "joint_states_hz", "max_observation_age_s")))
+    if rates.max_observation_age_s < 1.0 / rates.camera_hz:
+        raise RobotDescriptionError(
+            f"{node.place}: max_observation_age_s: expected at least one camera period ({1.0 / rates.camera_hz:g} s at "
+            f"{rates.camera_hz:g} Hz), got {rates.max_observation_age_s:g}: every image would be too old."
+        )
+    return rates
+
+
+def _check_unique(source: str, what: str, names: list[str]) -> None:
+    for name in names:
+        if names.count(name) > 1:
+            raise RobotDescriptionError(f"{source}: {what} '{name}' stands {names.count(name)} times, expected once.")
