@@ -1,0 +1,1 @@
+"""RD-VLA in torch: layers, recurrent head, halting, backbones, checkpoints, policy."""

@@ -1,0 +1,84 @@
+"""What one decision's iterations share, and the checks on what it is made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rdvla_ros.model.layers import LayerContext
+from rdvla_ros.types import RdvlaError
+
+if TYPE_CHECKING:
+    from rdvla_ros.model.head import RDVLAHead
+
+
+class HeadInputError(RdvlaError):
+    """Input that the head refuses before it computes anything."""
+
+
+@dataclass(frozen=True)
+class HeadContext:
+    """anchor (B, K, D): the prelude's share of the adapter's output. core, coda: keys and values per head layer."""
+
+    anchor: Tensor
+    core: tuple[LayerContext, ...]
+    coda: tuple[LayerContext, ...]
+
+    @property
+    def batch(self) -> int:
+        return self.anchor.shape[0]
+
+    def select(self, rows: Tensor) -> HeadContext:
+        """The batch rows that go on."""
+        return HeadContext(self.anchor.index_select(0, rows), tuple(c.select(rows) for c in self.core),
+                           tuple(c.select(rows) for c in self.coda))
+
+
+def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor],
+                        proprio: Tensor) -> None:
+    """Raise HeadInputError unless the tensors fit the head and each other and are finite."""
+    config = head.config
+    _check_tensor("proprio", proprio, (None, config.proprio_dim), head)
+    batch = proprio.shape[0]
+    checked = {"proprio": proprio}
+    for group, states in (("task_states", task_states), ("latent_states", latent_states)):
+        rows = None
+        for index in config.context_layers:
+            if index not in states:
+                raise HeadInputError(
+                    f"{group}: expected hidden states of backbone layer {index}; got layers "
+                    f"{sorted(states) or 'none'}. The head reads layers {list(config.context_layers)}")
+            name = f"{group}[{index}]"
+            _check_tensor(name, states[index], (batch, rows, config.context_width), head)
+            rows = states[index].shape[1]
+            checked[name] = states[index]
+    # One answer from the device for all tensors together.
+    finite = torch.stack([torch.isfinite(tensor).all() for tensor in checked.values()]).tolist()
+    bad = [name for name, ok in zip(checked, finite) if not ok]
+    if bad:
+        raise HeadInputError(f"expected finite numbers, got NaN or infinity in {', '.join(bad)}")
+
+
+def check_state(head: RDVLAHead, state: Tensor, batch: int) -> None:
+    """Raise HeadInputError unless `state` is a scratchpad (B, K, D) of this head."""
+    _check_tensor("initial_state", state, (batch, head.config.rows, head.config.hidden_dim), head)
+    if not bool(torch.isfinite(state).all()):
+        raise HeadInputError("initial_state: expected finite numbers, got NaN or infinity")
+
+
+def _check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], head: RDVLAHead) -> None:
+    if not isinstance(tensor, Tensor):
+        raise HeadInputError(f"{name}: expected a tensor, got {type(tensor).__name__}")
+    fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape))
+    if not fits or tensor.numel() == 0:
+        wanted = " x ".join("any" if want is None else str(want) for want in shape)
+        raise HeadInputError(f"{name}: expected shape {wanted}, got {' x '.join(map(str, tensor.shape)) or 'a scalar'}")
+    autocast = torch.is_autocast_enabled(tensor.device.type)
+    if tensor.dtype != head.dtype and not (autocast and tensor.dtype.is_floating_point):
+        raise HeadInputError(f"{name}: expected {head.dtype} like the head's weights, got {tensor.dtype}")
+    if tensor.device != head.device:
+        raise HeadInputError(f"{name}: expected a tensor on {head.device} like the head's weights, got {tensor.device}")

@@ -1,0 +1,143 @@
+"""The recurrent-depth action head: prelude, a core iterated on K scratchpad rows, and a coda that decodes at any depth.
+
+    context = head.encode(task_states, latent_states, proprio)    once per decision: all that stays the same
+    refinement = head.refine(context, ActionChange(5e-4))         iterates until the rule is met
+
+Training composes the same parts under autograd: encode, initial_state, iterate, decode.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from rdvla_ros.model.config import HeadConfig
+from rdvla_ros.model.context import HeadContext, check_context_input
+from rdvla_ros.model.layers import HeadLayer, LayerContext, RMSNorm, Rotary
+from rdvla_ros.types import Refinement
+
+
+class ProprioProjector(nn.Module):
+    """(B, proprio_dim) -> one context token (B, C)."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(config.proprio_dim, config.context_width)
+        self.fc2 = nn.Linear(config.context_width, config.context_width)
+
+    def forward(self, proprio: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(proprio)))
+
+
+class RDVLAHead(nn.Module):
+    """See the module's docstring; sizes in HeadConfig."""
+
+    def __init__(self, config: HeadConfig) -> None:
+        super().__init__()
+        self.config = config
+        dim = config.hidden_dim
+        self.proprio = ProprioProjector(config)
+        self.action_queries = nn.Parameter(torch.empty(config.rows, dim))
+        self.prelude = nn.ModuleList(HeadLayer(config) for _ in config.prelude_layers)
+        self.adapter = nn.Linear(2 * dim, dim, bias=False)  # reads [S; S_pre]
+        self.gamma_adapt = nn.Parameter(torch.ones(()))
+        self.adapter_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.core = nn.ModuleList(HeadLayer(config) for _ in config.core_layers)
+        self.core_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.coda = nn.ModuleList(HeadLayer(config) for _ in config.coda_layers)
+        self.output_norm = RMSNorm(dim, config.rms_norm_eps)
+        self.output = nn.Linear(dim, config.action_dim * config.steps_per_row)
+        self.gamma_init = nn.Parameter(torch.ones(()))
+        self.rotary = Rotary(config)
+        self.reset_parameters()
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.action_queries.dtype
+
+    @property
+    def device(self) -> torch.device:
+        return self.action_queries.device
+
+    @torch.no_grad()
+    def reset_parameters(self, generator: torch.Generator | None = None) -> None:
+        """Linear maps N(0, 2 / (5 D)) cut at 3 deviations; maps into the residual stream and the output smaller."""
+        std = math.sqrt(2 / (5 * self.config.hidden_dim))
+        small = std / math.sqrt(self.config.mean_recurrence * len(self.config.core_layers))
+        for name, module in self.named_modules():
+            if isinstance(module, nn.Linear):
+                leaf = name.rpartition(".")[2]
+                _truncated_normal_(module.weight, small if leaf in ("o_self", "o_cross", "ffn_down", "output") else std,
+                                   generator)
+                if module.bias is not None:
+                    module.bias.zero_()
+            elif isinstance(module, RMSNorm):
+                module.weight.fill_(1.0)
+            elif isinstance(module, HeadLayer):
+                module.gate.zero_()
+        _truncated_normal_(self.action_queries, self.config.init_std, generator)
+        self.gamma_adapt.fill_(1.0)
+        self.gamma_init.fill_(1.0)
+
+    def encode(self, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor) -> HeadContext:
+        """Everything that does not change over the iterations of one decision; differentiable.
+
+        task_states, latent_states: backbone layer index -> (B, P, C) and (B, Q, C); proprio (B, proprio_dim), normalised.
+        """
+        check_context_input(self, task_states, latent_states, proprio)
+        token = self.proprio(proprio).unsqueeze(1)
+        latents = {i: torch.cat([latent_states[i], token.to(latent_states[i].dtype)], 1) for i in self.config.context_layers}
+
+        def project(layers: nn.ModuleList, indices: tuple[int, ...]) -> tuple[LayerContext, ...]:
+            return tuple(layer.project_context(latents[i], task_states[i]) for layer, i in zip(layers, indices))
+
+        plan = self.action_queries.expand(proprio.shape[0], -1, -1)
+        for layer, context in zip(self.prelude, project(self.prelude, self.config.prelude_layers)):
+            plan = layer(plan, context, self.rotary)
+        _, plan_half = self.adapter.weight.chunk(2, dim=1)
+        return HeadContext(anchor=F.linear(plan, plan_half),
+                           core=project(self.core, self.config.core_layers),
+                           coda=project(self.coda, self.config.coda_layers))
+
+    def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
+        """A fresh scratchpad S_0 (B, K, D); differentiable in gamma_init."""
+        shape = (batch, self.config.rows, self.config.hidden_dim)
+        draw = torch.zeros(shape, device=self.device)
+        if self.config.initial_state == "truncated_normal":
+            _truncated_normal_(draw, 1.0, generator)
+        elif self.config.initial_state == "normal":
+            draw.normal_(generator=generator)
+        return (self.gamma_init * (self.config.init_std * draw)).to(self.dtype)
+
+    def iterate(self, context: HeadContext, state: Tensor) -> Tensor:
+        """S_{k-1} -> S_k, (B, K, D)."""
+        state_half, _ = self.adapter.weight.chunk(2, dim=1)
+        x = self.adapter_norm(self.gamma_adapt * (F.linear(state, state_half) + context.anchor))
+        for layer, layer_context in zip(self.core, context.core):
+            x = layer(x, layer_context, self.rotary)
+        return self.core_norm(x)
+
+    def decode(self, context: HeadContext, state: Tensor) -> Tensor:
+        """S_k -> normalised action chunk a_k, (B, H, A)."""
+        x = state
+        for layer, layer_context in zip(self.coda, context.coda):
+            x = layer(x, layer_context, self.rotary)
+        rows = self.output(self.output_norm(x))
+        if self.config.steps_per_row > 1:  # row i holds steps i * steps_per_row ...
+            return rows.unflatten(-1, (-1, self.config.action_dim)).flatten(1, 2)
+        return rows[:, : self.config.chunk_length]
+
+    def refine(self, context: HeadContext, halting, initial_state: Tensor | None = None,
+               generator: torch.Generator | None = None) -> Refinement:
+        """Iterate until `halting` is met in every row of the batch; each row stops on its own."""
+        from rdvla_ros.model.refine import refine
+
+        return refine(self, context, halting, initial_state, generator)
+
+
+def _truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None) -> None:
+    nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std, generator=generator)
