@@ -1,0 +1,137 @@
+"""The tasks of gym-aloha: what lies where for a seed, and how far an episode has come (its own reward, 0..4)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from types import SimpleNamespace
+
+import mujoco
+import numpy as np
+
+from rdvla_ros.sim import SimulationError
+from rdvla_ros.types import nearest_names
+
+MAX_STAGE = 4
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task. place: seed -> the free joints' positions (7 per object: x y z, quaternion w x y z)."""
+
+    name: str
+    instruction: str
+    scene_file: str
+    reward_class: str
+    place: Callable[[int], np.ndarray]
+    reach_geom: str  # the right gripper touching this geom counts as 'reached'
+    stages: tuple[str, ...]  # what stage 0..4 means
+
+
+def _place_box(seed: int) -> np.ndarray:
+    return _utils().sample_box_pose(seed)
+
+
+def _place_peg_and_socket(seed: int) -> np.ndarray:
+    return np.concatenate(_utils().sample_insertion_pose(seed))
+
+
+TASKS = {
+    task.name: task
+    for task in (
+        Task(
+            name="transfer_cube",
+            instruction="pick up the red cube with the right arm and hand it to the left arm",
+            scene_file="bimanual_viperx_transfer_cube.xml",
+            reward_class="TransferCubeTask",
+            place=_place_box,
+            reach_geom="red_box",
+            stages=("start", "right touches", "right lifted", "left touches", "transferred"),
+        ),
+        Task(
+            name="insertion",
+            instruction="pick up the peg and the socket and insert the peg into the socket",
+            scene_file="bimanual_viperx_insertion.xml",
+            reward_class="InsertionTask",
+            place=_place_peg_and_socket,
+            reach_geom="red_peg",
+            stages=("start", "both touched", "both lifted", "peg meets socket", "inserted"),
+        ),
+    )
+}
+
+
+def get_task(name: str) -> Task:
+    if name not in TASKS:
+        raise SimulationError(f"Task '{name}' does not exist. {nearest_names(name, TASKS)}")
+    return TASKS[name]
+
+
+def scene_path(task: Task) -> Path:
+    """The scene file inside the installed package gym-aloha."""
+    path = Path(_utils().__file__).parent / "assets" / task.scene_file
+    if not path.is_file():
+        raise SimulationError(f"Scene of task '{task.name}': expected {path} in the package gym-aloha, found nothing.")
+    return path
+
+
+class StageMeter:
+    """gym-aloha's reward of the present state, computed by gym-aloha's own task class.
+
+    That class looks for one order of each contact pair, (object, finger) and (object, table). MuJoCo orders the geoms of a
+    contact by type, boxes (the objects) before meshes (fingers, table), and two boxes by index, in every version since
+    3.0, so these are the orders that occur; `test_sim_tasks.py` holds it.
+    """
+
+    def __init__(self, task: Task, model: mujoco.MjModel, data: mujoco.MjData):
+        self._reward = getattr(_task_module(), task.reward_class)(random=False).get_reward
+        names = [model.geom(i).name for i in range(model.ngeom)]
+        self._physics = SimpleNamespace(data=data, model=SimpleNamespace(id2name=lambda index, _: names[index]))
+        self._names, self._data, self._task = names, data, task
+        self._right_fingers = {i for i, name in enumerate(names) if name.startswith("vx300s_right/10_")}
+        self._reach_geom = names.index(task.reach_geom)
+
+    def stage(self) -> int:
+        """0..4."""
+        return int(self._reward(self._physics))
+
+    def reached(self) -> bool:
+        """A finger of the right gripper touches the task's object."""
+        pairs = self._data.contact.geom[: self._data.ncon]
+        return any(self._reach_geom in pair and not self._right_fingers.isdisjoint(pair) for pair in pairs.tolist())
+
+    def contacts(self) -> set[tuple[str, str]]:
+        """Names of the geoms that touch, in MuJoCo's order."""
+        pairs = self._data.contact.geom[: self._data.ncon].tolist()
+        return {(self._names[first], self._names[second]) for first, second in pairs}
+
+
+@lru_cache(maxsize=1)
+def _utils():
+    try:
+        from gym_aloha import utils
+    except ImportError as error:
+        raise SimulationError(
+            f"The simulated robot needs the package gym-aloha ({error}). Install it with 'pip install gym-aloha' or 'make setup'."
+        ) from error
+    return utils
+
+
+@lru_cache(maxsize=1)
+def _task_module():
+    """gym_aloha.tasks.sim. It imports dm_control, whose renderer would open a second GL display at import: switched off."""
+    previous = os.environ.get("MUJOCO_GL")
+    os.environ["MUJOCO_GL"] = "off"
+    try:
+        from gym_aloha.tasks import sim
+    except ImportError as error:
+        raise SimulationError(f"gym-aloha's success measure cannot be imported ({error}). 'pip install gym-aloha'.") from error
+    finally:
+        if previous is None:
+            del os.environ["MUJOCO_GL"]
+        else:
+            os.environ["MUJOCO_GL"] = previous
+    return sim
