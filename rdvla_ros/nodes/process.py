@@ -1,0 +1,59 @@
+"""How a node's process lives: it starts, spins through whatever a callback raises, and leaves with code 0 on a signal."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from rdvla_ros.types import RdvlaError
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM. Returns the exit code: 0, or 1 when the node could not be made.
+
+    rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
+    `node.close()` (where the node has one) runs while publishing still works.
+    """
+    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    stop = threading.Event()
+    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        try:
+            node = make_node()
+        except RdvlaError as error:
+            print(f"[ERROR] {error}", file=sys.stderr, flush=True)
+            return 1
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        try:
+            spin(executor, node, stop.is_set)
+            if hasattr(node, "close"):
+                node.close()
+        finally:
+            executor.shutdown(timeout_sec=0.5)
+            node.destroy_node()
+        return 0
+    finally:
+        rclpy.try_shutdown()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], bool]) -> None:
+    """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node."""
+    escaped = 0
+    while not stopped() and rclpy.ok(context=node.context):
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            escaped += 1
+            node.get_logger().error(f"Exception number {escaped} escaped a callback: {type(error).__name__}: {error}")
