@@ -1,0 +1,68 @@
+"""Piecewise cubic motion: what a trajectory controller does between points that carry positions and velocities.
+
+N knots, J joints. A cubic Hermite segment has one constant jerk, so a spline whose jerk is constant between its knots is
+reproduced by the controller exactly, and its extremes follow in closed form.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+
+def coefficients(times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(N,), (N, J), (N, J) -> acceleration at the start of each segment and jerk, both (N-1, J).
+
+    From q1 = q0 + v0 h + a h^2/2 + j h^3/6 and v1 = v0 + a h + j h^2/2, solved for a and j.
+    """
+    h = np.diff(times_s)[:, None]
+    slope = np.diff(positions, axis=0) / h
+    start, end = velocities[:-1], velocities[1:]
+    acceleration = (6.0 * slope - 4.0 * start - 2.0 * end) / h
+    jerk = (6.0 * (start + end) - 12.0 * slope) / h**2
+    return acceleration, jerk
+
+
+def sample(
+    times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray, at_s: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Position, velocity and acceleration (M, J) at the times (M,), each clamped into the knots' span."""
+    at_s = np.clip(np.asarray(at_s, dtype=np.float64), times_s[0], times_s[-1])
+    if len(times_s) == 1:
+        shape = (len(at_s), positions.shape[1])
+        return np.broadcast_to(positions[0], shape).copy(), np.broadcast_to(velocities[0], shape).copy(), np.zeros(shape)
+    acceleration, jerk = coefficients(times_s, positions, velocities)
+    segment = np.clip(np.searchsorted(times_s, at_s, side="right") - 1, 0, len(times_s) - 2)
+    d = (at_s - times_s[segment])[:, None]
+    q, v, a, j = positions[segment], velocities[segment], acceleration[segment], jerk[segment]
+    return q + d * (v + d * (a / 2 + d * j / 6)), v + d * (a + d * j / 2), a + d * j
+
+
+def peaks(times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> dict[str, np.ndarray]:
+    """Exact extremes over the whole motion, each (J,): 'lower' and 'upper' position, largest |velocity|, |acceleration|, |jerk|."""
+    acceleration, jerk = coefficients(times_s, positions, velocities)
+    h = np.broadcast_to(np.diff(times_s)[:, None], jerk.shape)
+    q0, v0 = positions[:-1], velocities[:-1]
+    with np.errstate(divide="ignore", invalid="ignore"):
+        vertex = -acceleration / jerk  # where the velocity has its extreme
+        root = np.sqrt(acceleration**2 - 2.0 * jerk * v0)  # where it is zero, so the position has one
+        turns = [(-acceleration + root) / jerk, (-acceleration - root) / jerk, -v0 / acceleration]
+    d = _inside(vertex, h)
+    top = np.abs(v0 + d * (acceleration + d * jerk / 2))
+    lower, upper = positions.min(axis=0), positions.max(axis=0)
+    for turn in turns:
+        d = _inside(turn, h)
+        q = q0 + d * (v0 + d * (acceleration / 2 + d * jerk / 6))
+        lower, upper = np.minimum(lower, q.min(axis=0)), np.maximum(upper, q.max(axis=0))
+    end = acceleration + h * jerk
+    return {
+        "lower": lower,
+        "upper": upper,
+        "velocity": np.maximum(np.abs(velocities).max(axis=0), top.max(axis=0)),
+        "acceleration": np.maximum(np.abs(acceleration), np.abs(end)).max(axis=0),
+        "jerk": np.abs(jerk).max(axis=0),
+    }
+
+
+def _inside(offset: np.ndarray, h: np.ndarray) -> np.ndarray:
+    """Offsets that lie within their segment; all others (NaN and infinity too) become 0, the segment's start."""
+    return np.where(np.isfinite(offset) & (offset > 0.0) & (offset < h), offset, 0.0)

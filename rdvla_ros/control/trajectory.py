@@ -1,0 +1,280 @@
+"""From an action chunk to the motion that goes on the wire: continuous, inside the limits, and ending at rest by itself.
+
+N points, J joints (all arms together: one common time base), H rows of a chunk. Positions are in controller units. Times
+count from the trajectory's time base, which is the header.stamp of its messages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from rdvla_ros.control import cubic, fit
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.types import TrajectoryError
+
+LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What a controller commands at one moment; each (J,), acceleration included so that motions join without a jolt."""
+
+    position: np.ndarray
+    velocity: np.ndarray
+    acceleration: np.ndarray
+
+    @classmethod
+    def at_rest(cls, position: np.ndarray) -> Reference:
+        position = np.asarray(position, dtype=np.float64)
+        return cls(position, np.zeros_like(position), np.zeros_like(position))
+
+
+@dataclass(frozen=True)
+class Trajectory:
+    """Points of a JointTrajectory: times_s (N,) increasing and > 0, positions and velocities (N, J).
+
+    before: state at time 0, from which the controller moves to the first point (None: as at the first point).
+    """
+
+    joint_names: tuple[str, ...]
+    times_s: np.ndarray
+    positions: np.ndarray
+    velocities: np.ndarray
+    before: Reference | None = None
+
+    @property
+    def duration_s(self) -> float:
+        return float(self.times_s[-1])
+
+    def sample(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Position, velocity and acceleration (M, J) at the times (M,); after the end the last position at rest."""
+        times_s = np.asarray(times_s, dtype=np.float64)
+        knots, positions, velocities = self.times_s, self.positions, self.velocities
+        if self.before is not None:
+            knots = np.concatenate([[0.0], knots])
+            positions = np.concatenate([self.before.position[None], positions])
+            velocities = np.concatenate([self.before.velocity[None], velocities])
+        position, velocity, acceleration = cubic.sample(knots, positions, velocities, times_s)
+        over = times_s >= knots[-1]
+        velocity[over], acceleration[over] = 0.0, 0.0
+        return position, velocity, acceleration
+
+    def at(self, time_s: float) -> Reference:
+        return Reference(*(x[0] for x in self.sample(np.array([time_s]))))
+
+    def select(self, joint_names: Sequence[str]) -> Trajectory:
+        """The same motion for some of the joints: one arm's part of it."""
+        columns = [self.joint_names.index(name) for name in joint_names]
+        before = self.before and Reference(*(getattr(self.before, f)[columns] for f in ("position", "velocity", "acceleration")))
+        return Trajectory(tuple(joint_names), self.times_s, self.positions[:, columns], self.velocities[:, columns], before)
+
+
+@dataclass(frozen=True)
+class PlanOptions:
+    """How a chunk is followed.
+
+    stop_s: duration of the stop after the last executed row. knot_s: longest distance between two points.
+    smoothing: weight [s^6] of the squared jerk against the squared distance to the rows.
+    reach_s: the first row may be as far as the joint's largest speed takes it in this time.
+    lag_s: an executed row may be missed by as much as the joint's largest speed covers in this time.
+    may_lag: joints (grippers) for which neither holds: they follow as fast as their limits allow, and nobody waits for them.
+    longest_stretch: rows may be spread over up to so many times their time before the chunk is refused.
+    position_margin: share of a joint's range by which a row may lie outside the limits; it is moved onto the limit.
+    """
+
+    stop_s: float = 0.4
+    knot_s: float = 0.05
+    smoothing: float = 1e-9
+    reach_s: float = 0.3
+    lag_s: float = 0.03
+    may_lag: tuple[str, ...] = ()
+    longest_stretch: float = 3.0
+    position_margin: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0.0 < self.stop_s <= LONGEST_STOP_S:
+            raise TrajectoryError(f"stop_s: expected above 0 and at most {LONGEST_STOP_S:g} s, got {self.stop_s:g}.")
+
+
+def plan(
+    targets: np.ndarray,
+    *,
+    step_s: float,
+    elapsed_s: float,
+    horizon: int,
+    start: Reference,
+    limits: JointLimits,
+    lead_s: float = 0.04,
+    now: Reference | None = None,
+    options: PlanOptions = PlanOptions(),
+) -> Trajectory:
+    """The motion for a chunk, from the time base 'now' on; TrajectoryError where no legal one exists.
+
+    targets: (H, J), row i due at the observation + (i + 1) * step_s. elapsed_s: now minus the observation; rows due before
+    lead_s and half a step more are dropped. horizon: rows executed, counted from the first one that is left.
+    start: what the controller follows at lead_s; the motion leaves it there with its position, velocity and acceleration.
+    """
+    targets = _checked_targets(targets, limits, options.position_margin)
+    due_s = (np.arange(len(targets)) + 1) * step_s - elapsed_s
+    left = due_s >= lead_s + step_s / 2
+    if horizon < 1 or not left.any():
+        raise TrajectoryError(
+            f"Nothing of the chunk is left to execute: {len(targets)} rows of {step_s:g} s, {elapsed_s:.3f} s after their "
+            f"observation, horizon {horizon}."
+        )
+    targets, due_s = targets[left], due_s[left]
+    executed = min(horizon, len(targets))
+    lags = np.array([name in options.may_lag for name in limits.names])
+    _check_reach(targets[0], due_s[0] - lead_s, start, limits, lags, options)
+
+    stretch = _needed_stretch(targets, due_s, limits, lags)
+    while stretch.max() <= options.longest_stretch:
+        motion = _follow(targets, _stretched(due_s, lead_s, stretch), executed, start, limits, lead_s, options)
+        if motion is not None and not (motion[1][:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
+            return replace(motion[0], before=now)
+        stretch = stretch * 1.25
+    raise TrajectoryError(
+        f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
+        "duration no legal motion follows it."
+    )
+
+
+def _checked_targets(targets: np.ndarray, limits: JointLimits, margin: float) -> np.ndarray:
+    """Finite and inside the limits; what lies a little outside is moved onto the limit."""
+    targets = np.asarray(targets, dtype=np.float64)
+    if targets.ndim != 2 or targets.shape[1] != len(limits.names) or not len(targets):
+        raise TrajectoryError(f"Expected a chunk of rows with {len(limits.names)} joints, got shape {targets.shape}.")
+    if not np.isfinite(targets).all():
+        row, joint = (int(i[0]) for i in np.nonzero(~np.isfinite(targets)))
+        raise TrajectoryError(f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]}, expected a finite number.")
+    outside = np.abs(targets - limits.clip(targets)) > margin * limits.range
+    if outside.any():
+        row, joint = (int(i[0]) for i in np.nonzero(outside))
+        raise TrajectoryError(
+            f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]:.4g}, expected within "
+            f"{limits.lower[joint]:.4g} .. {limits.upper[joint]:.4g}."
+        )
+    return limits.clip(targets)
+
+
+def _check_reach(
+    first: np.ndarray, after_s: float, start: Reference, limits: JointLimits, lags: np.ndarray, options: PlanOptions
+) -> None:
+    """A chunk that begins far from where the arms are was made for another state: refuse it."""
+    gap = np.abs(first - start.position) - (options.reach_s + after_s) * limits.velocity
+    far = (gap > 0.0) & ~lags
+    if far.any():
+        joint = int(np.argmax(far))
+        raise TrajectoryError(
+            f"Joint '{limits.names[joint]}': the chunk begins at {first[joint]:.4g}, the controller is at {start.position[joint]:.4g}, "
+            f"expected at most {(options.reach_s + after_s) * limits.velocity[joint]:.4g} apart."
+        )
+
+
+def _needed_stretch(targets: np.ndarray, due_s: np.ndarray, limits: JointLimits, lags: np.ndarray) -> np.ndarray:
+    """(R,) factor for the time before each row, so that no joint that may not lag needs more than 90 % of its speed."""
+    stretch = np.ones(len(targets))
+    if len(targets) > 1:
+        speed = np.abs(np.diff(targets, axis=0)) / np.diff(due_s)[:, None] / (0.9 * limits.velocity)
+        stretch[1:] = np.maximum(1.0, speed[:, ~lags].max(axis=1, initial=1.0))
+    return stretch
+
+
+def _stretched(due_s: np.ndarray, lead_s: float, stretch: np.ndarray) -> np.ndarray:
+    return lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
+
+
+def _follow(
+    targets: np.ndarray, due_s: np.ndarray, executed: int, start: Reference, limits: JointLimits, lead_s: float, options: PlanOptions
+) -> tuple[Trajectory, np.ndarray] | None:
+    """The legal motion nearest to the rows and its distance (executed, J) from them; None where limits cannot be kept."""
+    tail_s = due_s[executed - 1] + options.stop_s
+    times_s = _knots(np.concatenate([[lead_s], due_s[:executed], [tail_s]]), options.knot_s)
+    at_row = np.searchsorted(times_s, due_s[:executed] - 1e-6)
+    wanted = np.zeros((len(times_s), len(limits.names)))
+    weights = np.zeros(len(times_s))
+    wanted[at_row], weights[at_row] = targets[:executed], 1.0
+    tail = np.arange(at_row[-1] + 1, len(times_s))
+    wanted[tail] = _slowing(targets, due_s, due_s[executed - 1], options.stop_s, times_s[tail])
+    weights[tail] = 0.1  # where the stop ends matters less than the rows
+
+    # a start slightly outside (a gripper resting on its stop) is legal as long as it does not go further out
+    bounds = fit.Bounds(
+        lower=np.minimum(limits.lower, start.position),
+        upper=np.maximum(limits.upper, start.position),
+        velocity=limits.velocity,
+        acceleration=limits.acceleration,
+        jerk=limits.jerk,
+    )
+    state = (start.position, start.velocity, start.acceleration)
+    solution = fit.nearest_motion(times_s, state, wanted, weights, bounds, options.smoothing)
+    if solution is None:
+        return None
+    positions, velocities = solution
+    return Trajectory(limits.names, times_s, positions, velocities), np.abs(positions[at_row] - targets[:executed])
+
+
+def _knots(corners_s: np.ndarray, longest_s: float) -> np.ndarray:
+    """Times (N+1,) through all corners with at most longest_s between neighbours, on whole microseconds."""
+    parts = [corners_s[:1]]
+    for begin, end in zip(corners_s[:-1], corners_s[1:]):
+        parts.append(np.linspace(begin, end, max(1, int(np.ceil((end - begin) / longest_s - 1e-6))) + 1)[1:])
+    return np.round(np.concatenate(parts), 6)
+
+
+def _slowing(targets: np.ndarray, due_s: np.ndarray, from_s: float, stop_s: float, at_s: np.ndarray) -> np.ndarray:
+    """Targets (M, J) of the stop: along the later rows, with the progress along them slowing evenly from 1 to 0."""
+    d = at_s - from_s
+    progress = from_s + d - d**2 / (2.0 * stop_s)
+    return np.stack([np.interp(progress, due_s, column) for column in targets.T], axis=1)
+
+
+def stop(
+    start: Reference, *, limits: JointLimits, lead_s: float = 0.02, now: Reference | None = None, longest_s: float = LONGEST_STOP_S
+) -> Trajectory:
+    """All joints come to rest together, as soon as their limits allow; a resting start gives a motion that stays.
+
+    start: what the controller follows at lead_s. The acceleration changes evenly to a plateau, stays, and changes evenly to
+    zero; the three times are common to all joints, so that from an unaccelerated start the arms slow down along their path.
+    Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
+    """
+    phases, plateau = _stop_phases(start, limits, longest_s)
+    states, times_s = [(start.position, start.velocity)], [lead_s]
+    q, v, a = start.position, start.velocity, start.acceleration
+    for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau))):
+        if duration <= 0.0:
+            continue
+        j = (end - a) / duration
+        q = q + duration * (v + duration * (a / 2 + duration * j / 6))
+        v = v + duration * (a + end) / 2
+        a = end
+        states.append((q, v))
+        times_s.append(times_s[-1] + duration)
+    positions, velocities = (np.stack(x) for x in zip(*states))
+    velocities[-1] = 0.0
+    return Trajectory(limits.names, np.round(times_s, 6), positions, velocities, now)
+
+
+def _stop_phases(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) durations of the shortest legal stop on a grid of 5 ms, and its plateau acceleration (J,)."""
+    grid = 0.005
+    count = int(round(longest_s / grid))
+    ramp, flat = (x.ravel() for x in np.meshgrid(np.arange(1, count // 2 + 1), np.arange(0, count - 1), indexing="ij"))
+    fits = 2 * ramp + flat <= count
+    ramp, flat = ramp[fits] * grid, flat[fits] * grid
+    # velocity after the three phases: v + (a + p) / 2 * ramp + p * flat + p / 2 * ramp = 0, solved for the plateau p
+    plateau = -(start.velocity + start.acceleration * ramp[:, None] / 2) / (ramp + flat)[:, None]
+    share = np.maximum.reduce(
+        [
+            np.abs(plateau) / limits.acceleration,
+            np.abs(plateau - start.acceleration) / ramp[:, None] / limits.jerk,
+            np.abs(plateau) / ramp[:, None] / limits.jerk,
+        ]
+    ).max(axis=1)
+    total = 2 * ramp + flat
+    legal = share <= 1.0
+    best = np.lexsort((share, total if legal.any() else share, ~legal))[0]
+    return np.array([ramp[best], flat[best], ramp[best]]), plateau[best]
