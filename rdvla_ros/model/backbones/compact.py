@@ -187,6 +187,14 @@ def _merge_heads(x: torch.Tensor) -> torch.Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
+def _attention(query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, training: bool) -> torch.Tensor:
+    """(B, heads, T, d); in training written out, whose backward pass is five times as fast on a CPU at these sizes."""
+    if not training:
+        return F.scaled_dot_product_attention(query, key, value)
+    scores = (query * query.shape[-1] ** -0.5) @ key.transpose(-1, -2)
+    return scores.softmax(-1).to(value.dtype) @ value
+
+
 class Block(nn.Module):
     """Pre-norm transformer layer over all tokens, bidirectional."""
 
@@ -200,7 +208,7 @@ class Block(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         query, key, value = (_split_heads(part, self.num_heads) for part in self.qkv(self.norm1(x)).chunk(3, -1))
-        x = x + self.out(_merge_heads(F.scaled_dot_product_attention(query, key, value)))
+        x = x + self.out(_merge_heads(_attention(query, key, value, self.training)))
         return x + self.down(F.gelu(self.up(self.norm2(x)), approximate="tanh"))
 
 

@@ -1,0 +1,36 @@
+# make setup | demo | test | check | bench      (demo and test do the set-up themselves)
+EPISODES ?= 3
+SEED ?= 0
+SPEED ?= 1
+CHECKPOINT ?= checkpoints/compact_aloha
+TASK ?= transfer_cube
+ARGS ?=
+
+.PHONY: setup demo test check bench clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo "make demo    a simulated bimanual robot runs under RD-VLA over ROS 2 (EPISODES=$(EPISODES) SEED=$(SEED) SPEED=$(SPEED) CHECKPOINT=$(CHECKPOINT) TASK=$(TASK))"
+	@echo "make test    the whole suite"
+	@echo "make check   style and imports"
+	@echo "make bench   speed, as ratios against named baselines (ARGS=...)"
+	@echo "make setup   .venv/ and install/ only"
+
+setup:
+	@bash scripts/setup.sh
+
+demo: setup
+	@exec scripts/run -m rdvla_ros.cli demo --episodes $(EPISODES) --seed $(SEED) --speed $(SPEED) --checkpoint $(CHECKPOINT) --task $(TASK) $(ARGS)
+
+test: setup
+	@scripts/run -m pytest test $(ARGS)
+
+check: setup
+	@.venv/bin/ruff check .
+	@scripts/run -m pytest -q test/test_import_rule.py
+
+bench: setup
+	@scripts/run -m rdvla_ros.cli bench head $(ARGS)
+
+clean:
+	rm -rf build install log .venv/.rdvla/build

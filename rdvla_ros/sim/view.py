@@ -1,0 +1,58 @@
+"""What the scripted expert knows of a moment, and the geometry its strategies share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdvla_ros.sim.motion import rotation_matrix, rotation_vector
+
+ANGLE_WEIGHT_M = 0.03  # [m/rad] how much a turn error counts against a position error
+FUNNEL_SLOPE = 2.5  # height above the goal per metre of sideways error
+FUNNEL_FREE_M = 0.006  # sideways error that needs no height
+FORWARD = {"left": np.array([1.0, 0.0, 0.0]), "right": np.array([-1.0, 0.0, 0.0])}  # where each arm points
+UP = np.array([0.0, 0.0, 1.0])
+
+
+@dataclass(frozen=True)
+class View:
+    """Measured state. tools: arm -> (position, rotation) of the tool frame; openings: arm -> gripper 0..1;
+    objects: body name -> (position, rotation)."""
+
+    tools: dict[str, tuple[np.ndarray, np.ndarray]]
+    openings: dict[str, float]
+    objects: dict[str, tuple[np.ndarray, np.ndarray]]
+
+
+def hand_rotation(arm: str, pitch: float, roll: float = 0.0, yaw: float = 0.0) -> np.ndarray:
+    """(3, 3) tool rotation: pointing to the other arm, tipped down by `pitch`, rolled about its axis, turned by `yaw` [rad]."""
+    level = np.column_stack([FORWARD[arm], np.cross(UP, FORWARD[arm]), UP])
+    tipped = level @ rotation_matrix(np.array([0.0, pitch, 0.0])) @ rotation_matrix(np.array([roll, 0.0, 0.0]))
+    return rotation_matrix(yaw * UP) @ tipped
+
+
+def yaw_of(rotation: np.ndarray, symmetry: float = np.pi / 2) -> float:
+    """Turn about the vertical of a body on the table, in -symmetry/2 .. symmetry/2 [rad].
+
+    The body axis that lies flattest decides, so that a cube on any of its faces gives the yaw of its sides.
+    """
+    axis = rotation[:, int(np.argmin(np.abs(rotation[2])))]
+    yaw = np.arctan2(axis[1], axis[0])
+    return float((yaw + symmetry / 2) % symmetry - symmetry / 2)
+
+
+def approach(
+    tool: tuple[np.ndarray, np.ndarray], position: np.ndarray, rotation: np.ndarray, clearance: float, least: float = 0.0
+) -> np.ndarray:
+    """Where the tool is to go now, on its way to `position`: backed off along the hand's axis as far as it is off sideways.
+
+    The distance is a function of the present error only, so no phase has to be remembered: far off, the tool aims at a
+    point `clearance` before the goal; the better it is aligned, the deeper it may go (never deeper than `least`).
+    """
+    error = tool[0] - position
+    axis = rotation[:, 0]
+    sideways = float(np.linalg.norm(error - axis * (error @ axis)))
+    sideways += ANGLE_WEIGHT_M * float(np.linalg.norm(rotation_vector(rotation @ tool[1].T)))
+    back = min(clearance, FUNNEL_SLOPE * max(0.0, sideways - FUNNEL_FREE_M))
+    return position - axis * max(back, least)
