@@ -198,45 +198,48 @@ class _Node:
             raise RobotDescriptionError(f"{self.place}: missing key '{missing[0]}'. Expected keys: {', '.join(allowed)}.")
         return self
 
+    def _expected(self, key: str, what: str, value: Any) -> RobotDescriptionError:
+        return RobotDescriptionError(f"{self.place}: {key}: expected {what}, got {_shown(value)}.")
+
     def node(self, key: str) -> _Node:
         return _Node(self.data[key], f"{self.place}: {key}")
 
     def items(self, key: str) -> list[_Node]:
         value = self.data[key]
         if not isinstance(value, list) or not value:
-            raise RobotDescriptionError(f"{self.place}: {key}: expected a list with at least one entry, got {_shown(value)}.")
+            raise self._expected(key, "a list with at least one entry", value)
         return [_Node(item, f"{self.place}: {key}[{i}]") for i, item in enumerate(value)]
 
     def text(self, key: str, default: str | None = None) -> str:
         value = self.data.get(key, default)
         if not isinstance(value, str) or (not value and default is None):
-            raise RobotDescriptionError(f"{self.place}: {key}: expected text, got {_shown(value)}.")
+            raise self._expected(key, "text", value)
         return value
 
     def topic(self, key: str, default: str | None = None) -> str:
         value = self.text(key, default)
         if value and (not value.startswith("/") or value.endswith("/") or " " in value):
-            raise RobotDescriptionError(f"{self.place}: {key}: expected an absolute topic such as /left/joint_states, got '{value}'.")
+            raise self._expected(key, "an absolute topic such as /left/joint_states", value)
         return value
 
     def choice(self, key: str, choices: tuple[str, ...]) -> str:
         value = self.data[key]
         if value not in choices:
-            raise RobotDescriptionError(f"{self.place}: {key}: expected one of {', '.join(choices)}, got {_shown(value)}.")
+            raise self._expected(key, f"one of {', '.join(choices)}", value)
         return value
 
     def number(self, key: str, above: float | None = None) -> float:
         value = self.data[key]
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise RobotDescriptionError(f"{self.place}: {key}: expected a finite number, got {_shown(value)}.")
+            raise self._expected(key, "a finite number", value)
         if above is not None and value <= above:
-            raise RobotDescriptionError(f"{self.place}: {key}: expected a number above {above:g}, got {value:g}.")
+            raise self._expected(key, f"a number above {above:g}", value)
         return float(value)
 
     def count(self, key: str) -> int:
         value = self.data[key]
         if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 16384:
-            raise RobotDescriptionError(f"{self.place}: {key}: expected a whole number from 1 to 16384, got {_shown(value)}.")
+            raise self._expected(key, "a whole number from 1 to 16384", value)
         return value
 
 
@@ -286,14 +289,20 @@ def _gripper(node: _Node, joints: tuple[Joint, ...]) -> Gripper:
     gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"))
     by_name = {joint.name: joint for joint in joints}
     if gripper.joint not in by_name:
-        raise RobotDescriptionError(f"{node.place}: joint '{gripper.joint}' is not among the arm's joints. {nearest_names(gripper.joint, by_name)}")
+        raise RobotDescriptionError(
+            f"{node.place}: joint '{gripper.joint}' is not among the arm's joints. {nearest_names(gripper.joint, by_name)}"
+        )
     joint = by_name[gripper.joint]
     for key in ("closed", "open"):
         value = getattr(gripper, key)
         if not joint.lower <= value <= joint.upper:
-            raise RobotDescriptionError(f"{node.place}: {key}: expected within the joint's limits {joint.lower:g} .. {joint.upper:g}, got {value:g}.")
+            raise RobotDescriptionError(
+                f"{node.place}: {key}: expected within the joint's limits {joint.lower:g} .. {joint.upper:g}, got {value:g}."
+            )
     if gripper.closed == gripper.open:
-        raise RobotDescriptionError(f"{node.place}: expected different positions for closed and open, got {gripper.open:g} twice.")
+        raise RobotDescriptionError(
+            f"{node.place}: expected different positions for closed and open, got {gripper.open:g} twice."
+        )
     return gripper
 
 
