@@ -1,0 +1,44 @@
+"""The robot (simulated with sim:=true), the policy, the gate and the monitor.
+
+    ros2 launch rdvla_ros bimanual.launch.py sim:=true
+    ros2 launch rdvla_ros bimanual.launch.py robot:=my_robot.yaml checkpoint:=my_checkpoint instruction:='...'
+
+The processes come from rdvla_ros.nodes.bringup, which `rdvla demo` uses too.
+"""
+
+from launch import LaunchDescription
+from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
+from launch.event_handlers import OnProcessExit
+from launch.events import Shutdown
+from launch.substitutions import LaunchConfiguration
+from launch_ros.actions import Node
+
+from rdvla_ros.nodes import bringup
+
+
+def generate_launch_description():
+    declared = [DeclareLaunchArgument(a.name, default_value=a.default, description=a.description) for a in bringup.ARGUMENTS]
+    return LaunchDescription([*declared, OpaqueFunction(function=_nodes)])
+
+
+def _nodes(context):
+    given = {a.name: LaunchConfiguration(a.name).perform(context) for a in bringup.ARGUMENTS}
+    actions = [node_action(spec) for spec in bringup.processes(given)]
+    return [*actions, *(_end_with(action) for action in actions)]
+
+
+def node_action(spec):
+    return Node(
+        package=bringup.PACKAGE,
+        executable=spec.executable,
+        parameters=[dict(spec.parameters)],
+        remappings=list(spec.remappings),
+        output="screen",
+        emulate_tty=True,
+    )
+
+
+def _end_with(action):
+    """One process that ended leaves a system that cannot do its work: all of it stops, the gate with a hold."""
+    stop = EmitEvent(event=Shutdown(reason=f"{action.node_executable} ended"))
+    return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=[stop]))

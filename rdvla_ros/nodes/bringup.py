@@ -1,0 +1,177 @@
+"""The list of processes, written once: launch/bimanual.launch.py and the package's own starter both run what
+`processes()` returns.
+
+The list is in starting order; stopping goes backwards, so that the gate outlives the policy and the hold it publishes is
+the last message on the wire, and the simulated robot is still there to receive it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import RdvlaError, nearest_names
+
+PACKAGE = "rdvla_ros"
+SIM_ROBOT = "config/aloha_sim.yaml"
+CHECKPOINT = "checkpoints/compact_aloha"
+TASKS = ("transfer_cube", "insertion")
+
+
+class BringupError(RdvlaError):
+    """The processes cannot be started with these arguments, or one of them ended by itself."""
+
+
+@dataclass(frozen=True)
+class ProcessSpec:
+    """One process. executable: the module rdvla_ros.nodes.<executable>, installed as lib/rdvla_ros/<executable>.
+
+    node: the name the executable gives its node. parameters and remappings are for that node.
+    """
+
+    executable: str
+    node: str
+    parameters: Mapping[str, Any] = field(default_factory=dict)
+    remappings: tuple[tuple[str, str], ...] = ()
+
+
+def _boolean(text: str) -> bool:
+    words = {"true": True, "1": True, "false": False, "0": False}
+    if str(text).lower() not in words:
+        raise ValueError("true or false")
+    return words[str(text).lower()]
+
+
+def _speed(text: str) -> float:
+    value = float(text)
+    if not 0.01 <= value <= 100.0:
+        raise ValueError("a number from 0.01 to 100")
+    return value
+
+
+def _seed(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise ValueError("a whole number, at least 0")
+    return value
+
+
+def _task(text: str) -> str:
+    if text not in TASKS:
+        raise ValueError(f"one of {', '.join(TASKS)}")
+    return text
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One launch argument: its default as text, what it means, and how text becomes a value (ValueError: what is expected)."""
+
+    name: str
+    default: str
+    description: str
+    parse: Callable[[str], Any] = str
+
+
+ARGUMENTS = (
+    Argument("robot", "", f"robot description, a YAML file; empty with sim:=true: the simulated ALOHA ({SIM_ROBOT})"),
+    Argument("checkpoint", "", f"folder of the policy's weights; empty: the shipped {CHECKPOINT}"),
+    Argument("sim", "false", "true: also start the simulated robot; false: the robot described by robot:= is there", _boolean),
+    Argument("instruction", "", "what the policy is told to do; empty with sim:=true: the instruction of the task"),
+    Argument("gate", "true", "false: no gate, the policy's trajectories go straight to the arm controllers", _boolean),
+    Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
+    Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
+    Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}", _task),
+    Argument("seed", "0", "sim:=true: seed of the scene", _seed),
+)
+
+
+def parse_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Values of all arguments from the given ones (texts or values). BringupError names the argument that does not fit."""
+    by_name = {argument.name: argument for argument in ARGUMENTS}
+    for name in given:
+        if name not in by_name:
+            raise BringupError(f"Unknown argument '{name}'. {nearest_names(name, by_name)}")
+    values = {}
+    for argument in ARGUMENTS:
+        text = str(given.get(argument.name, argument.default))
+        try:
+            values[argument.name] = argument.parse(text)
+        except ValueError as error:
+            raise BringupError(f"{argument.name}: expected {error}, got '{text}' ({argument.description}).") from None
+    return values
+
+
+def processes(given: Mapping[str, Any] | None = None) -> tuple[ProcessSpec, ...]:
+    """The processes for the given arguments, in starting order; files are looked for before anything starts."""
+    values = parse_arguments(given or {})
+    if not values["robot"] and not values["sim"]:
+        raise BringupError("robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. docs/robot.md shows how to write one.")
+    if values["dashboard"]:
+        raise BringupError("dashboard: expected false, got true: this version has no dashboard. /gate/status, /monitor/uncertainty and /diagnostics say the same.")
+    robot_file = Path(values["robot"]) if values["robot"] else share(SIM_ROBOT)
+    robot = RobotDescription.load(robot_file)
+    values["robot"] = str(robot_file.resolve())
+    values["checkpoint"] = str(_checkpoint(values["checkpoint"]))
+    if values["sim"] and not values["instruction"]:
+        values["instruction"] = _instruction_of(values["task"])
+    listed = [_gate(values)] if values["gate"] else []
+    listed += [_monitor(values), _policy(values, robot)]
+    return tuple(([_sim_robot(values)] if values["sim"] else []) + listed)
+
+
+def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Nodes follow /clock when simulated time does not run like the wall's."""
+    return {"use_sim_time": bool(values["sim"] and values["speed"] != 1.0)}
+
+
+def _sim_robot(values: Mapping[str, Any]) -> ProcessSpec:
+    names = ("robot", "task", "seed", "speed")
+    return ProcessSpec("sim_robot_node", "sim_robot", {name: values[name] for name in names})
+
+
+def _gate(values: Mapping[str, Any]) -> ProcessSpec:
+    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], **_clock(values)})
+
+
+def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
+    return ProcessSpec("monitor_node", "monitor", {"robot": values["robot"], **_clock(values)})
+
+
+def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
+    parameters = {name: values[name] for name in ("robot", "checkpoint", "instruction")}
+    remappings = ()
+    if not values["gate"]:
+        remappings = tuple((policy_topic(arm.name), arm.trajectory_topic) for arm in robot.arms)
+    return ProcessSpec("policy_node", "policy", {**parameters, **_clock(values)}, remappings)
+
+
+def policy_topic(arm: str) -> str:
+    """Where the policy publishes the trajectories of one arm."""
+    return f"/policy/{arm}/joint_trajectory"
+
+
+def _instruction_of(task: str) -> str:
+    from rdvla_ros.sim.tasks import get_task  # imports MuJoCo: only where the simulated robot is started
+
+    return get_task(task).instruction
+
+
+def _checkpoint(folder: str) -> Path:
+    path = Path(folder).resolve() if folder else share(CHECKPOINT)
+    if not path.is_dir():
+        found = "a file" if path.exists() else "nothing"
+        raise BringupError(f"checkpoint: expected a folder at {path}, found {found}. Pass checkpoint:=<folder>; 'rdvla train' makes one.")
+    return path
+
+
+def share(relative: str) -> Path:
+    """A file that comes with the package: in the source tree, or in the share folder of the installed package."""
+    source = Path(__file__).resolve().parents[2]
+    if (source / "package.xml").is_file():
+        return source / relative
+    from ament_index_python.packages import get_package_share_directory
+
+    return Path(get_package_share_directory(PACKAGE)) / relative
