@@ -79,16 +79,18 @@ class PlanOptions:
     stop_s: duration of the stop after the last executed row. knot_s: longest distance between two points.
     smoothing: weight [s^6] of the squared jerk against the squared distance to the rows.
     reach_s: the first row may be as far as the joint's largest speed takes it in this time.
-    lag_s: an executed row may be missed by as much as the joint's largest speed covers in this time.
-    may_lag: joints (grippers) for which neither holds: they follow as fast as their limits allow, and nobody waits for them.
+    catch_up_s: rows due within this time of the start are followed as well as the limits allow: the gap to the chunk closes.
+    lag_s: a later executed row may be missed by as much as the joint's largest speed covers in this time.
+    may_lag: joints (grippers) for which none of this holds: they follow as fast as their limits allow, and nobody waits for them.
     longest_stretch: rows may be spread over up to so many times their time before the chunk is refused.
     position_margin: share of a joint's range by which a row may lie outside the limits; it is moved onto the limit.
     """
 
     stop_s: float = 0.4
     knot_s: float = 0.05
-    smoothing: float = 1e-9
+    smoothing: float = 3e-8
     reach_s: float = 0.3
+    catch_up_s: float = 0.25
     lag_s: float = 0.03
     may_lag: tuple[str, ...] = ()
     longest_stretch: float = 3.0
@@ -132,9 +134,12 @@ def plan(
 
     stretch = _needed_stretch(targets, due_s, limits, lags)
     while stretch.max() <= options.longest_stretch:
-        motion = _follow(targets, _stretched(due_s, lead_s, stretch), executed, start, limits, lead_s, options)
-        if motion is not None and not (motion[1][:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
-            return replace(motion[0], before=now)
+        stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
+        motion = _follow(targets, stretched_s, executed, start, limits, lead_s, options)
+        if motion is not None:
+            missed = motion[1][stretched_s[:executed] > lead_s + options.catch_up_s]
+            if not (missed[:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
+                return replace(motion[0], before=now)
         stretch = stretch * 1.25
     raise TrajectoryError(
         f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
@@ -181,10 +186,6 @@ def _needed_stretch(targets: np.ndarray, due_s: np.ndarray, limits: JointLimits,
         speed = np.abs(np.diff(targets, axis=0)) / np.diff(due_s)[:, None] / (0.9 * limits.velocity)
         stretch[1:] = np.maximum(1.0, speed[:, ~lags].max(axis=1, initial=1.0))
     return stretch
-
-
-def _stretched(due_s: np.ndarray, lead_s: float, stretch: np.ndarray) -> np.ndarray:
-    return lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
 
 
 def _follow(
