@@ -9,6 +9,7 @@ venv=$root/.venv
 stamps=$venv/.rdvla
 say() { printf '\033[1m[setup]\033[0m %s\n' "$*"; }
 die() { printf '\033[1m[setup]\033[0m %s\n' "$*" >&2; exit 1; }
+trap 'die "line $LINENO of scripts/setup.sh failed"' ERR
 digest() { cat "$@" | sha256sum | cut -d' ' -f1; }
 done_before() { [ -f "$stamps/$1" ] && [ "$(cat "$stamps/$1")" = "$2" ]; }
 remember() { mkdir -p "$stamps"; printf '%s' "$2" > "$stamps/$1"; }
@@ -79,7 +80,7 @@ if ! done_before rendering 1; then
   fi
 fi
 
-wanted=$(digest msg/*.msg srv/*.srv CMakeLists.txt package.xml scripts/setup.sh; find rdvla_ros launch config checkpoints -type f ! -name '*.pyc' 2>/dev/null | sort | sha256sum)
+wanted=$(digest msg/*.msg srv/*.srv CMakeLists.txt package.xml scripts/setup.sh; { find rdvla_ros launch config checkpoints -type f ! -name '*.pyc' 2>/dev/null || true; } | sort | sha256sum)
 if ! done_before build "$wanted" || [ ! -f install/setup.bash ]; then
   say "building with colcon"
   export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
