@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.layers import LayerContext
+from rdvla_ros.model.layers import FoldedContext, ProjectedContext
 from rdvla_ros.types import RdvlaError
 
 if TYPE_CHECKING:
@@ -22,11 +22,11 @@ class HeadInputError(RdvlaError):
 
 @dataclass(frozen=True)
 class HeadContext:
-    """anchor (B, K, D): the prelude's share of the adapter's output. core, coda: keys and values per head layer."""
+    """Constants of a decision: anchor (B, K, D), the prelude's share of the adapter's output; one context per layer."""
 
     anchor: Tensor
-    core: tuple[LayerContext, ...]
-    coda: tuple[LayerContext, ...]
+    core: tuple[ProjectedContext, ...]
+    coda: tuple[ProjectedContext | FoldedContext, ...]
 
     @property
     def batch(self) -> int:
@@ -34,8 +34,12 @@ class HeadContext:
 
     def select(self, rows: Tensor) -> HeadContext:
         """The batch rows that go on."""
-        return HeadContext(self.anchor.index_select(0, rows), tuple(c.select(rows) for c in self.core),
-                           tuple(c.select(rows) for c in self.coda))
+        return replace(self.select_coda(rows), anchor=self.anchor.index_select(0, rows),
+                       core=tuple(c.select(rows) for c in self.core))
+
+    def select_coda(self, rows: Tensor) -> HeadContext:
+        """For decoding states of these batch rows (any number, repeats allowed)."""
+        return replace(self, coda=tuple(c.select(rows) for c in self.coda))
 
 
 def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor],
@@ -46,15 +50,13 @@ def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], late
     batch = proprio.shape[0]
     checked = {"proprio": proprio}
     for group, states in (("task_states", task_states), ("latent_states", latent_states)):
-        rows = None
         for index in config.context_layers:
             if index not in states:
                 raise HeadInputError(
                     f"{group}: expected hidden states of backbone layer {index}; got layers "
                     f"{sorted(states) or 'none'}. The head reads layers {list(config.context_layers)}")
             name = f"{group}[{index}]"
-            _check_tensor(name, states[index], (batch, rows, config.context_width), head)
-            rows = states[index].shape[1]
+            _check_tensor(name, states[index], (batch, None, config.context_width), head)
             checked[name] = states[index]
     # One answer from the device for all tensors together.
     finite = torch.stack([torch.isfinite(tensor).all() for tensor in checked.values()]).tolist()

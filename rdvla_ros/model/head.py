@@ -17,7 +17,8 @@ from torch import Tensor, nn
 
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.context import HeadContext, check_context_input
-from rdvla_ros.model.layers import HeadLayer, LayerContext, RMSNorm, Rotary
+from rdvla_ros.model.layers import HeadLayer, RMSNorm, Rotary
+from rdvla_ros.model.packed import PackedLinear, pack_linears, packing_works
 from rdvla_ros.types import Refinement
 
 
@@ -43,7 +44,9 @@ class RDVLAHead(nn.Module):
         self.proprio = ProprioProjector(config)
         self.action_queries = nn.Parameter(torch.empty(config.rows, dim))
         self.prelude = nn.ModuleList(HeadLayer(config) for _ in config.prelude_layers)
-        self.adapter = nn.Linear(2 * dim, dim, bias=False)  # reads [S; S_pre]
+        # W_adapt of [S; S_pre] by halves: the prelude's is constant over the iterations.
+        self.adapter_state = nn.Linear(dim, dim, bias=False)
+        self.adapter_plan = nn.Linear(dim, dim, bias=False)
         self.gamma_adapt = nn.Parameter(torch.ones(()))
         self.adapter_norm = RMSNorm(dim, config.rms_norm_eps)
         self.core = nn.ModuleList(HeadLayer(config) for _ in config.core_layers)
@@ -92,16 +95,18 @@ class RDVLAHead(nn.Module):
         token = self.proprio(proprio).unsqueeze(1)
         latents = {i: torch.cat([latent_states[i], token.to(latent_states[i].dtype)], 1) for i in self.config.context_layers}
 
-        def project(layers: nn.ModuleList, indices: tuple[int, ...]) -> tuple[LayerContext, ...]:
-            return tuple(layer.project_context(latents[i], task_states[i]) for layer, i in zip(layers, indices))
+        def contexts(layers: nn.ModuleList, indices: tuple[int, ...], evaluated_often: bool) -> tuple:
+            # Training decodes several depths at once and differentiates: plain keys and values everywhere.
+            often = evaluated_often or torch.is_grad_enabled()
+            return tuple((layer.project_context if often else layer.fold_context)(latents[i], task_states[i])
+                         for layer, i in zip(layers, indices))
 
         plan = self.action_queries.expand(proprio.shape[0], -1, -1)
-        for layer, context in zip(self.prelude, project(self.prelude, self.config.prelude_layers)):
+        for layer, context in zip(self.prelude, contexts(self.prelude, self.config.prelude_layers, False)):
             plan = layer(plan, context, self.rotary)
-        _, plan_half = self.adapter.weight.chunk(2, dim=1)
-        return HeadContext(anchor=F.linear(plan, plan_half),
-                           core=project(self.core, self.config.core_layers),
-                           coda=project(self.coda, self.config.coda_layers))
+        return HeadContext(anchor=self.adapter_plan(plan),
+                           core=contexts(self.core, self.config.core_layers, True),
+                           coda=contexts(self.coda, self.config.coda_layers, False))
 
     def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """A fresh scratchpad S_0 (B, K, D); differentiable in gamma_init."""
@@ -115,14 +120,13 @@ class RDVLAHead(nn.Module):
 
     def iterate(self, context: HeadContext, state: Tensor) -> Tensor:
         """S_{k-1} -> S_k, (B, K, D)."""
-        state_half, _ = self.adapter.weight.chunk(2, dim=1)
-        x = self.adapter_norm(self.gamma_adapt * (F.linear(state, state_half) + context.anchor))
+        x = self.adapter_norm(self.gamma_adapt * (self.adapter_state(state) + context.anchor))
         for layer, layer_context in zip(self.core, context.core):
             x = layer(x, layer_context, self.rotary)
         return self.core_norm(x)
 
     def decode(self, context: HeadContext, state: Tensor) -> Tensor:
-        """S_k -> normalised action chunk a_k, (B, H, A)."""
+        """S_k -> normalised action chunk a_k, (B, H, A); several states at once where the context is of one decision."""
         x = state
         for layer, layer_context in zip(self.coda, context.coda):
             x = layer(x, layer_context, self.rotary)
@@ -130,6 +134,19 @@ class RDVLAHead(nn.Module):
         if self.config.steps_per_row > 1:  # row i holds steps i * steps_per_row ...
             return rows.unflatten(-1, (-1, self.config.action_dim)).flatten(1, 2)
         return rows[:, : self.config.chunk_length]
+
+    @torch.no_grad()
+    def pack(self) -> RDVLAHead:
+        """Lay the weights out for this machine and return self: same numbers, faster refine. One way: a packed head is
+        neither trained, saved nor moved any more. Where no faster layout exists, nothing changes."""
+        if packing_works(self.device, self.dtype):
+            rows = self.config.rows
+            pack_linears(self.core, rows)
+            pack_linears(self.prelude, rows, skip=("kv_latents", "kv_vision"))  # folded contexts read these as they are
+            pack_linears(self.coda, rows, skip=("kv_latents", "kv_vision"))
+            self.adapter_state, self.adapter_plan, self.output = (
+                PackedLinear(m, rows) for m in (self.adapter_state, self.adapter_plan, self.output))
+        return self.eval()
 
     def refine(self, context: HeadContext, halting, initial_state: Tensor | None = None,
                generator: torch.Generator | None = None) -> Refinement:

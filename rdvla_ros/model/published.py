@@ -145,6 +145,7 @@ def _renamed(weights: Mapping[str, Tensor], projector: Mapping[str, Tensor], con
             f"{folder}: the head's tensors do not fit its configuration: missing {_listed(missing)}; "
             f"not expected {_listed(weights)}")
     _read_scalars(renamed, config)
+    _split_adapter(renamed, config, folder)
     return renamed
 
 
@@ -168,6 +169,15 @@ def _read_scalars(renamed: dict[str, Tensor], config: HeadConfig) -> None:
             renamed[name] = tensor.reshape(()) if tensor.numel() == 1 else tensor
     queries = renamed["action_queries"]
     renamed["action_queries"] = queries[0] if queries.ndim == 3 and queries.shape[0] == 1 else queries
+
+
+def _split_adapter(renamed: dict[str, Tensor], config: HeadConfig, folder: Path) -> None:
+    """W_adapt reads [S; S_pre]: its halves are maps of their own here."""
+    adapter = renamed.pop("adapter.weight")
+    if tuple(adapter.shape) != (config.hidden_dim, 2 * config.hidden_dim):
+        raise CheckpointError(f"{folder}: adapter.weight: expected {config.hidden_dim} x {2 * config.hidden_dim}, "
+                              f"found {' x '.join(map(str, adapter.shape))}")
+    renamed["adapter_state.weight"], renamed["adapter_plan.weight"] = adapter.chunk(2, dim=1)
 
 
 def _load(head: RDVLAHead, renamed: Mapping[str, Tensor], folder: Path) -> None:
