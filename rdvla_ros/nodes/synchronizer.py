@@ -1,0 +1,265 @@
+"""Images of all cameras and the joint positions at their time, put together as soon as they are there.
+
+A filter in the manner of message_filters: its inputs are filters, its output (a `Matched`) goes to registered callbacks.
+On clean streams it passes the sets of images that ApproximateTimeSynchronizer passes. It differs where streams are not
+clean: joint states are interpolated from a ring buffer instead of queued, stamps that jump back flush everything, stamps
+in the future are refused, a callback that raises is reported and blocks nothing, and nothing is ever filled in for a
+stream that is silent.
+"""
+
+from __future__ import annotations
+
+import bisect
+import threading
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from std_msgs.msg import Header
+
+from rdvla_ros.compat import message_filters
+from rdvla_ros.nodes import conversions
+from rdvla_ros.types import ObservationError
+
+NANOSECONDS = 1_000_000_000
+REPORT_PERIOD_S = 5.0  # the same complaint about the same stream is made at most this often
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Now, on the clock that never jumps (for ages by receive time) and on the ROS clock (for ages by stamp)."""
+
+    steady_s: float
+    ros_s: float
+
+
+@dataclass(frozen=True)
+class Options:
+    """slop_s: images of one set lie at most this far apart. joint_gap_s: a joint sample must lie this near to the images.
+    future_s: a stamp may be this far ahead of the clock. jump_s: a stamp this much older than its predecessor is a jump.
+    image_depth, joint_depth: messages kept per stream. zero_stamps: 'reject', or 'receive' to use the time of receipt."""
+
+    slop_s: float = 0.05
+    joint_gap_s: float = 0.05
+    future_s: float = 0.05
+    jump_s: float = 0.5
+    image_depth: int = 8
+    joint_depth: int = 512
+    zero_stamps: str = "reject"
+
+
+@dataclass(frozen=True)
+class Matched:
+    """One set of inputs. images: camera -> message; positions: joint topic -> (J,); stamp_s: oldest stamp (ROS clock);
+    received_s: when its oldest part came (steady clock)."""
+
+    images: Mapping[str, Any]
+    positions: Mapping[str, np.ndarray]
+    stamp_s: float
+    received_s: float
+
+    @property
+    def header(self) -> Header:
+        """So that filters which read stamps can stand behind this one."""
+        return Header(stamp=conversions.stamp(self.stamp_s))
+
+    def age_s(self, now: Moment) -> float:
+        """Age by receipt or by stamp, whichever is worse."""
+        return max(now.steady_s - self.received_s, now.ros_s - self.stamp_s)
+
+
+@dataclass(frozen=True)
+class Silence:
+    """A stream without usable messages. reason: why its last message was refused, empty when none came at all."""
+
+    stream: str
+    topic: str
+    for_s: float
+    reason: str
+
+
+@dataclass
+class _Stream:
+    name: str
+    topic: str
+    prepare: Callable[[Any], Any]  # message -> what is kept of it; raises ObservationError
+    depth: int
+    samples: deque = field(init=False)  # (stamp_ns, steady_s, value), oldest first
+    newest_ns: int | None = None
+    late: int = 0  # messages in a row that were older than their predecessor
+    last_good_s: float = 0.0
+    refused: int = 0
+    reason: str = ""
+
+    def __post_init__(self) -> None:
+        self.samples = deque(maxlen=self.depth)
+
+    def flush(self) -> None:
+        self.samples.clear()
+        self.newest_ns, self.late = None, 0
+
+    def nearest(self, stamp_ns: int) -> tuple[int, float, Any] | None:
+        return min(self.samples, key=lambda sample: abs(sample[0] - stamp_ns), default=None)
+
+    def interpolated(self, stamp_ns: int, gap_ns: float) -> tuple[float, np.ndarray] | None:
+        """(steady time of receipt, value) at the stamp, between two samples around it; None while there are none."""
+        after = bisect.bisect_left(self.samples, stamp_ns, key=lambda sample: sample[0])
+        if after == len(self.samples):
+            return None
+        end_ns, end_received_s, end = self.samples[after]
+        if end_ns == stamp_ns:
+            return end_received_s, end
+        if after == 0:
+            return None
+        begin_ns, _, begin = self.samples[after - 1]
+        if min(stamp_ns - begin_ns, end_ns - stamp_ns) > gap_ns:
+            return None
+        share = (stamp_ns - begin_ns) / (end_ns - begin_ns)
+        return end_received_s, begin + share * (end - begin)
+
+
+class Synchronizer(message_filters.SimpleFilter):
+    """cameras: name -> (topic, filter, prepare); joints: topic -> (filter, prepare), where prepare(message) returns what is
+    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text) with 'warn', 'error'."""
+
+    def __init__(
+        self,
+        cameras: Mapping[str, tuple[str, Any, Callable]],
+        joints: Mapping[str, tuple[Any, Callable]],
+        clock: Callable[[], Moment],
+        log: Callable[[str, str], None],
+        options: Options = Options(),
+    ) -> None:
+        super().__init__()
+        self._clock, self._log, self._options = clock, log, options
+        self._lock = threading.Lock()
+        self._pending: tuple[int, dict[str, tuple]] | None = None  # images that wait for the joints of their time
+        self._latest: Matched | None = None
+        self._reported: dict[tuple[str, str], float] = {}
+        self._cameras = {n: _Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
+        self._joints = {t: _Stream(t, t, prepare, options.joint_depth) for t, (_, prepare) in joints.items()}
+        now_s = clock().steady_s
+        for stream in self._streams():
+            stream.last_good_s = now_s
+        for name, (_, source, _) in cameras.items():
+            source.registerCallback(self._receive, self._cameras[name])
+        for topic, (source, _) in joints.items():
+            source.registerCallback(self._receive, self._joints[topic])
+
+    def latest(self) -> Matched | None:
+        """The newest complete set; None before the first and after a jump of the stamps."""
+        return self._latest
+
+    def silent(self, after_s: float) -> list[Silence]:
+        """Streams that brought nothing usable for longer than after_s."""
+        now_s = self._clock().steady_s
+        quiet = [s for s in self._streams() if now_s - s.last_good_s > after_s]
+        return [Silence(s.name, s.topic, now_s - s.last_good_s, s.reason) for s in quiet]
+
+    def flush(self) -> None:
+        """Forget every message; what arrives from now on counts."""
+        with self._lock:
+            self._flush()
+
+    def signalMessage(self, *msg: Any) -> None:
+        """Call every callback; one that raises is reported and keeps no other from its call."""
+        for callback, args in list(self.callbacks.values()):
+            try:
+                callback(*msg, *args)
+            except Exception as error:
+                name = getattr(callback, "__name__", "callback")
+                self._report(name, "callback", "error", f"{name} failed on synchronised inputs: {type(error).__name__}: {error}")
+
+    def _streams(self) -> list[_Stream]:
+        return [*self._cameras.values(), *self._joints.values()]
+
+    def _flush(self) -> None:
+        for stream in self._streams():
+            stream.flush()
+        self._pending, self._latest = None, None
+
+    def _receive(self, message: Any, stream: _Stream) -> None:
+        now = self._clock()
+        try:
+            value = stream.prepare(message)
+            with self._lock:
+                matched = self._take(message, value, stream, now)
+        except Exception as error:  # ObservationError on purpose; nothing else may end the spin loop either
+            stream.refused += 1
+            stream.reason = str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
+            self._report(stream.name, "refused", "warn", f"Message refused: {stream.reason}")
+            return
+        if matched is not None:
+            self.signalMessage(matched)
+
+    def _take(self, message: Any, value: Any, stream: _Stream, now: Moment) -> Matched | None:
+        stamp_ns = self._checked_stamp_ns(message, stream, now)
+        stream.samples.append((stamp_ns, now.steady_s, value))
+        stream.newest_ns, stream.late, stream.last_good_s, stream.reason = stamp_ns, 0, now.steady_s, ""
+        if stream.name in self._cameras:
+            self._pending = self._images_around(stamp_ns) or self._pending
+        return self._completed()
+
+    def _checked_stamp_ns(self, message: Any, stream: _Stream, now: Moment) -> int:
+        stamp = message.header.stamp
+        stamp_ns, now_ns = stamp.sec * NANOSECONDS + stamp.nanosec, round(now.ros_s * NANOSECONDS)
+        if stamp_ns == 0:
+            if self._options.zero_stamps == "reject":
+                raise ObservationError(f"{stream.topic}: expected a stamp, got 0. Parameter zero_stamps: receive takes the time of receipt.")
+            stamp_ns = now_ns
+        ahead_s = (stamp_ns - now_ns) / NANOSECONDS
+        if ahead_s > self._options.future_s:
+            hint = " The ROS clock stands at 0: use_sim_time is on, but nothing publishes /clock." if now_ns == 0 else ""
+            raise ObservationError(f"{stream.topic}: the stamp lies {ahead_s:.3f} s in the future, expected at most {self._options.future_s:g} s.{hint}")
+        if stream.newest_ns is not None and stamp_ns <= stream.newest_ns:
+            self._older_than_before(stream, (stream.newest_ns - stamp_ns) / NANOSECONDS)
+        return stamp_ns
+
+    def _older_than_before(self, stream: _Stream, back_s: float) -> None:
+        """A single late message is refused; a jump, or a third late message in a row, begins everything anew with it."""
+        if back_s == 0.0:
+            raise ObservationError(f"{stream.topic}: expected a new stamp, got the one of the message before.")
+        stream.late += 1
+        if back_s < self._options.jump_s and stream.late < 3:
+            raise ObservationError(f"{stream.topic}: expected stamps that advance, got one {back_s:.3f} s older than the message before.")
+        self._flush()
+        self._report("", "jump", "error", f"{stream.topic}: stamps jumped back by {back_s:.3f} s. All waiting inputs are dropped.")
+
+    def _images_around(self, stamp_ns: int) -> tuple[int, dict[str, tuple]] | None:
+        """One image of each camera, nearest to the stamp, if all lie within the slop; they and older ones leave the queues."""
+        chosen = {name: stream.nearest(stamp_ns) for name, stream in self._cameras.items()}
+        if any(sample is None for sample in chosen.values()):
+            return None
+        stamps = [sample[0] for sample in chosen.values()]
+        if max(stamps) - min(stamps) >= self._options.slop_s * NANOSECONDS:
+            return None
+        for name, sample in chosen.items():
+            samples = self._cameras[name].samples
+            while samples and samples[0][0] <= sample[0]:
+                samples.popleft()
+        return sum(stamps) // len(stamps), chosen
+
+    def _completed(self) -> Matched | None:
+        """The waiting images with the joints at their mean time, once the joints are known there."""
+        if self._pending is None:
+            return None
+        stamp_ns, chosen = self._pending
+        joints = {t: s.interpolated(stamp_ns, self._options.joint_gap_s * NANOSECONDS) for t, s in self._joints.items()}
+        if any(value is None for value in joints.values()):
+            return None
+        self._pending = None
+        self._latest = Matched(
+            images={name: value for name, (_, _, value) in chosen.items()},
+            positions={topic: value for topic, (_, value) in joints.items()},
+            stamp_s=min(sample_ns for sample_ns, _, _ in chosen.values()) / NANOSECONDS,
+            received_s=min([s for _, s, _ in chosen.values()] + [s for s, _ in joints.values()]),
+        )
+        return self._latest
+
+    def _report(self, stream: str, kind: str, severity: str, text: str) -> None:
+        now_s = self._clock().steady_s
+        if now_s - self._reported.get((stream, kind), -REPORT_PERIOD_S) >= REPORT_PERIOD_S:
+            self._reported[stream, kind] = now_s
+            self._log(severity, text)
