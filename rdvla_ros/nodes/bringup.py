@@ -104,8 +104,11 @@ def parse_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     return values
 
 
-def processes(given: Mapping[str, Any] | None = None) -> tuple[ProcessSpec, ...]:
-    """The processes for the given arguments, in starting order; files are looked for before anything starts."""
+def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> tuple[ProcessSpec, ...]:
+    """The processes for the given arguments, in starting order; files are looked for before anything starts.
+
+    view: the simulated robot also publishes a camera that the policy does not see, for films.
+    """
     values = parse_arguments(given or {})
     if not values["robot"] and not values["sim"]:
         raise BringupError("robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. docs/robot.md shows how to write one.")
@@ -119,7 +122,7 @@ def processes(given: Mapping[str, Any] | None = None) -> tuple[ProcessSpec, ...]
         values["instruction"] = _instruction_of(values["task"])
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
-    return tuple(([_sim_robot(values)] if values["sim"] else []) + listed)
+    return tuple(([_sim_robot(values, view)] if values["sim"] else []) + listed)
 
 
 def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,9 +130,9 @@ def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
     return {"use_sim_time": bool(values["sim"] and values["speed"] != 1.0)}
 
 
-def _sim_robot(values: Mapping[str, Any]) -> ProcessSpec:
+def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
     names = ("robot", "task", "seed", "speed")
-    return ProcessSpec("sim_robot_node", "sim_robot", {name: values[name] for name in names})
+    return ProcessSpec("sim_robot_node", "sim_robot", {**{name: values[name] for name in names}, "view": view})
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:

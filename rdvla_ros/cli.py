@@ -1,0 +1,143 @@
+"""The command `rdvla`. Each subcommand is imported when it is called, so that training needs no ROS and the demo no dataset."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rdvla_ros import __version__
+from rdvla_ros.robot import Arm, RobotDescription
+from rdvla_ros.types import RdvlaError, nearest_names
+
+ROS_MODULES = ("rclpy", "ament_index_python", "sensor_msgs", "std_msgs", "trajectory_msgs", "diagnostic_msgs", "rcl_interfaces")
+ROS_ADVICE = (
+    "'make demo' sets everything up in .venv/ and install/ and runs it. With ROS 2 installed: 'source /opt/ros/<distribution>/setup.bash', "
+    "'colcon build' and 'source install/setup.bash' first."
+)
+
+
+@dataclass(frozen=True)
+class Command:
+    """module: has main(argv) -> exit code, and its own --help; empty: `inspect` below."""
+
+    module: str
+    description: str
+
+
+COMMANDS = {
+    "demo": Command("rdvla_ros.nodes.demo", "the simulated robot under the policy, over ROS 2"),
+    "demonstrate": Command("rdvla_ros.learning.demonstrate", "record demonstrations of the scripted expert"),
+    "train": Command("rdvla_ros.learning.train", "train a policy on demonstrations"),
+    "evaluate": Command("rdvla_ros.learning.evaluate", "success rate of a checkpoint in the simulator"),
+    "bench head": Command("rdvla_ros.model.bench_head", "speed of the recurrent head against the published way"),
+    "inspect": Command("", "what a checkpoint or a robot description is"),
+}
+
+
+def parser() -> argparse.ArgumentParser:
+    width = max(map(len, COMMANDS))
+    listing = "\n".join(f"  {name.ljust(width)}  {command.description}" for name, command in COMMANDS.items())
+    top = argparse.ArgumentParser(
+        prog="rdvla",
+        description="RD-VLA on bimanual robots.",
+        epilog=f"commands:\n{listing}\n\n'rdvla <command> --help' shows the options of a command.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    top.add_argument("--version", action="version", version=f"rdvla_ros {__version__}")
+    top.add_argument("command", help="one of the commands below")
+    top.add_argument("arguments", nargs=argparse.REMAINDER, help="handed on to the command")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code of the command; 2 when there is no such command."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    top = parser()
+    if not words:
+        top.print_help()
+        return 2
+    options = top.parse_args(words)
+    name, rest = options.command, options.arguments
+    if name not in COMMANDS and rest and f"{name} {rest[0]}" in COMMANDS:
+        name, rest = f"{name} {rest[0]}", rest[1:]
+    if name not in COMMANDS:
+        print(f"rdvla: unknown command '{name}'. {nearest_names(name, COMMANDS)}", file=sys.stderr)
+        return 2
+    return _run(COMMANDS[name], f"rdvla {name}", rest)
+
+
+def _run(command: Command, title: str, arguments: list[str]) -> int:
+    try:
+        entry = importlib.import_module(command.module).main if command.module else inspect
+        return int(entry(arguments) or 0)
+    except RdvlaError as error:
+        print(f"{title}: {error}", file=sys.stderr)
+    except ImportError as error:
+        print(f"{title}: {_missing(error)}", file=sys.stderr)
+    except KeyboardInterrupt:
+        print(f"\n{title}: interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # the reader of the output, for example 'head', has gone
+        sys.stderr.close()
+    return 1
+
+
+def _missing(error: ImportError) -> str:
+    """What to install for a module that is not there."""
+    name = (error.name or "").split(".")[0]
+    if error.name in ("rdvla_ros.msg", "rdvla_ros.srv"):
+        return f"expected the built messages of this package ({error.name}), found none on the Python path. {ROS_ADVICE}"
+    if name in ROS_MODULES:
+        return f"expected ROS 2, but its Python package '{name}' is not there. {ROS_ADVICE}"
+    if name == "rdvla_ros" or not name:
+        raise error  # a mistake in this package, not in the surroundings
+    return f"expected the Python package '{name}' ({error}). 'pip install -r requirements.txt -r requirements-sim.txt' or 'make setup' installs it."
+
+
+def inspect(argv: Sequence[str]) -> int:
+    """`rdvla inspect`: print what a file or folder is, after all checks that its use would make."""
+    options = argparse.ArgumentParser(prog="rdvla inspect", description="Check a robot description or a checkpoint, and print what it says.")
+    options.add_argument("path", type=Path, help="a robot description (YAML file), a checkpoint folder, or a published action-head folder")
+    options.add_argument("--robot", type=Path, help="with a checkpoint: also check that it fits this robot description")
+    given = options.parse_args(argv)
+    if given.path.is_dir():
+        print(_checkpoint_text(given.path, given.robot))
+    else:
+        print(robot_text(RobotDescription.load(given.path)))
+    return 0
+
+
+def robot_text(robot: RobotDescription) -> str:
+    """A robot description in readable columns."""
+    lines = [f"Robot '{robot.name}': {len(robot.arms)} arms, {len(robot.joints)} joints, {len(robot.cameras)} cameras, {robot.representation} joint positions as actions"]
+    for arm in robot.arms:
+        lines += ["", f"Arm '{arm.name}'", f"  trajectories      {arm.trajectory_topic}", f"  joint states      {arm.joint_states_topic}"]
+        lines += [f"  controller state  {arm.controller_state_topic or '(none)'}", *_joint_table(arm)]
+    lines += ["", "Cameras (in the order of the policy)"]
+    name_width = max(len(camera.name) for camera in robot.cameras)
+    for camera in robot.cameras:
+        frame = f", frame_id '{camera.frame_id}'" if camera.frame_id else ""
+        lines.append(f"  {camera.name.ljust(name_width)}  {camera.width} x {camera.height} px {camera.transport}, {camera.topic}{frame}")
+    rates = robot.rates
+    lines += ["", f"Rates: cameras {rates.camera_hz:g} Hz, joint states {rates.joint_states_hz:g} Hz, input at most {rates.max_observation_age_s * 1e3:g} ms old"]
+    return "\n".join(lines)
+
+
+def _joint_table(arm: Arm) -> list[str]:
+    width = max(len(joint.name) for joint in arm.joints)
+    rows = [f"  {'joint [rad or m]'.ljust(max(width, 16))} {'lower':>9} {'upper':>9} {'velocity':>9} {'accel.':>9} {'jerk':>9}"]
+    for joint in arm.joints:
+        values = (joint.lower, joint.upper, joint.velocity, joint.acceleration, joint.jerk)
+        row = f"  {joint.name.ljust(max(width, 16))} " + " ".join(f"{value:9.4g}" for value in values)
+        if arm.gripper and joint.name == arm.gripper.joint:
+            row += f"   gripper: closed {arm.gripper.closed:g} (policy 0), open {arm.gripper.open:g} (policy 1)"
+        rows.append(row)
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main())

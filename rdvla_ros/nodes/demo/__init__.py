@@ -1,0 +1,162 @@
+"""`rdvla demo`: the simulated robot under the policy, the gate and the monitor, for a few episodes."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import rclpy
+from rclpy.signals import SignalHandlerOptions
+
+from rdvla_ros.nodes import bringup, starter
+from rdvla_ros.nodes.demo.episode import Episode
+from rdvla_ros.nodes.demo.link import Link
+from rdvla_ros.nodes.demo.report import StatusLine, table, write_summary
+from rdvla_ros.nodes.demo.runner import Runner
+from rdvla_ros.types import RdvlaError
+
+VIDEO_HZ = 10.0
+INTERRUPTED = 130  # 128 + SIGINT, as shells count it
+
+
+def parser() -> argparse.ArgumentParser:
+    options = argparse.ArgumentParser(
+        prog="rdvla demo",
+        description="Run episodes of a task on the simulated robot: separate processes over ROS 2, on a ROS domain of their own.",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    options.add_argument("--episodes", type=_at_least_one, default=3, help="how many")
+    options.add_argument("--seed", type=int, default=0, help="seed of the first episode's scene; the next ones count up. 0..99 are held out of training")
+    options.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
+    options.add_argument("--checkpoint", default="", help=f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}")
+    options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
+    options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
+    options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
+    return options
+
+
+def _at_least_one(text: str) -> int:
+    if int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected at least 1, got {text}")
+    return int(text)
+
+
+def _positive(text: str) -> float:
+    if not 0.0 < float(text) < float("inf"):
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return float(text)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
+    settings = vars(parser().parse_args(argv))
+    status = StatusLine()
+    given = {"sim": True, **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed")}}
+    try:
+        specs = bringup.processes(given, view=True)
+        folder = _new_folder(settings["out"])
+    except (RdvlaError, OSError) as error:
+        print(f"rdvla demo: {error}", file=sys.stderr)
+        return 1
+    status.say(f"Logs, films and summary.json: {folder}")
+    session = Session(settings, folder, status)
+    code, outcome = 0, "complete"
+    try:
+        with _signals_interrupt():
+            session.run(specs)
+    except KeyboardInterrupt:
+        code, outcome = INTERRUPTED, "interrupted"
+        status.say("Interrupted.")
+    except (RdvlaError, OSError) as error:
+        code, outcome = 1, str(error)
+        status.say(f"rdvla demo: {error}")
+    write_summary(folder / "summary.json", settings, session.episodes, outcome, session.exit_codes)
+    if session.episodes:
+        status.say(table(session.episodes))
+    status.say(f"Summary: {folder / 'summary.json'}")
+    return code
+
+
+class Session:
+    """One run of the demo: the processes and the episodes."""
+
+    def __init__(self, settings: Mapping[str, Any], folder: Path, status: StatusLine):
+        self._settings, self._folder, self._status = settings, folder, status
+        self.episodes: list[Episode] = []
+        self.exit_codes: dict[str, int | None] = {}
+
+    def run(self, specs: Sequence[bringup.ProcessSpec]) -> None:
+        with starter.free_domain() as domain, _environment(domain):
+            processes = starter.start(specs, self._folder / "logs")
+            try:
+                with _link(int(domain["ROS_DOMAIN_ID"]), processes.check) as link:
+                    self._run_episodes(link)
+            finally:
+                self.exit_codes = processes.stop()
+        unclean = {node: code for node, code in self.exit_codes.items() if code}
+        if unclean:
+            self._status.say(f"Expected exit code 0 of every process, got {unclean}; see {self._folder / 'logs'}.")
+
+    def _run_episodes(self, link: Link) -> None:
+        count = self._settings["episodes"]
+        runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
+        for i in range(count):
+            episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
+            self.episodes.append(episode)
+            runner.run(episode)
+            how = f"success after {episode.success_s:.1f} s" if episode.success else f"stage {episode.best_stage} of 4 {episode.stage_name}"
+            self._status.say(f"episode {episode.number} (seed {episode.seed}): {how}")
+
+
+@contextlib.contextmanager
+def _link(domain: int, check: Callable[[], None]) -> Iterator[Link]:
+    """rclpy's own signal handling is off: a Ctrl-C arrives as KeyboardInterrupt, with the wire still open."""
+    context = rclpy.Context()
+    rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
+    link = Link(context, check)
+    try:
+        yield link
+    finally:
+        link.close()
+        context.try_shutdown()
+
+
+@contextlib.contextmanager
+def _environment(variables: Mapping[str, str]) -> Iterator[None]:
+    before = dict(os.environ)
+    os.environ.pop("ROS_LOCALHOST_ONLY", None)  # the older switch would overrule the discovery range
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@contextlib.contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """A closed terminal and a termination end the run as Ctrl-C does, with everything stopped in order."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, interrupt) for number in numbers}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def _new_folder(wanted: str) -> Path:
+    folder = Path(wanted) if wanted else Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder.resolve()

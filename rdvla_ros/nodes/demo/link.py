@@ -1,0 +1,105 @@
+"""The demo's end of the wire: the newest message of each topic it watches, and the services it calls."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.time import Time
+from sensor_msgs.msg import Image
+
+from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
+from rdvla_ros.nodes.bringup import BringupError
+from rdvla_ros.srv import Hold, ResetTask, Resume
+
+WHO = "rdvla demo"
+VIEW_TOPIC = "/cameras/view/image_raw"
+MODE_NAMES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER"}
+SPIN_S = 0.05
+SERVICE_S = 20.0  # a loaded machine may need seconds to render after a reset
+
+
+class Link(Node):
+    """Spins only inside `spin` and `call`, so that everything in the demo happens in one thread.
+
+    check: called while waiting; raises when it is no use to wait any longer.
+    """
+
+    def __init__(self, context: Any, check: Callable[[], None]):
+        super().__init__("rdvla_demo", context=context)
+        self._check = check
+        self._executor = SingleThreadedExecutor(context=context)
+        self._executor.add_node(self)
+        self.stage: TaskStage | None = None
+        self.gate: GateStatus | None = None
+        self.uncertainty: Uncertainty | None = None
+        self.on_decision: Callable[[Convergence], None] = lambda message: None
+        self.on_picture: Callable[[np.ndarray, float], None] = lambda picture, stamp_s: None
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.create_subscription(TaskStage, "/sim_robot/task_stage", lambda m: setattr(self, "stage", m), 10)
+        self.create_subscription(GateStatus, "/gate/status", lambda m: setattr(self, "gate", m), latched)
+        self.create_subscription(Uncertainty, "/monitor/uncertainty", lambda m: setattr(self, "uncertainty", m), 10)
+        self.create_subscription(Convergence, "/policy/convergence", lambda m: self.on_decision(m), 50)
+        self.create_subscription(Image, VIEW_TOPIC, self._picture, qos_profile_sensor_data)
+        self._holding = self.create_client(Hold, "/gate/hold")
+        self._resuming = self.create_client(Resume, "/gate/resume")
+        self._resetting = self.create_client(ResetTask, "/sim_robot/reset")
+
+    def _picture(self, message: Image) -> None:
+        rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
+        picture = rows[:, : message.width * 3].reshape(message.height, message.width, 3)
+        self.on_picture(picture, Time.from_msg(message.header.stamp).nanoseconds * 1e-9)
+
+    def spin(self, seconds: float = SPIN_S) -> None:
+        """Take what comes within `seconds`."""
+        end = time.monotonic() + seconds
+        while (left := end - time.monotonic()) > 0:
+            self._executor.spin_once(timeout_sec=left)
+        self._check()
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: Callable[[], str], waiting: Callable[[], None] = lambda: None) -> None:
+        """Spin until the condition holds; `what` says what was waited for when the time is up."""
+        end = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end:
+                raise BringupError(f"Waited {seconds:.0f} s for {what()}")
+            self.spin()
+            waiting()
+
+    def _call(self, client: Any, request: Any, waiting: Callable[[], None] = lambda: None, ready_s: float = SERVICE_S) -> Any:
+        name = client.srv_name
+        self.wait(client.service_is_ready, ready_s, lambda: f"the service {name}, which did not appear.", waiting)
+        future = client.call_async(request)
+        self.wait(future.done, SERVICE_S, lambda: f"an answer of the service {name}, none came.", waiting)
+        return future.result()
+
+    def hold(self, reason: str, waiting: Callable[[], None], ready_s: float) -> int:
+        """Number of the hold in force."""
+        return self._call(self._holding, Hold.Request(reason=reason, who=WHO), waiting, ready_s).hold_id
+
+    def resume(self, hold_id: int) -> Resume.Response:
+        return self._call(self._resuming, Resume.Request(hold_id=hold_id, who=WHO))
+
+    def reset(self, task: str, seed: int) -> int:
+        """Number of the simulated robot's episode that began."""
+        answer = self._call(self._resetting, ResetTask.Request(task=task, seed=seed))
+        if not answer.success:
+            raise BringupError(f"/sim_robot/reset: expected task '{task}' with seed {seed} to begin, got: {answer.message}")
+        return answer.episode
+
+    @property
+    def gate_mode(self) -> str:
+        return MODE_NAMES.get(self.gate.mode, str(self.gate.mode)) if self.gate else ""
+
+    @property
+    def uncertainty_score(self) -> float:
+        return self.uncertainty.window_score if self.uncertainty else float("nan")
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=1.0)
+        self.destroy_node()

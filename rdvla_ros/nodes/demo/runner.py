@@ -1,0 +1,150 @@
+"""Runs the episodes: hold, reset, resume, watch."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from rdvla_ros.msg import Convergence, GateStatus
+from rdvla_ros.nodes.bringup import BringupError
+from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode
+from rdvla_ros.nodes.demo.link import Link
+from rdvla_ros.nodes.demo.report import StatusLine, status_text
+from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
+
+START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
+RESUME_S = 90.0  # the policy may still be loading its weights
+SILENCE_S = 15.0  # of the simulated robot
+AFTERMATH_S = 1.0  # simulated time filmed after the success
+RETRY_S = 0.5
+
+
+class Runner:
+    """episodes: how many, for the status line. video_hz: rate of the films."""
+
+    def __init__(self, link: Link, status: StatusLine, folder: Path, episodes: int, timeout_s: float, video_hz: float):
+        self._link, self._status, self._folder = link, status, folder
+        self._episodes, self._timeout_s, self._video_hz = episodes, timeout_s, video_hz
+        self._episode: Episode | None = None
+        self._video: EpisodeVideo | None = None
+        self._hold_seen = 0
+        link.on_decision, link.on_picture = self._decision, self._picture
+
+    def run(self, episode: Episode) -> None:
+        """Run one episode to its end; `episode` is filled while it runs, so that it is there when something stops it."""
+        link = self._link
+        waiting = self._waiting_line(episode)
+        hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
+        number = link.reset(episode.task, episode.seed)
+        link.wait(lambda: link.stage and link.stage.episode == number, SILENCE_S, lambda: "/sim_robot/task_stage of the new episode.", waiting)
+        self._resume(hold_id, RESUME_S, waiting)
+        self._episode = episode
+        try:
+            self._watch(episode)
+        finally:
+            self._episode = None
+            if self._video:
+                self._video.close()
+                self._video = None
+
+    def _waiting_line(self, episode: Episode) -> Callable[[], None]:
+        started_s = time.monotonic()
+
+        def show() -> None:
+            causes = "; ".join(self._link.gate.causes) if self._link.gate else "the nodes start"
+            self._status.show(f"episode {episode.number}/{self._episodes} | waiting {time.monotonic() - started_s:.0f} s | {causes or 'ready'}")
+
+        return show
+
+    def _resume(self, hold_id: int, seconds: float, waiting: Callable[[], None]) -> None:
+        """Lift the hold as soon as nothing stands in the way."""
+        end = time.monotonic() + seconds
+        while not (answer := self._link.resume(hold_id)).accepted:
+            if time.monotonic() > end:
+                raise BringupError(f"The gate was expected to resume within {seconds:.0f} s. {answer.message} Causes: {'; '.join(answer.causes) or 'none named'}")
+            hold_id = max(hold_id, self._link.gate.hold_id if self._link.gate else 0)
+            self._link.spin(RETRY_S)
+            waiting()
+        self._hold_seen = hold_id
+
+    def _watch(self, episode: Episode) -> None:
+        stage_seen, seen_s = None, time.monotonic()
+        while not self._over(episode):
+            self._link.spin()
+            if self._link.stage is not stage_seen:
+                stage_seen, seen_s = self._link.stage, time.monotonic()
+                episode.note_stage(stage_seen.best_stage, stage_seen.stage_name, stage_seen.reached, stage_seen.elapsed_s)
+            if time.monotonic() - seen_s > SILENCE_S:
+                raise BringupError(f"/sim_robot/task_stage: expected a message every second, got none for {SILENCE_S:.0f} s.")
+            self._lift_new_hold(episode)
+            self._status.show(status_text(episode, self._episodes, self._link.uncertainty_score, self._link.gate_mode))
+        episode.finished = True
+
+    def _over(self, episode: Episode) -> bool:
+        if episode.success_s is not None:
+            return episode.elapsed_s >= min(episode.success_s + AFTERMATH_S, self._timeout_s)
+        return episode.elapsed_s >= self._timeout_s
+
+    def _lift_new_hold(self, episode: Episode) -> None:
+        """The demo is the operator of its own simulated robot: it notes a hold, and resumes when nothing stands in the way."""
+        gate = self._link.gate
+        if gate is None or gate.mode != GateStatus.HOLD or gate.hold_id <= self._hold_seen:
+            return
+        if not episode.holds or episode.holds[-1] != gate.reason:
+            episode.holds.append(gate.reason)
+            self._status.say(f"episode {episode.number}: the gate holds: {gate.reason} ({gate.who})")
+        if not gate.causes and self._link.resume(gate.hold_id).accepted:
+            self._hold_seen = gate.hold_id
+
+    def _decision(self, message: Convergence) -> None:
+        if self._episode is None:
+            return
+        change = message.change[message.iterations - 1] if len(message.change) >= message.iterations > 0 else math.nan
+        self._episode.decisions.append(
+            DecisionRecord(
+                iterations=message.iterations,
+                limit=message.limit,
+                change=change,
+                horizon=message.horizon,
+                chunk_length=message.chunk_length,
+                latency_s=message.timings_s[-1] if message.timings_s else math.nan,
+                published=message.published,
+                converged=message.converged,
+            )
+        )
+        if self._link.uncertainty is not None:
+            self._episode.uncertainties.append(self._link.uncertainty_score)
+            self._episode.alarms += bool(self._link.uncertainty.alarm)
+
+    def _picture(self, picture: np.ndarray, stamp_s: float) -> None:
+        episode = self._episode
+        if episode is None:
+            return
+        if self._video is None:
+            height, width, _ = picture.shape
+            path = self._folder / f"episode_{episode.number}_seed_{episode.seed}.mp4"
+            self._video = EpisodeVideo(path, width, height, self._video_hz)
+            episode.video = path.name
+        self._video.add(draw(picture, self._overlay(episode)), stamp_s)
+
+    def _overlay(self, episode: Episode) -> Overlay:
+        last = episode.decisions[-1] if episode.decisions else None
+        gate, uncertainty = self._link.gate, self._link.uncertainty
+        return Overlay(
+            iterations=[d.iterations for d in episode.decisions],
+            limit=last.limit if last else 0,
+            change=last.change if last else math.nan,
+            horizon=last.horizon if last else 0,
+            chunk_length=last.chunk_length if last else 0,
+            stage=episode.best_stage,
+            stage_name=episode.stage_name,
+            uncertainty=self._link.uncertainty_score,
+            alarm=bool(uncertainty and uncertainty.alarm),
+            gate_mode=self._link.gate_mode,
+            gate_reason=gate.reason if gate else "",
+            elapsed_s=episode.elapsed_s,
+        )
