@@ -12,8 +12,8 @@ from rdvla_ros.sim.scene import ARMS
 TOOL_ACCELERATION = 0.9  # [m/s^2] braking towards a goal
 TURN_ACCELERATION = 4.0  # [rad/s^2]
 APPROACH_RATE = 6.0  # [1/s] exponential end of a braking: speed = rate * distance
-JOINT_SPEED = 1.3  # [rad/s]
-JOINT_ACCELERATION = 7.0  # [rad/s^2]
+JOINT_SPEED = 1.2  # [rad/s]
+JOINT_ACCELERATION = 6.0  # [rad/s^2]
 MAX_LEAD_RAD = 0.25  # the reference never leaves the measured joint further: a blocked arm must not wind up
 GRIPPER_SPEED = 2.2  # [1/s] policy units: 0.08 m/s of the finger
 

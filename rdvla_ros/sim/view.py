@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations, product
 
 import numpy as np
 
@@ -13,6 +14,13 @@ FUNNEL_SLOPE = 2.5  # height above the goal per metre of sideways error
 FUNNEL_FREE_M = 0.006  # sideways error that needs no height
 FORWARD = {"left": np.array([1.0, 0.0, 0.0]), "right": np.array([-1.0, 0.0, 0.0])}  # where each arm points
 UP = np.array([0.0, 0.0, 1.0])
+# the 24 rotations of a cube onto itself
+CUBE_ROTATIONS = [
+    matrix
+    for order in permutations(range(3))
+    for signs in product((-1.0, 1.0), repeat=3)
+    if np.linalg.det(matrix := np.eye(3)[:, order] * signs) > 0
+]
 
 
 @dataclass(frozen=True)
@@ -56,3 +64,13 @@ def approach(
     sideways += ANGLE_WEIGHT_M * float(np.linalg.norm(rotation_vector(rotation @ tool[1].T)))
     back = min(clearance, FUNNEL_SLOPE * max(0.0, sideways - FUNNEL_FREE_M))
     return position - axis * max(back, least)
+
+
+def centred(tool: tuple[np.ndarray, np.ndarray], position: np.ndarray, rotation: np.ndarray) -> np.ndarray:
+    """`position`, but where the tool is along its finger axis: closing fingers centre the object or the hand themselves."""
+    return position + rotation[:, 1] * ((tool[0] - position) @ rotation[:, 1])
+
+
+def aligned(rotation: np.ndarray, cube_rotation: np.ndarray) -> np.ndarray:
+    """The hand rotation nearest to `rotation` whose axes are square to the cube's faces."""
+    return max((cube_rotation @ turn for turn in CUBE_ROTATIONS), key=lambda candidate: np.trace(candidate @ rotation.T))

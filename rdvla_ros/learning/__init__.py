@@ -1,0 +1,1 @@
+"""Learning from demonstrations: data, recurrent-depth training, closed-loop evaluation."""

@@ -1,0 +1,188 @@
+"""Demonstrations: the scripted expert under disturbances, every visited state labelled by the undisturbed expert."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import cv2
+import numpy as np
+from tqdm import tqdm
+
+from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.disturbance import Disturbance, DisturbanceConfig
+from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
+from rdvla_ros.sim.scene import AlohaSim
+from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
+
+STEP_S = 0.1  # time between recorded steps, and between the rows of a label
+LABEL_ROWS = 16
+TAIL_STEPS = 6  # recorded after the task is finished: the policy learns to stay
+TIME_LIMIT_S = 15.0
+STORED_SIZE = (160, 120)  # [px] width, height
+DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
+PERIODS_PER_STEP = round(STEP_S / PERIOD_S)
+
+
+class Demonstrator:
+    """One simulator with the nominal expert; records episodes and labels states. Not for sharing between threads."""
+
+    def __init__(self, task: str, robot: RobotDescription, size: tuple[int, int] = STORED_SIZE):
+        self.robot, self.size = robot, size
+        self.sim = AlohaSim(task)
+        self.expert = Expert(self.sim.task, robot)
+        self._steps = round(PERIOD_S / self.sim.timestep_s)
+
+    def execute(self, sim: AlohaSim, reference: np.ndarray) -> None:
+        """One expert period with a reference (14,) in policy units."""
+        sim.set_reference(self.robot.from_policy(reference))
+        sim.step(self._steps)
+
+    def relabel(self, sim: AlohaSim, memory: Memory | None = None, rows: int = LABEL_ROWS) -> np.ndarray:
+        """(rows, 14) float32: what the nominal expert would command from the present state, one row per 0.1 s.
+
+        The simulator runs ahead and is put back. memory None: start from the references the actuators have now, at rest.
+        """
+        before = sim.snapshot()
+        memory = memory or self.expert.begin(sim)
+        labels = np.empty((rows, len(memory.reference)), dtype=np.float32)
+        for row in labels:
+            for _ in range(PERIODS_PER_STEP):
+                memory, _ = self.expert.step(sim, memory)
+                self.execute(sim, memory.reference)
+            row[:] = memory.reference
+        sim.restore(before)
+        return labels
+
+    def pictures(self, sim: AlohaSim) -> np.ndarray:
+        """(C, height, width, 3) uint8: every camera as the robot publishes it, shrunk to the stored size."""
+        shots = [sim.render(camera.name, camera.width, camera.height) for camera in self.robot.cameras]
+        return np.stack([cv2.resize(shot, self.size, interpolation=cv2.INTER_AREA) for shot in shots])
+
+    def record(self, seed: int, disturbed: bool = True) -> Episode | None:
+        """One episode; None where the expert did not succeed in it."""
+        sim, rng = self.sim, np.random.default_rng(seed)
+        style = self.expert.strategy.style_class.sample(rng) if disturbed else None
+        performer = Expert(sim.task, self.robot, style)
+        disturbance = Disturbance(DisturbanceConfig(), rng) if disturbed else None
+        sim.reset(seed, disturbance.start_offset if disturbance else None)
+        memory, rows, tail = performer.begin(sim), [], 0
+        while sim.time_s < TIME_LIMIT_S and tail < TAIL_STEPS:
+            labels = self.relabel(sim, memory)
+            phase = self.expert.step(sim, memory)[1]
+            rows.append((self.pictures(sim), self.robot.to_policy(sim.positions), labels, memory.reference, sim.stage(), phase))
+            memory = self._perform(performer, memory, disturbance)
+            tail = tail + 1 if self.expert.strategy.finished(self.expert.view(sim)) and sim.stage() == MAX_STAGE else 0
+        if tail < TAIL_STEPS:
+            return None
+        return self._episode(seed, rows)
+
+    def _perform(self, performer: Expert, memory: Memory, disturbance: Disturbance | None) -> Memory:
+        """0.1 s of the (disturbed) expert in its own way."""
+        for _ in range(PERIODS_PER_STEP):
+            following, _ = performer.step(self.sim, memory)
+            if disturbance:
+                executed = disturbance.apply(self.sim.time_s, memory.reference, following.reference, PERIOD_S)
+                following = Memory(executed, following.velocity)
+            self.execute(self.sim, following.reference)
+            memory = following
+        return memory
+
+    def _episode(self, seed: int, rows: list[tuple]) -> Episode:
+        images, positions, labels, executed, stage, phase = zip(*rows)
+        return Episode(
+            images=np.stack(images),
+            positions=np.stack(positions).astype(np.float32),
+            labels=np.stack(labels),
+            executed=np.stack(executed).astype(np.float32),
+            stage=np.array(stage, dtype=np.int8),
+            phase=np.array(phase),
+            camera_names=np.array(self.robot.camera_names),
+            joint_names=np.array(self.robot.joint_names),
+            task=self.sim.task.name,
+            instruction=self.sim.task.instruction,
+            seed=seed,
+            step_s=STEP_S,
+            max_stage=self.sim.max_stage,
+        )
+
+
+_worker: Demonstrator | None = None  # one per process: loading the scene and the GL context takes a second
+
+
+def _start_worker(task: str, robot: RobotDescription, size: tuple[int, int]) -> None:
+    global _worker
+    _worker = Demonstrator(task, robot, size)
+
+
+def _record_one(folder: Path, seed: int, disturbed: bool) -> tuple[int, int]:
+    """Record and save one seed; (seed, steps), 0 steps where the expert failed."""
+    episode = _worker.record(seed, disturbed)
+    if episode is None:
+        (folder / f"failed_{seed:06d}").touch()
+        return seed, 0
+    save_episode(folder, episode)
+    return seed, len(episode.positions)
+
+
+def demonstrate(
+    task: str,
+    seeds: Iterable[int],
+    folder: str | Path,
+    robot: RobotDescription,
+    *,
+    size: tuple[int, int] = STORED_SIZE,
+    workers: int = 1,
+    disturbed: bool = True,
+) -> dict:
+    """Record one episode per seed into `folder`; seeds that were tried before are skipped. Returns (and writes) a summary."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    seeds = list(seeds)
+    tried = [seed for seed in seeds if episode_path(folder, seed).exists() or (folder / f"failed_{seed:06d}").exists()]
+    left = sorted(set(seeds) - set(tried))
+    # One thread per worker: the software renderer and BLAS would otherwise fight for the same cores.
+    for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(task, robot, size)) as pool:
+        jobs = [pool.submit(_record_one, folder, seed, disturbed) for seed in left]
+        for job in tqdm(jobs, desc=task, unit="episode", disable=not left):
+            job.result()
+    failed = sorted(int(path.name.split("_")[1]) for path in folder.glob("failed_*"))
+    recorded = len(list(folder.glob("episode_*.npz")))
+    summary = {"task": task, "recorded": recorded, "failed": len(failed), "failed_seeds": failed, "size": list(size)}
+    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    return summary
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rdvla demonstrate", description=__doc__)
+    parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--episodes", type=int, default=100)
+    parser.add_argument("--first-seed", type=int, default=10000, help="seeds 0..99 are held out for evaluation")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    parser.add_argument("--undisturbed", action="store_true", help="the nominal expert only")
+    arguments = parser.parse_args(argv)
+    summary = demonstrate(
+        arguments.task,
+        range(arguments.first_seed, arguments.first_seed + arguments.episodes),
+        arguments.folder,
+        RobotDescription.load(arguments.robot),
+        workers=arguments.workers,
+        disturbed=not arguments.undisturbed,
+    )
+    print(json.dumps(summary))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
