@@ -56,11 +56,11 @@ class Counts:
 class GateModes:
     """Single-threaded: the caller serialises. Every method leaves a valid state and raises nothing."""
 
-    def __init__(self, now_s: float, *, start_held: bool):
+    def __init__(self, now_s: float, reason: str = "start-up: not resumed yet"):
+        """On a robot, doubt means hold: it begins with hold 1."""
         self.counts = Counts()
-        self.state = ModeState(Mode.AUTO, 0, "started in AUTO", "gate", now_s)
-        if start_held:
-            self.hold(now_s, "start-up: not resumed yet", "gate")
+        self.state = ModeState(Mode.AUTO, 0, "", "gate", now_s)
+        self.hold(now_s, reason, "gate")
 
     @property
     def mode(self) -> Mode:

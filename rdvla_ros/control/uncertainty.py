@@ -129,8 +129,3 @@ class UncertaintyMonitor:
         if full and len(set(self._traces)) == 1:
             return f"The last {len(self._traces)} decisions settled with exactly the same numbers: the input does not reach the network."
         return ""
-
-
-def merge_arms(scores: Sequence[float]) -> float:
-    """Scores of several arms as one: the worst."""
-    return max(scores, default=math.inf)

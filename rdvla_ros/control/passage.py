@@ -1,0 +1,141 @@
+"""What the gate lets pass, and from where it stops: checks of both arms' motions against what the controllers follow now.
+
+Times are seconds on the ROS clock, because they are compared with the stamps of messages. J = joints of one arm.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_trajectory
+from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory, stop
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import TrajectoryError
+
+
+class LateError(TrajectoryError):
+    """Too old, or not for now: nothing is wrong with the sender's plan, it only came at the wrong time."""
+
+
+class JumpError(TrajectoryError):
+    """The motion does not begin where the arms are."""
+
+
+@dataclass(frozen=True)
+class PassageOptions:
+    """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
+    longest_s: the longest motion that may go on the wire at once."""
+
+    longest_age_s: float = 0.2
+    future_s: float = 0.05
+    state_age_s: float = 0.5
+    longest_s: float = 3.0
+    tolerances: Tolerances = Tolerances()
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A motion that was passed, and its time base."""
+
+    trajectory: Trajectory
+    stamp_s: float
+
+
+class Passage:
+    """Per arm: what is followed (a motion that passed, else the controller's or the joints' last report)."""
+
+    def __init__(self, robot: RobotDescription, options: PassageOptions = PassageOptions()):
+        self._options = options
+        self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
+        self.all_limits = JointLimits.of_robot(robot)
+        self._followed: dict[str, _Followed] = {}
+        self._reported: dict[str, tuple[float, Reference]] = {}
+        self._measured: dict[str, tuple[float, Reference]] = {}
+
+    def report_controller(self, arm: str, position: np.ndarray, velocity: np.ndarray, now_s: float) -> None:
+        """What the arm's controller says that it commands."""
+        self._reported[arm] = (now_s, Reference(position, velocity, np.zeros_like(position)))
+
+    def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
+        """Where the arm's joints are; taken as at rest, so it serves where nothing better is known."""
+        self._measured[arm] = (now_s, Reference.at_rest(position))
+
+    def forget(self) -> None:
+        """After a hold the arms may have been moved by hand: the next motion begins from what is reported."""
+        self._followed.clear()
+
+    def check(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> dict[str, Trajectory]:
+        """Both arms' motions in the arms' joint order, or TrajectoryError for both: LateError, JumpError or an illegal motion."""
+        checked = {}
+        for arm, part in parts.items():
+            limits = self.limits[arm]
+            order = check_trajectory(
+                part.joint_names, part.times_s, part.positions, part.velocities, limits, tolerances=self._options.tolerances
+            )
+            checked[arm] = Trajectory(limits.names, part.times_s, part.positions[:, order], part.velocities[:, order])
+        self._check_time(checked, stamp_s, now_s)
+        for arm, trajectory in checked.items():
+            self._check_start(arm, trajectory, stamp_s, now_s)
+        return checked
+
+    def passed(self, parts: Mapping[str, Trajectory], stamp_s: float) -> None:
+        """These motions went to the controllers."""
+        for arm, part in parts.items():
+            before = self.reference(arm, stamp_s)
+            self._followed[arm] = _Followed(
+                Trajectory(part.joint_names, part.times_s, part.positions, part.velocities, before), stamp_s
+            )
+
+    def reference(self, arm: str, at_s: float) -> Reference | None:
+        """What the arm's controller follows at a time not before now; None where nothing is known of the arm."""
+        if arm in self._followed:
+            followed = self._followed[arm]
+            return followed.trajectory.at(at_s - followed.stamp_s)
+        for source in (self._reported, self._measured):
+            if arm in source and abs(at_s - source[arm][0]) <= self._options.state_age_s:
+                return source[arm][1]
+        return None
+
+    def stop(self, now_s: float, lead_s: float) -> dict[str, Trajectory] | None:
+        """The motion per arm that brings all arms to rest together; None where an arm's state is unknown."""
+        starts = [self.reference(arm, now_s + lead_s) for arm in self.limits]
+        presents = [self.reference(arm, now_s) for arm in self.limits]
+        if any(state is None for state in starts + presents):
+            return None
+        whole = stop(_joined(starts), limits=self.all_limits, lead_s=lead_s, now=_joined(presents))
+        return {arm: whole.select(limits.names) for arm, limits in self.limits.items()}
+
+    def _check_time(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> None:
+        age_s = now_s - stamp_s
+        if age_s > self._options.longest_age_s:
+            raise LateError(f"The motion is {age_s:.3f} s old, expected at most {self._options.longest_age_s:g} s.")
+        if age_s < -self._options.future_s:
+            raise LateError(
+                f"The motion's stamp lies {-age_s:.3f} s in the future, expected at most {self._options.future_s:g} s. "
+                "Do all nodes use the same clock (use_sim_time)?"
+            )
+        for arm, part in parts.items():
+            if part.duration_s > self._options.longest_s:
+                raise TrajectoryError(
+                    f"The motion of arm '{arm}' lasts {part.duration_s:.2f} s, expected at most {self._options.longest_s:g} s: "
+                    f"what is on the wire must end soon after its last executed row (stop of at most {LONGEST_STOP_S:g} s)."
+                )
+
+    def _check_start(self, arm: str, trajectory: Trajectory, stamp_s: float, now_s: float) -> None:
+        """At the first moment at which the controller follows the new motion, it must be where the old one is."""
+        switch_s = max(stamp_s + trajectory.times_s[0], now_s)
+        reference = self.reference(arm, switch_s)
+        if reference is None:
+            raise JumpError(f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard.")
+        new = trajectory.at(switch_s - stamp_s)
+        try:
+            check_continuity(new.position, new.velocity, reference.position, reference.velocity, self.limits[arm])
+        except TrajectoryError as error:
+            raise JumpError(str(error)) from None
+
+
+def _joined(states: list[Reference]) -> Reference:
+    return Reference(*(np.concatenate([getattr(s, f) for s in states]) for f in ("position", "velocity", "acceleration")))

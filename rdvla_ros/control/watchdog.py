@@ -1,0 +1,48 @@
+"""Is a stream of inputs alive and good? Time comes in as an argument, from a clock that nobody can set [s]."""
+
+from __future__ import annotations
+
+
+class StreamWatch:
+    """One stream. A good sample is good for `timeout_s`; after a bad one the last good sample is good for `bad_s` only."""
+
+    def __init__(self, name: str, *, timeout_s: float, bad_s: float):
+        self.name = name
+        self.bad_samples = 0
+        self._timeout_s = timeout_s
+        self._bad_s = bad_s
+        self._last_good_s: float | None = None
+        self._bad_reason = ""
+
+    def good(self, now_s: float) -> None:
+        self._last_good_s, self._bad_reason = now_s, ""
+
+    def bad(self, reason: str) -> None:
+        self.bad_samples += 1
+        self._bad_reason = reason
+
+    def problem(self, now_s: float) -> str:
+        """One sentence when the stream cannot be relied on now; empty when it can."""
+        if self._last_good_s is None:
+            return self._bad_reason or f"Nothing has come on {self.name} yet."
+        age_s = now_s - self._last_good_s
+        if self._bad_reason:
+            return self._bad_reason if age_s > self._bad_s else ""
+        if age_s > self._timeout_s:
+            return f"Nothing has come on {self.name} for {age_s:.2f} s, expected a message every {self._timeout_s:g} s at least."
+        return ""
+
+
+class Streak:
+    """Counts consecutive failures; `full` after `limit` of them."""
+
+    def __init__(self, limit: int):
+        self._limit = limit
+        self.count = 0
+
+    def failed(self) -> bool:
+        self.count += 1
+        return self.count >= self._limit
+
+    def succeeded(self) -> None:
+        self.count = 0

@@ -1,0 +1,365 @@
+"""gate_node: the only publisher to the arm controllers. It passes the motions of both arms or of none, and owns the hold.
+
+It imports no torch, so that it starts in a moment and lives on when the policy does not. Decisions are made in control/
+(modes, passage, pairing, watchdog); here they are wired to topics and services.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial, wraps
+from typing import Any
+
+import numpy as np
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.duration import Duration
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from sensor_msgs.msg import JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.control.limits import Tolerances
+from rdvla_ros.control.modes import Answer, GateModes, Mode
+from rdvla_ros.control.pairing import Pairing
+from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
+from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.watchdog import Streak, StreamWatch
+from rdvla_ros.msg import ControllerState, GateStatus
+from rdvla_ros.nodes import conversions, process
+from rdvla_ros.nodes.parameters import Schema, declare, parameter
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.srv import Hold, Resume, SetMode
+from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
+
+ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
+LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+
+
+@dataclass(frozen=True)
+class GateParameters(Schema):
+    robot: str = parameter("", "robot description, a YAML file", unit="path")
+    start_mode: str = parameter(
+        "hold", "hold: nothing passes until ~/resume; auto: nothing passes until the robot is there", choices=("hold", "auto")
+    )
+    policy_prefix: str = parameter("/policy", "the policy publishes on <prefix>/<arm>/joint_trajectory")
+    takeover_prefix: str = parameter("/teleop", "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
+    pair_timeout_s: float = parameter(0.1, "wait for the other arm's part of a decision", unit="s", low=0.005, high=1.0)
+    longest_age_s: float = parameter(0.2, "age by its stamp up to which a motion passes", unit="s", low=0.02, high=2.0)
+    longest_motion_s: float = parameter(3.0, "longest motion that may go on the wire at once", unit="s", low=0.2, high=10.0)
+    joint_timeout_s: float = parameter(0.25, "silence of joint states after which the arms are held", unit="s", low=0.02, high=5.0)
+    bad_joint_s: float = parameter(0.05, "time without a good joint state, while bad ones come, until the hold", unit="s", low=0.0, high=5.0)
+    clock_tolerance_s: float = parameter(1.0, "largest distance of joint states' stamps from this node's clock", unit="s", low=0.05, high=60.0)
+    hold_lead_s: float = parameter(0.02, "the hold begins this long after it is sent", unit="s", low=0.002, high=0.2)
+    refusals_to_hold: int = parameter(3, "successive motions that begin in the wrong place until the hold", low=1, high=100)
+    status_hz: float = parameter(20.0, "rate of ~/status", unit="Hz", low=10.0, high=200.0)
+    discovery_s: float = parameter(0.5, "at start, look so long for another publisher to the controllers", unit="s", low=0.0, high=10.0)
+
+
+class GateNode(Node):
+    def __init__(self) -> None:
+        super().__init__("gate")
+        self._values = declare(self, GateParameters)
+        self._robot = RobotDescription.load(self._values.robot)
+        self._refuse_second_gate()
+        self._wait_for_robot = self._values.start_mode == "auto"
+        reason = "start-up: waiting for the robot" if self._wait_for_robot else "start-up: not resumed yet"
+        self._modes = GateModes(self._ros_s(), reason)
+        options = PassageOptions(
+            longest_age_s=self._values.longest_age_s, longest_s=self._values.longest_motion_s, tolerances=Tolerances()
+        )
+        self._passage = Passage(self._robot, options)
+        self._jumps = Streak(self._values.refusals_to_hold)
+        self._passed = self._refused = self._exceptions = 0
+        self._last_refusal = ""
+        self._outputs = {arm.name: self.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in self._robot.arms}
+        self._status = self.create_publisher(GateStatus, "~/status", LATEST)
+        self._subscribe_motions()
+        self._subscribe_states()
+        self._serve()
+        self.create_timer(1.0 / self._values.status_hz, self._safe(self._tick), clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._announce()
+
+    # -- wiring
+
+    def _refuse_second_gate(self) -> None:
+        """Two publishers to one controller fight. What is already there was there first: this gate does not start."""
+        deadline = time.monotonic() + self._values.discovery_s
+        while time.monotonic() < deadline:
+            for arm in self._robot.arms:
+                others = self.get_publishers_info_by_topic(arm.trajectory_topic)
+                if others:
+                    raise RdvlaError(
+                        f"Expected to be the only publisher on {arm.trajectory_topic}, found {_node_names(others)}. "
+                        "Stop it first: is a gate already running, or does a policy bypass it (gate:=false)?"
+                    )
+            time.sleep(0.02)
+
+    def _subscribe_motions(self) -> None:
+        """Both sources are listened to all the time, so that a change of mode needs no discovery."""
+        sources = {Mode.AUTO: self._values.policy_prefix, Mode.TAKEOVER: self._values.takeover_prefix}
+        names = [arm.name for arm in self._robot.arms]
+        self._pairings = {mode: Pairing[JointTrajectory](names, timeout_s=self._values.pair_timeout_s) for mode in sources}
+        for mode, prefix in sources.items():
+            for name in names:
+                callback = self._safe(partial(self._on_motion, mode, name))
+                self.create_subscription(JointTrajectory, f"{prefix}/{name}/joint_trajectory", callback, 10)
+
+    def _subscribe_states(self) -> None:
+        self._watches = {}
+        for group in conversions.joint_groups(self._robot):
+            self._watches[group.topic] = StreamWatch(
+                group.topic, timeout_s=self._values.joint_timeout_s, bad_s=self._values.bad_joint_s
+            )
+            self.create_subscription(JointState, group.topic, self._safe(partial(self._on_joints, group)), SENSOR)
+        for arm in self._robot.arms:
+            if arm.controller_state_topic:
+                callback = self._safe(partial(self._on_controller, arm))
+                self.create_subscription(ControllerState, arm.controller_state_topic, callback, SENSOR)
+
+    def _serve(self) -> None:
+        self.create_service(Hold, "~/hold", self._safe(self._on_hold))
+        self.create_service(Resume, "~/resume", self._safe(self._on_resume))
+        self.create_service(SetMode, "~/set_mode", self._safe(self._on_set_mode))
+
+    def _safe(self, callback: Callable) -> Callable:
+        """An exception in a callback is counted and holds the arms; the node lives on. A service still answers."""
+
+        @wraps(callback)
+        def guarded(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception as error:
+                self._exceptions += 1
+                self.get_logger().error(f"Exception {self._exceptions} in a callback: {type(error).__name__}: {error}")
+                self._hold_safely(f"an exception in the gate ({type(error).__name__}: {error})")
+                return args[-1] if len(args) > 1 else None
+
+        return guarded
+
+    # -- motions
+
+    def _on_motion(self, source: Mode, arm: str, message: JointTrajectory) -> None:
+        key = (message.header.stamp.sec, message.header.stamp.nanosec)
+        parts = self._pairings[source].add(arm, key, message, time.monotonic())
+        if parts is None:
+            return
+        if self._modes.mode is not source:
+            self._refuse(f"The mode is {self._modes.mode.name}: {self._modes.state.reason}.")
+            return
+        stamp_s = conversions.seconds(message.header.stamp)
+        try:
+            motions = {name: conversions.trajectory(part) for name, part in parts.items()}
+            checked = self._passage.check(motions, stamp_s, self._ros_s())
+        except LateError as error:
+            self._refuse(str(error))
+        except JumpError as error:
+            self._refuse(str(error))
+            if self._jumps.failed():
+                self._hold(f"{self._jumps.count} motions in a row do not begin where the arms are: {error}", "gate")
+        except (TrajectoryError, ObservationError) as error:
+            self._refuse(str(error))
+            self._hold(f"an illegal motion came: {error}", "gate")
+        else:
+            for name, part in parts.items():
+                self._outputs[name].publish(part)
+            self._passage.passed(checked, stamp_s)
+            self._jumps.succeeded()
+            self._passed += 1
+
+    def _refuse(self, reason: str) -> None:
+        self._refused += 1
+        if reason != self._last_refusal:
+            self.get_logger().warning(f"Refused a motion: {reason}", throttle_duration_sec=1.0)
+        self._last_refusal = reason
+
+    # -- inputs
+
+    def _on_joints(self, group: conversions.JointGroup, message: JointState) -> None:
+        watch = self._watches[group.topic]
+        try:
+            positions = conversions.joint_positions(message, group)
+            self._check_clock(group.topic, conversions.seconds(message.header.stamp))
+        except ObservationError as error:
+            watch.bad(str(error))
+            return
+        watch.good(time.monotonic())
+        now_s, start = self._ros_s(), 0
+        for name in group.arms:
+            count = len(self._passage.limits[name].names)
+            self._passage.report_measured(name, positions[start : start + count], now_s)
+            start += count
+
+    def _check_clock(self, topic: str, stamp_s: float) -> None:
+        difference = stamp_s - self._ros_s()
+        if abs(difference) > self._values.clock_tolerance_s:
+            raise ObservationError(
+                f"{topic}: the stamp differs from this node's clock by {difference:.3g} s, expected at most "
+                f"{self._values.clock_tolerance_s:g} s. Do all nodes agree on use_sim_time, and all hosts on the time?"
+            )
+
+    def _on_controller(self, arm: Any, message: ControllerState) -> None:
+        """Where the controller's order differs or a value is missing, the message is of no use and is left out."""
+        names, point = list(message.joint_names), message.reference
+        if sorted(names) != sorted(arm.joint_names) or not len(point.positions) == len(point.velocities) == len(names):
+            return
+        order = [names.index(name) for name in arm.joint_names]
+        position, velocity = np.array(point.positions)[order], np.array(point.velocities)[order]
+        if np.isfinite(position).all() and np.isfinite(velocity).all():
+            self._passage.report_controller(arm.name, position, velocity, self._ros_s())
+
+    # -- services
+
+    def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
+        answer = self._hold(request.reason or "operator", request.who or "operator")
+        response.accepted, response.hold_id, response.message = True, self._modes.state.hold_id, answer.message
+        return response
+
+    def _on_resume(self, request: Resume.Request, response: Resume.Response) -> Resume.Response:
+        causes, held_since_s = self._causes(), self._modes.state.since_s
+        answer = self._modes.resume(self._ros_s(), request.hold_id, request.who, causes)
+        if answer.changed:
+            self._begin_anew(held_since_s)
+        self._tell(answer)
+        response.accepted, response.message, response.causes = answer.accepted, answer.message, list(answer.causes)
+        return response
+
+    def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
+        before = self._modes.state
+        answer = self._modes.set_mode(self._ros_s(), request.mode, request.reason, request.who, self._causes())
+        if answer.changed and before.mode is Mode.HOLD:
+            self._begin_anew(before.since_s)
+        elif answer.changed:
+            self._stop_arms()
+        self._tell(answer)
+        state = self._modes.state
+        response.accepted, response.message = answer.accepted, answer.message
+        response.mode, response.hold_id = int(state.mode), state.hold_id
+        return response
+
+    def _begin_anew(self, held_since_s: float) -> None:
+        """After a hold that outlasted its stop the arms may have been moved: the next motion starts from what is reported."""
+        if self._ros_s() - held_since_s > LONGEST_STOP_S + self._values.hold_lead_s:
+            self._passage.forget()
+        self._jumps.succeeded()
+
+    # -- hold
+
+    def _hold(self, reason: str, who: str) -> Answer:
+        answer = self._modes.hold(self._ros_s(), reason, who)
+        if answer.changed:
+            self._stop_arms()
+            self._tell(answer)
+        return answer
+
+    def _hold_safely(self, reason: str) -> None:
+        """For use where something has already gone wrong: whatever else fails, the mode is HOLD afterwards."""
+        try:
+            self._hold(reason, "gate")
+        except Exception as error:
+            self.get_logger().error(f"The stop could not be sent ({type(error).__name__}: {error}); nothing passes any more.")
+
+    def _stop_arms(self) -> None:
+        """Both arms to rest inside their limits, now. What was waiting for its other half is dropped."""
+        for pairing in self._pairings.values():
+            pairing.clear()
+        now_s = self._ros_s()
+        motions = self._passage.stop(now_s, self._values.hold_lead_s)
+        if motions is None:
+            self.get_logger().warning("No stop was sent: nothing is known of the arms yet. Nothing passes to them.")
+            return
+        stamp = conversions.stamp(now_s)
+        for name, motion in motions.items():
+            self._outputs[name].publish(conversions.trajectory_message(motion, stamp))
+        self._passage.passed(motions, now_s)
+
+    # -- supervision
+
+    def _tick(self) -> None:
+        for pairing in self._pairings.values():
+            for unpaired in pairing.expired(time.monotonic()):
+                self._refuse(
+                    f"Only the part of {', '.join(unpaired.came)} came within {self._values.pair_timeout_s:g} s, "
+                    f"{', '.join(unpaired.missing)} is missing: both arms or none."
+                )
+        causes = self._causes()
+        if causes and not self._modes.holding:
+            self._hold(causes[0], "gate")
+        if self._wait_for_robot and not causes:
+            self._begin_by_itself()
+        self._publish_status(causes)
+
+    def _begin_by_itself(self) -> None:
+        """start_mode auto: the start-up hold ends when the robot is there, unless someone else asked for a hold meanwhile."""
+        self._wait_for_robot = False
+        if self._modes.state.hold_id == 1 and self._modes.counts.repeated_holds == 0:
+            self._tell(self._modes.resume(self._ros_s(), 1, "gate", []))
+
+    def _causes(self) -> list[str]:
+        """What stands in the way of moving now; one sentence each."""
+        now_s = time.monotonic()
+        causes = [problem for watch in self._watches.values() if (problem := watch.problem(now_s))]
+        for arm in self._robot.arms:
+            if self.count_publishers(arm.trajectory_topic) > 1:
+                publishers = self.get_publishers_info_by_topic(arm.trajectory_topic)
+                others = [p for p in publishers if p.node_name != self.get_name()]
+                causes.append(f"Another node publishes on {arm.trajectory_topic}: {_node_names(others or publishers)}.")
+            if self._outputs[arm.name].get_subscription_count() == 0:
+                causes.append(f"No controller listens on {arm.trajectory_topic}.")
+        return causes
+
+    def _tell(self, answer: Answer) -> None:
+        """One log line and one status message per change."""
+        if answer.changed and self._modes.holding:
+            self.get_logger().warning(f"{answer.message} To go on: {self._resume_command()}")
+        elif answer.changed or not answer.accepted:
+            self.get_logger().info(answer.message)
+        self._publish_status(self._causes())
+
+    def _resume_command(self) -> str:
+        return f"ros2 service call {self.get_fully_qualified_name()}/resume rdvla_ros/srv/Resume '{{hold_id: {self._modes.state.hold_id}}}'"
+
+    def _announce(self) -> None:
+        way = "It ends by itself once the robot is there." if self._wait_for_robot else f"To go on: {self._resume_command()}"
+        self.get_logger().warning(f"The gate holds ({self._modes.state.reason}). {way}")
+        self._publish_status(self._causes())
+
+    def _publish_status(self, causes: list[str]) -> None:
+        state = self._modes.state
+        message = GateStatus(
+            mode=int(state.mode),
+            hold_id=state.hold_id,
+            reason=state.reason,
+            who=state.who,
+            since=conversions.stamp(state.since_s),
+            passed=self._passed,
+            refused=self._refused,
+            last_refusal=self._last_refusal,
+            causes=causes,
+        )
+        message.header.stamp = conversions.stamp(self._ros_s())
+        self._status.publish(message)
+
+    def _ros_s(self) -> float:
+        return self.get_clock().now().nanoseconds / conversions.NANOSECONDS
+
+    def close(self) -> None:
+        """The hold is the last message on the wire: sent, and waited for until the controllers have it."""
+        self._hold_safely("the gate shuts down")
+        for output in self._outputs.values():
+            output.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S / len(self._outputs)))
+
+
+def _node_names(publishers: list) -> str:
+    return ", ".join(sorted({f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers})) or "an unnamed node"
+
+
+def main(args: list[str] | None = None) -> int:
+    return process.run(GateNode, args)
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
