@@ -6,13 +6,13 @@
 The processes come from rdvla_ros.nodes.bringup, which `rdvla demo` uses too.
 """
 
-from launch import LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit
 from launch.events import Shutdown
 from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
+from launch import LaunchDescription
 from rdvla_ros.nodes import bringup
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,10 +13,18 @@ from rdvla_ros import __version__
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import RdvlaError, nearest_names
 
-ROS_MODULES = ("rclpy", "ament_index_python", "sensor_msgs", "std_msgs", "trajectory_msgs", "diagnostic_msgs", "rcl_interfaces")
+ROS_MODULES = (
+    "rclpy",
+    "ament_index_python",
+    "builtin_interfaces",
+    "rcl_interfaces",
+    "sensor_msgs",
+    "std_msgs",
+    "trajectory_msgs",
+)
 ROS_ADVICE = (
-    "'make demo' sets everything up in .venv/ and install/ and runs it. With ROS 2 installed: 'source /opt/ros/<distribution>/setup.bash', "
-    "'colcon build' and 'source install/setup.bash' first."
+    "'make demo' sets everything up in .venv/ and install/ and runs it. With ROS 2 installed: "
+    "'source /opt/ros/<distribution>/setup.bash', 'colcon build' and 'source install/setup.bash' first."
 )
 
 
@@ -95,13 +103,15 @@ def _missing(error: ImportError) -> str:
         return f"expected ROS 2, but its Python package '{name}' is not there. {ROS_ADVICE}"
     if name == "rdvla_ros" or not name:
         raise error  # a mistake in this package, not in the surroundings
-    return f"expected the Python package '{name}' ({error}). 'pip install -r requirements.txt -r requirements-sim.txt' or 'make setup' installs it."
+    return f"expected the Python package '{name}' ({error}). 'make setup' installs it, as do the requirements files with pip."
 
 
 def inspect(argv: Sequence[str]) -> int:
     """`rdvla inspect`: print what a file or folder is, after all checks that its use would make."""
-    options = argparse.ArgumentParser(prog="rdvla inspect", description="Check a robot description or a checkpoint, and print what it says.")
-    options.add_argument("path", type=Path, help="a robot description (YAML file), a checkpoint folder, or a published action-head folder")
+    options = argparse.ArgumentParser(
+        prog="rdvla inspect", description="Check a robot description or a checkpoint, and print what it says."
+    )
+    options.add_argument("path", type=Path, help="a robot description (YAML file) or a checkpoint folder")
     options.add_argument("--robot", type=Path, help="with a checkpoint: also check that it fits this robot description")
     given = options.parse_args(argv)
     if given.path.is_dir():
@@ -111,19 +121,63 @@ def inspect(argv: Sequence[str]) -> int:
     return 0
 
 
+def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
+    """A checkpoint folder in words, read with every check of a start, the digest of the weights included."""
+    from rdvla_ros.model.checkpoint import load_checkpoint, read_manifest
+
+    robot = RobotDescription.load(robot_file) if robot_file else None
+    manifest, checkpoint = read_manifest(folder), load_checkpoint(folder)
+    contract, head, weights = checkpoint.contract, checkpoint.model.head.config, manifest["weights"]
+    sizes = {part: sum(p.numel() for p in getattr(checkpoint.model, part).parameters()) for part in ("backbone", "head")}
+    lines = [
+        f"Checkpoint {folder}: {manifest['format']}, version {manifest['format_version']}",
+        f"  weights         {weights['bytes'] / 2**20:.1f} MiB {weights['dtype']}, SHA-256 {weights['sha256'][:16]}... as in the manifest",
+        f"  backbone        {checkpoint.backbone_name}, {sizes['backbone'] / 1e6:.2f} M parameters",
+        f"  head            {sizes['head'] / 1e6:.2f} M parameters, width {head.hidden_dim}, {head.num_heads} heads, {head.rows} rows",
+        f"  layers          prelude {list(head.prelude_layers)}, core {list(head.core_layers)}, coda {list(head.coda_layers)}",
+        "",
+        "Made for a robot with",
+        f"  joints          {', '.join(contract.joint_names)}",
+        f"  grippers        {', '.join(contract.gripper_joints) or 'none'} (0 closed .. 1 open)",
+        f"  cameras         {', '.join(contract.camera_names)}",
+        f"  actions         {contract.representation} joint positions, {contract.chunk_length} steps of {contract.step_s:g} s",
+        f"  words           {len(checkpoint.tokenizer.vocabulary)} known, {checkpoint.tokenizer.max_words} per instruction",
+        "",
+        f"Halting           {_settings(checkpoint.halting)}",
+        f"Horizon           {_settings(checkpoint.horizon)}",
+    ]
+    lines += [f"Training          {key}: {value}" for key, value in checkpoint.training.items()]
+    return "\n".join(lines + ([_fit_text(folder, robot)] if robot else []))
+
+
+def _fit_text(folder: Path, robot: RobotDescription) -> str:
+    from rdvla_ros.model.policy import Policy
+
+    Policy.load(folder).require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
+    return f"\nFits robot '{robot.name}'."
+
+
+def _settings(rule: Mapping[str, object]) -> str:
+    return ", ".join(f"{key} {value}" for key, value in rule.items())
+
+
 def robot_text(robot: RobotDescription) -> str:
     """A robot description in readable columns."""
-    lines = [f"Robot '{robot.name}': {len(robot.arms)} arms, {len(robot.joints)} joints, {len(robot.cameras)} cameras, {robot.representation} joint positions as actions"]
+    counts = f"{len(robot.arms)} arms, {len(robot.joints)} joints, {len(robot.cameras)} cameras"
+    lines = [f"Robot '{robot.name}': {counts}, {robot.representation} joint positions as actions"]
     for arm in robot.arms:
-        lines += ["", f"Arm '{arm.name}'", f"  trajectories      {arm.trajectory_topic}", f"  joint states      {arm.joint_states_topic}"]
+        lines += ["", f"Arm '{arm.name}'", f"  trajectories      {arm.trajectory_topic}"]
+        lines += [f"  joint states      {arm.joint_states_topic}"]
         lines += [f"  controller state  {arm.controller_state_topic or '(none)'}", *_joint_table(arm)]
     lines += ["", "Cameras (in the order of the policy)"]
     name_width = max(len(camera.name) for camera in robot.cameras)
     for camera in robot.cameras:
         frame = f", frame_id '{camera.frame_id}'" if camera.frame_id else ""
-        lines.append(f"  {camera.name.ljust(name_width)}  {camera.width} x {camera.height} px {camera.transport}, {camera.topic}{frame}")
-    rates = robot.rates
-    lines += ["", f"Rates: cameras {rates.camera_hz:g} Hz, joint states {rates.joint_states_hz:g} Hz, input at most {rates.max_observation_age_s * 1e3:g} ms old"]
+        size = f"{camera.width} x {camera.height} px"
+        lines.append(f"  {camera.name.ljust(name_width)}  {size} {camera.transport}, {camera.topic}{frame}")
+    rates, age_ms = robot.rates, robot.rates.max_observation_age_s * 1e3
+    lines += ["", f"Rates: cameras {rates.camera_hz:g} Hz, joint states {rates.joint_states_hz:g} Hz"]
+    lines += [f"A decision is made from input at most {age_ms:g} ms old"]
     return "\n".join(lines)
 
 

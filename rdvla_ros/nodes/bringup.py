@@ -111,9 +111,15 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     """
     values = parse_arguments(given or {})
     if not values["robot"] and not values["sim"]:
-        raise BringupError("robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. docs/robot.md shows how to write one.")
+        raise BringupError(
+            "robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. "
+            "docs/robot.md shows how to write one."
+        )
     if values["dashboard"]:
-        raise BringupError("dashboard: expected false, got true: this version has no dashboard. /gate/status, /monitor/uncertainty and /diagnostics say the same.")
+        raise BringupError(
+            "dashboard: expected false, got true: this version has no dashboard. "
+            "/gate/status, /monitor/uncertainty and /diagnostics say the same."
+        )
     robot_file = Path(values["robot"]) if values["robot"] else share(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
@@ -136,7 +142,9 @@ def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:
-    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], **_clock(values)})
+    """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there."""
+    start_mode = "auto" if values["sim"] else "hold"
+    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], "start_mode": start_mode, **_clock(values)})
 
 
 def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
@@ -144,7 +152,7 @@ def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
 
 
 def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
-    parameters = {name: values[name] for name in ("robot", "checkpoint", "instruction")}
+    parameters = {name: values[name] for name in ("robot", "checkpoint", "instruction", "gate")} | {"autostart": True}
     remappings = ()
     if not values["gate"]:
         remappings = tuple((policy_topic(arm.name), arm.trajectory_topic) for arm in robot.arms)
@@ -166,7 +174,9 @@ def _checkpoint(folder: str) -> Path:
     path = Path(folder).resolve() if folder else share(CHECKPOINT)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
-        raise BringupError(f"checkpoint: expected a folder at {path}, found {found}. Pass checkpoint:=<folder>; 'rdvla train' makes one.")
+        raise BringupError(
+            f"checkpoint: expected a folder at {path}, found {found}. Pass checkpoint:=<folder>; 'rdvla train' makes one."
+        )
     return path
 
 

@@ -14,7 +14,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -171,7 +170,9 @@ def free_domain() -> Iterator[dict[str, str]]:
         if reservation:
             break
     else:
-        raise BringupError(f"Expected a free ROS domain among {DOMAINS.start}..{DOMAINS.stop - 1} on this host, found none. End other runs first.")
+        raise BringupError(
+            f"Expected a free ROS domain among {DOMAINS.start}..{DOMAINS.stop - 1} on this host, found none. End some."
+        )
     with reservation:
         yield {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
 

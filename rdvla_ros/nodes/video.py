@@ -69,7 +69,8 @@ def draw(picture: np.ndarray, overlay: Overlay) -> np.ndarray:
     left, right = 8, round(out.shape[1] * 0.56)
     last = overlay.iterations[-1] if overlay.iterations else None
     _text(out, f"iterations {_or_dash(last)} of {overlay.limit or '-'}", (left, 24), scale, WHITE)
-    _text(out, f"change {_number(overlay.change, '.1e')}  horizon {overlay.horizon} of {overlay.chunk_length or '-'}", (left, 50), scale, WHITE)
+    horizon = f"horizon {overlay.horizon} of {overlay.chunk_length or '-'}"
+    _text(out, f"change {_number(overlay.change, '.1e')}  {horizon}", (left, 50), scale, WHITE)
     _text(out, f"stage {overlay.stage} of 4 {overlay.stage_name}", (right, 24), scale, GREEN if overlay.stage else WHITE)
     _text(out, f"uncertainty {_number(overlay.uncertainty, '.2f')}", (right, 50), scale, RED if overlay.alarm else WHITE)
     foot = out.shape[0] / scale - 10

@@ -33,9 +33,11 @@ def parser() -> argparse.ArgumentParser:
         formatter_class=argparse.ArgumentDefaultsHelpFormatter,
     )
     options.add_argument("--episodes", type=_at_least_one, default=3, help="how many")
-    options.add_argument("--seed", type=int, default=0, help="seed of the first episode's scene; the next ones count up. 0..99 are held out of training")
+    seed_help = "seed of the first episode's scene; the next ones count up. 0..99 are held out of training"
+    options.add_argument("--seed", type=int, default=0, help=seed_help)
     options.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
-    options.add_argument("--checkpoint", default="", help=f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}")
+    checkpoint_help = f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}"
+    options.add_argument("--checkpoint", default="", help=checkpoint_help)
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
@@ -111,8 +113,13 @@ class Session:
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
             self.episodes.append(episode)
             runner.run(episode)
-            how = f"success after {episode.success_s:.1f} s" if episode.success else f"stage {episode.best_stage} of 4 {episode.stage_name}"
-            self._status.say(f"episode {episode.number} (seed {episode.seed}): {how}")
+            self._status.say(f"episode {episode.number} (seed {episode.seed}): {_outcome(episode)}")
+
+
+def _outcome(episode: Episode) -> str:
+    if episode.success:
+        return f"success after {episode.success_s:.1f} s"
+    return f"stage {episode.best_stage} of 4 ({episode.stage_name}) after {episode.elapsed_s:.1f} s"
 
 
 @contextlib.contextmanager

@@ -62,20 +62,20 @@ class Link(Node):
             self._executor.spin_once(timeout_sec=left)
         self._check()
 
-    def wait(self, condition: Callable[[], bool], seconds: float, what: Callable[[], str], waiting: Callable[[], None] = lambda: None) -> None:
-        """Spin until the condition holds; `what` says what was waited for when the time is up."""
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str, waiting: Callable[[], None] = lambda: None) -> None:
+        """Spin until the condition holds; `what` says what was waited for, should the time be up."""
         end = time.monotonic() + seconds
         while not condition():
             if time.monotonic() > end:
-                raise BringupError(f"Waited {seconds:.0f} s for {what()}")
+                raise BringupError(f"Waited {seconds:.0f} s for {what}")
             self.spin()
             waiting()
 
     def _call(self, client: Any, request: Any, waiting: Callable[[], None] = lambda: None, ready_s: float = SERVICE_S) -> Any:
         name = client.srv_name
-        self.wait(client.service_is_ready, ready_s, lambda: f"the service {name}, which did not appear.", waiting)
+        self.wait(client.service_is_ready, ready_s, f"the service {name}, which did not appear.", waiting)
         future = client.call_async(request)
-        self.wait(future.done, SERVICE_S, lambda: f"an answer of the service {name}, none came.", waiting)
+        self.wait(future.done, SERVICE_S, f"an answer of the service {name}, none came.", waiting)
         return future.result()
 
     def hold(self, reason: str, waiting: Callable[[], None], ready_s: float) -> int:

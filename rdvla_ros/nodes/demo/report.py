@@ -18,6 +18,18 @@ from rdvla_ros.nodes.demo.episode import Episode, aggregate
 
 LINE_PERIOD_S = 2.0  # where the output is no terminal, a line this often
 TERMINAL_PERIOD_S = 0.1
+HEADINGS = (
+    "episode",
+    "seed",
+    "stage reached",
+    "gripper reached object",
+    "success",
+    "decisions",
+    "mean iterations",
+    "mean latency",
+    "duration",
+    "holds",
+)
 LIBRARIES = ("torch", "numpy", "mujoco", "gym-aloha", "rclpy", "opencv-python-headless")
 
 
@@ -63,14 +75,9 @@ def status_text(episode: Episode, episodes: int, uncertainty: float, gate_mode: 
 
 def table(episodes: Sequence[Episode]) -> str:
     """One row per episode, and the totals."""
-    head = ("episode", "seed", "stage reached", "gripper reached object", "success", "decisions", "mean iterations", "mean latency", "duration", "holds")
-    rows = [_row(episode) for episode in episodes]
-    totals = aggregate(episodes)
-    count = totals["episodes_finished"]
-    rows.append(("all", "", _form(totals["stage_mean"], ".1f"), f"{totals['gripper_reached_object']} of {count}", f"{totals['successes']} of {count}",
-                 str(totals["decisions"]), _form(totals["iterations_mean"], ".1f"), _form(totals["latency_mean_s"], ".0f", 1e3, " ms"), "", str(totals["holds"])))  # fmt: skip
-    widths = [max(len(row[i]) for row in [head, *rows]) for i in range(len(head))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in [head, *rows]]
+    rows = [HEADINGS, *map(_row, episodes), _totals_row(episodes)]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     rule = "-" * max(map(len, lines))
     return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
 
@@ -88,6 +95,23 @@ def _row(episode: Episode) -> tuple[str, ...]:
         _form(result["latency_mean_s"], ".0f", 1e3, " ms"),
         f"{episode.elapsed_s:.1f} s",
         str(len(episode.holds)),
+    )
+
+
+def _totals_row(episodes: Sequence[Episode]) -> tuple[str, ...]:
+    totals = aggregate(episodes)
+    count = totals["episodes_finished"]
+    return (
+        "all",
+        "",
+        _form(totals["stage_mean"], ".1f"),
+        f"{totals['gripper_reached_object']} of {count}",
+        f"{totals['successes']} of {count}",
+        str(totals["decisions"]),
+        _form(totals["iterations_mean"], ".1f"),
+        _form(totals["latency_mean_s"], ".0f", 1e3, " ms"),
+        "",
+        str(totals["holds"]),
     )
 
 

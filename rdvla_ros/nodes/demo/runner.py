@@ -40,7 +40,8 @@ class Runner:
         waiting = self._waiting_line(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
-        link.wait(lambda: link.stage and link.stage.episode == number, SILENCE_S, lambda: "/sim_robot/task_stage of the new episode.", waiting)
+        begun = lambda: link.stage is not None and link.stage.episode == number  # noqa: E731
+        link.wait(begun, SILENCE_S, "/sim_robot/task_stage of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
         self._episode = episode
         try:
@@ -56,7 +57,8 @@ class Runner:
 
         def show() -> None:
             causes = "; ".join(self._link.gate.causes) if self._link.gate else "the nodes start"
-            self._status.show(f"episode {episode.number}/{self._episodes} | waiting {time.monotonic() - started_s:.0f} s | {causes or 'ready'}")
+            waited_s = time.monotonic() - started_s
+            self._status.show(f"episode {episode.number}/{self._episodes} | waiting {waited_s:.0f} s | {causes or 'ready'}")
 
         return show
 
@@ -65,7 +67,8 @@ class Runner:
         end = time.monotonic() + seconds
         while not (answer := self._link.resume(hold_id)).accepted:
             if time.monotonic() > end:
-                raise BringupError(f"The gate was expected to resume within {seconds:.0f} s. {answer.message} Causes: {'; '.join(answer.causes) or 'none named'}")
+                causes = "; ".join(answer.causes) or "none named"
+                raise BringupError(f"Expected the gate to resume within {seconds:.0f} s. {answer.message} Causes: {causes}.")
             hold_id = max(hold_id, self._link.gate.hold_id if self._link.gate else 0)
             self._link.spin(RETRY_S)
             waiting()
