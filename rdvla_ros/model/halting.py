@@ -1,32 +1,84 @@
 """When the recurrent core may stop: objects, chosen by name in a configuration.
 
-A rule says which chunks it must see and whether a row of the batch is done; the loop in `refine.py` knows no rule by name.
+    make_halting({"rule": "action_change", "threshold": 5e-4, "max_iterations": 32})
+
+A rule measures how far two consecutive chunks are apart; it is met at the first iteration k >= min_iterations at which
+the last `patience` measures were all below `level`. The loop in `refine.py` knows no rule by name. What it reads of a rule:
+
+    min_iterations, max_iterations, patience
+    threshold       as configured, for reports; NaN where there is none
+    level           a measure below it is a hit
+    measure(previous, current)   (N, H, A) twice -> (N,), 0 for equal chunks and quadratic in small differences
+    compares        False: the rule never looks at a chunk, and one is decoded at the end only
+    evaluate        "needed": chunks whose change is surely above the level are not decoded; "every": all are
+    limit_reason    why it stopped when max_iterations was reached
+    begin()         a fresh `Stopwatch` for one refinement
 """
 
 from __future__ import annotations
 
+import inspect
 import math
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rdvla_ros.types import RdvlaError, StopReason
+from rdvla_ros.types import RdvlaError, StopReason, nearest_names
+
+EVALUATE = ("needed", "every")
 
 
 class HaltingError(RdvlaError):
     """A halting rule that cannot be made."""
 
 
+class Stopwatch:
+    """No limit of time."""
+
+    timed = False
+
+    def elapsed_s(self) -> float:
+        return 0.0
+
+    def affordable(self, iteration_s: float, decode_s: float) -> int | None:
+        """Iterations that still fit in before the last decode; None: any number."""
+        return None
+
+
+class Countdown(Stopwatch):
+    """`seconds` from now on."""
+
+    timed = True
+
+    def __init__(self, seconds: float, clock: Callable[[], float]) -> None:
+        self._seconds, self._clock, self._start = seconds, clock, clock()
+
+    def elapsed_s(self) -> float:
+        return self._clock() - self._start
+
+    def affordable(self, iteration_s: float, decode_s: float) -> int:
+        left = self._seconds - self.elapsed_s() - decode_s
+        return max(0, int(left / iteration_s)) if iteration_s > 0 else int(left > 0)
+
+
 @dataclass(frozen=True)
 class FixedDepth:
-    """Make a number of iterations and decode once."""
+    """Make a number of iterations.
+
+    report_change: also decode the chunk before the last, so that the result says how much the last iteration changed.
+    """
 
     iterations: int
+    report_change: bool = False
 
-    reads_actions = False
     threshold = math.nan
+    level = -math.inf  # no measure is below it
     patience = 1
+    evaluate = "needed"
     limit_reason = StopReason.FIXED_DEPTH
 
     def __post_init__(self) -> None:
@@ -40,33 +92,168 @@ class FixedDepth:
     def min_iterations(self) -> int:
         return self.iterations
 
+    @property
+    def compares(self) -> bool:
+        return self.report_change
+
+    def measure(self, previous: Tensor, current: Tensor) -> Tensor:
+        return mean_squared_change(previous, current)
+
+    def begin(self) -> Stopwatch:
+        return Stopwatch()
+
 
 @dataclass(frozen=True)
-class ActionChange:
-    """Stop when the chunk's mean-squared change from one iteration to the next falls below threshold."""
+class _ChangeRule:
+    """What the rules share that compare consecutive chunks."""
 
     threshold: float
     max_iterations: int = 32
     min_iterations: int = 2
+    patience: int = 1
+    evaluate: str = "needed"
 
-    reads_actions = True
-    patience = 1
+    compares = True
     limit_reason = StopReason.ITERATION_LIMIT
 
     def __post_init__(self) -> None:
         _whole("max_iterations", self.max_iterations, 1)
         _whole("min_iterations", self.min_iterations, 2)
-        if not self.threshold >= 0:
+        _whole("patience", self.patience, 1)
+        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)) or not self.threshold >= 0:
             raise HaltingError(f"threshold: expected a number of at least 0, got {self.threshold!r}")
+        if self.evaluate not in EVALUATE:
+            raise HaltingError(f"evaluate: unknown '{self.evaluate}'. {nearest_names(self.evaluate, EVALUATE)}")
+
+    @property
+    def level(self) -> float:
+        return float(self.threshold)
+
+    def begin(self) -> Stopwatch:
+        return Stopwatch()
+
+
+@dataclass(frozen=True)
+class ActionChange(_ChangeRule):
+    """The mean-squared change of the normalised chunk fell below threshold."""
 
     def measure(self, previous: Tensor, current: Tensor) -> Tensor:
-        """(N, H, A) twice -> (N,) float32"""
-        return (current.float() - previous.float()).square().mean(dim=(1, 2))
-
-    def hit(self, measure: Tensor) -> Tensor:
-        return measure < self.threshold
+        return mean_squared_change(previous, current)
 
 
-def _whole(name: str, value: int, least: int) -> None:
+@dataclass(frozen=True)
+class ActionCosine(_ChangeRule):
+    """The cosine between consecutive chunks, flattened, rose above threshold."""
+
+    threshold: float = 0.999
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not self.threshold <= 1:
+            raise HaltingError(f"threshold: expected a cosine of 0 to 1, got {self.threshold!r}")
+
+    @property
+    def level(self) -> float:
+        return 1.0 - self.threshold
+
+    def measure(self, previous: Tensor, current: Tensor) -> Tensor:
+        return 1.0 - torch.cosine_similarity(previous.flatten(1).double(), current.flatten(1).double())
+
+
+@dataclass(frozen=True)
+class ActionKL(_ChangeRule):
+    """The Kullback-Leibler divergence between N(a_k, sigma^2) and N(a_{k-1}, sigma^2), per number of the chunk.
+
+    For equal sigma per dimension it is mean((a_k - a_{k-1})^2 / (2 sigma^2)), so sigma = sqrt(1/2) is ActionChange.
+    sigma: one number, or one per action dimension: the spread of the demonstrated actions in normalised units, which the
+    policy takes from its normalisation statistics.
+    """
+
+    sigma: float | Sequence[float] = math.sqrt(0.5)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        values = [self.sigma] if isinstance(self.sigma, (int, float)) else list(self.sigma)
+        if not values or not all(isinstance(v, (int, float)) and 0 < v < math.inf for v in values):
+            raise HaltingError(f"sigma: expected numbers above 0, one or one per action dimension, got {self.sigma!r}")
+        object.__setattr__(self, "sigma", values[0] if len(values) == 1 else tuple(float(v) for v in values))
+
+    def measure(self, previous: Tensor, current: Tensor) -> Tensor:
+        sigma = torch.as_tensor(self.sigma, dtype=torch.float32, device=current.device)
+        if sigma.ndim and len(sigma) != current.shape[-1]:
+            raise HaltingError(f"sigma: expected {current.shape[-1]} numbers, one per action dimension, got {len(sigma)}")
+        scale = sigma * math.sqrt(2)
+        return mean_squared_change(previous.float() / scale, current.float() / scale)
+
+
+@dataclass(frozen=True)
+class Deadline:
+    """`inner`, or the best chunk so far when `seconds` (from the start of the refinement) are nearly over.
+
+    The time that one more iteration and the last decode would take is measured while running and kept in reserve.
+    """
+
+    seconds: float
+    inner: Any
+    clock: Callable[[], float] = time.perf_counter
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seconds, bool) or not isinstance(self.seconds, (int, float)) or math.isnan(self.seconds):
+            raise HaltingError(f"seconds: expected a number, got {self.seconds!r}")
+
+    def __getattr__(self, name: str) -> Any:  # everything but the time is the inner rule's
+        if name.startswith("_") or name == "inner":
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
+    def begin(self) -> Stopwatch:
+        return Countdown(self.seconds, self.clock)
+
+
+def mean_squared_change(previous: Tensor, current: Tensor) -> Tensor:
+    """(N, H, A) twice -> (N,): the mean over the chunk, in float32 or wider."""
+    return step_change(previous, current).mean(dim=1)
+
+
+def step_change(previous: Tensor, current: Tensor) -> Tensor:
+    """(N, H, A) twice -> (N, H): the mean-squared change of each step of the chunk."""
+    wide = torch.promote_types(current.dtype, torch.float32)
+    return (current.to(wide) - previous.to(wide)).square().mean(dim=2)
+
+
+def _two_hit(**settings: Any) -> ActionChange:
+    """ActionChange that must be met twice in a row: a chunk that stands still by chance does not stop it."""
+    return ActionChange(**{"patience": 2, **settings})
+
+
+RULES: dict[str, Callable[..., Any]] = {"fixed": FixedDepth, "action_change": ActionChange, "action_cosine": ActionCosine,
+                                        "action_kl": ActionKL, "two_hit": _two_hit}
+
+
+def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | None = None) -> Any:
+    """The rule that a configuration names; the other keys are its arguments. "deadline_s" puts a Deadline around it.
+
+    action_std: (A,) spread of the demonstrated actions in normalised units, the default sigma of "action_kl".
+    """
+    settings = dict(settings)
+    name = settings.pop("rule", None)
+    deadline_s = settings.pop("deadline_s", None)
+    if name not in RULES:
+        raise HaltingError(f"halting rule: unknown '{name}'. {nearest_names(name, RULES)}")
+    if name == "action_kl" and action_std is not None:
+        settings.setdefault("sigma", list(action_std))
+    target = ActionChange if name == "two_hit" else RULES[name]
+    parameters = inspect.signature(target).parameters
+    for key in settings:
+        if key not in parameters:
+            raise HaltingError(f"halting rule '{name}': unknown key '{key}'. {nearest_names(key, parameters)}")
+    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in settings]
+    if missing:
+        raise HaltingError(f"halting rule '{name}': missing {', '.join(missing)}")
+    rule = RULES[name](**settings)
+    return rule if deadline_s is None else Deadline(deadline_s, rule)
+
+
+def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise HaltingError(f"{name}: expected a whole number of at least {least}, got {value!r}")

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -17,8 +19,10 @@ from torch import Tensor, nn
 
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.context import HeadContext, check_context_input
-from rdvla_ros.model.layers import HeadLayer, RMSNorm, Rotary
+from rdvla_ros.model.layers import FoldedContext, HeadLayer, RMSNorm, Rotary
 from rdvla_ros.model.packed import PackedLinear, pack_linears, packing_works
+from rdvla_ros.model.refine import refine
+from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
 from rdvla_ros.types import Refinement
 
 
@@ -40,6 +44,7 @@ class RDVLAHead(nn.Module):
     def __init__(self, config: HeadConfig) -> None:
         super().__init__()
         self.config = config
+        self._graphs: GraphCache | None = None
         dim = config.hidden_dim
         self.proprio = ProprioProjector(config)
         self.action_queries = nn.Parameter(torch.empty(config.rows, dim))
@@ -148,12 +153,31 @@ class RDVLAHead(nn.Module):
                 PackedLinear(m, rows) for m in (self.adapter_state, self.adapter_plan, self.output))
         return self.eval()
 
-    def refine(self, context: HeadContext, halting, initial_state: Tensor | None = None,
-               generator: torch.Generator | None = None) -> Refinement:
-        """Iterate until `halting` is met in every row of the batch; each row stops on its own."""
-        from rdvla_ros.model.refine import refine
+    def project_coda(self, context: HeadContext) -> HeadContext:
+        """`context` for a refinement that decodes at every iteration: keys and values instead of folded maps."""
+        coda = tuple(layer.project_context(part.latents, part.vision) if isinstance(part, FoldedContext) else part
+                     for layer, part in zip(self.coda, context.coda))
+        return replace(context, coda=coda)
 
+    def runner(self, context: HeadContext) -> EagerRunner:
+        """How refine runs blocks of iterations on this device."""
+        if self.device.type == "cuda" and context.batch == 1:
+            if self._graphs is None:
+                self._graphs = GraphCache()
+            return GraphRunner(self, context, self._graphs)
+        return EagerRunner(self, context)
+
+    def refine(self, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
+               generator: torch.Generator | None = None) -> Refinement:
+        """Iterate until `halting` (see halting.py) is met; each row of the batch stops on its own. No gradient.
+
+        initial_state (B, K, D), default a fresh draw. The result's `state` is S_r of each row.
+        """
         return refine(self, context, halting, initial_state, generator)
+
+    def _apply(self, *args: Any, **kwargs: Any) -> RDVLAHead:
+        self._graphs = None  # recorded graphs read the weights where they were
+        return super()._apply(*args, **kwargs)
 
 
 def _truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None) -> None:
