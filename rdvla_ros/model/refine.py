@@ -66,6 +66,7 @@ class _Row:
         self.hits = self.hits + 1 if measure < self.rule.level else 0
         if self.hits >= self.rule.patience and k >= self.rule.min_iterations:
             self.reason = StopReason.CONVERGED
+            del self.change[k:]  # the block may have gone on
 
 
 @torch.no_grad()
