@@ -1,144 +1,224 @@
-"""One arm's trajectory controller with the topic behaviour of ros2_control's joint_trajectory_controller (Jazzy).
+"""One arm's trajectory controller with the topic behaviour of ros2_control's joint_trajectory_controller.
 
-What it rejects, how it interpolates, that a new trajectory replaces the old one at once, that the last point is held for
-ever, and that the sender is told nothing: as there, with its parameter interpolate_from_desired_state set. Times are
-seconds on the ROS clock. J joints, N points.
+What it rejects, how it interpolates, what a new trajectory does to a running one, that the last point is held for ever,
+and that the sender is told nothing. Two variants: 'jazzy' (as Humble and Kilted: the old path is forgotten at once) and
+'master' (allow_trajectory_replacement, its default: the old path is followed until the new one begins). Times are seconds
+on the ROS clock and come in as arguments. J joints, N points.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from rdvla_ros.sim import SimulationError
+from rdvla_ros.sim.interpolation import Desired, Waypoint, interpolate
+
+VARIANTS = ("jazzy", "master")
 VELOCITY_EPSILON = float(np.finfo(np.float32).eps)  # a last velocity up to here counts as zero
+FIELDS = ("positions", "velocities", "accelerations")
 
 
 @dataclass(frozen=True)
 class Points:
-    """A JointTrajectory as arrays: times_s (N,) from the stamp; positions (N, J); the others (N, J) or None where absent."""
+    """A JointTrajectory as plain data: times_s (N,) from the stamp; positions (N, J); the others (N, J) or None where absent.
+
+    Lists of rows do as well as arrays; a row of velocities or accelerations may be empty, as in the message.
+    """
 
     joint_names: tuple[str, ...]
     stamp_s: float  # 0: starts when it arrives
-    times_s: np.ndarray
-    positions: np.ndarray
-    velocities: np.ndarray | None = None
-    accelerations: np.ndarray | None = None
+    times_s: Sequence[float]
+    positions: Sequence[Sequence[float]]
+    velocities: Sequence[Sequence[float]] | None = None
+    accelerations: Sequence[Sequence[float]] | None = None
 
 
 @dataclass(frozen=True)
-class Desired:
-    """What the controller commands at one moment; each (J,)."""
+class _Path:
+    """What is followed: the state `before` leads to the first point; the predecessor is followed until begin_s."""
 
-    position: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
+    begin_s: float
+    before: Waypoint
+    points: tuple[Waypoint, ...]
+    predecessor: _Path | None = None
+
+    @property
+    def end_s(self) -> float:
+        return self.points[-1].time_s
+
+    def at(self, now_s: float) -> Desired:
+        if self.predecessor is not None and now_s < self.begin_s:
+            return self.predecessor.at(now_s)
+        if now_s < self.before.time_s:  # the clock went back: stay where the path began
+            return _standing(self.before)
+        if now_s < self.points[0].time_s:
+            return interpolate(self.before, self.points[0], now_s)
+        if now_s >= self.end_s:
+            return _standing(self.points[-1])
+        index = int(np.searchsorted([point.time_s for point in self.points], now_s, side="right")) - 1
+        return interpolate(self.points[index], self.points[index + 1], now_s)
+
+
+def _standing(point: Waypoint) -> Desired:
+    """A point put out as it is, with its own velocity."""
+    zero = np.zeros_like(point.position)
+    velocity = zero if point.velocity is None else point.velocity
+    return Desired(point.position.copy(), velocity, zero if point.acceleration is None else point.acceleration)
 
 
 class JointTrajectoryController:
-    """`accept` takes or rejects a trajectory, `update` says what is commanded at a time; neither reads a clock."""
+    """`accept` takes or rejects a trajectory, `update` says what is commanded at a time; neither reads a clock.
 
-    def __init__(self, joint_names: Sequence[str], position: np.ndarray):
+    interpolate_from_desired_state: a new path starts from the last command (True) or from the measured state.
+    allow_nonzero_velocity_at_trajectory_end: false by default on Jazzy and later, true on Humble.
+    """
+
+    def __init__(
+        self,
+        joint_names: Sequence[str],
+        position: np.ndarray,
+        *,
+        variant: str = "jazzy",
+        interpolate_from_desired_state: bool = True,
+        allow_partial_joints_goal: bool = False,
+        allow_nonzero_velocity_at_trajectory_end: bool = False,
+    ):
+        if variant not in VARIANTS:
+            raise SimulationError(f"Controller variant: expected one of {', '.join(VARIANTS)}, got '{variant}'.")
         self.joint_names = tuple(joint_names)
+        self.variant = variant
+        self._from_desired = interpolate_from_desired_state
+        self._allow_partial = allow_partial_joints_goal
+        self._allow_moving_end = allow_nonzero_velocity_at_trajectory_end
         self.accepted = self.rejected = 0
         self.last_rejection = ""
         self.reset(position)
 
     def reset(self, position: np.ndarray) -> None:
         """Forget any trajectory and hold this position, as after a restart."""
-        self._starts = np.empty(0)
-        self._polynomials = np.empty((0, 6, len(self.joint_names)))
-        self._end_s = -np.inf
-        self._last = np.array(position, dtype=np.float64)
-
-    def holding(self, now_s: float) -> bool:
-        """No trajectory is being followed: the last point is held."""
-        return now_s >= self._end_s
+        position = np.array(position, dtype=np.float64)
+        zero = np.zeros_like(position)
+        self._desired = Desired(position, zero, zero)
+        self._path: _Path | None = None
+        self._waiting: tuple[float, tuple[Waypoint, ...]] | None = None
 
     def accept(self, points: Points, now_s: float) -> bool:
-        """Replace what is followed. A message is rejected whole; `last_rejection` says why."""
-        reason = self._rejection(points, now_s)
+        """Replace what is followed, from the next update on. A message is rejected whole; `last_rejection` says why."""
+        reason = self._objection(points, now_s)
         if reason:
             self.rejected += 1
             self.last_rejection = reason
             return False
-        order = [points.joint_names.index(name) for name in self.joint_names]
-        self._follow(points, order, now_s)
         self.accepted += 1
+        self._waiting = (float(points.stamp_s or 0.0), self._in_own_order(points))
         return True
 
-    def update(self, now_s: float) -> Desired:
-        if now_s >= self._end_s:
-            return Desired(self._last.copy(), np.zeros_like(self._last), np.zeros_like(self._last))
-        segment = max(int(np.searchsorted(self._starts, now_s, side="right")) - 1, 0)
-        c = self._polynomials[segment]
-        d = max(now_s - self._starts[segment], 0.0)
-        return Desired(
-            c[0] + d * (c[1] + d * (c[2] + d * (c[3] + d * (c[4] + d * c[5])))),
-            c[1] + d * (2 * c[2] + d * (3 * c[3] + d * (4 * c[4] + d * 5 * c[5]))),
-            2 * c[2] + d * (6 * c[3] + d * (12 * c[4] + d * 20 * c[5])),
-        )
+    def update(self, now_s: float, measured: tuple[np.ndarray, np.ndarray] | None = None) -> Desired:
+        """The command at `now_s`. measured: (position, velocity), needed where paths start from the measured state."""
+        if self._waiting is not None:
+            self._begin(*self._waiting, now_s, measured)
+            self._waiting = None
+        if self._path is not None:
+            if self._path.predecessor is not None and now_s >= self._path.begin_s:
+                self._path = replace(self._path, predecessor=None)  # else the chain of old paths grows for ever
+            self._desired = self._path.at(now_s)
+        return self._desired
 
-    def _rejection(self, points: Points, now_s: float) -> str:
-        names, joints = points.joint_names, len(self.joint_names)
-        if len(names) != joints:
-            return f"expected {joints} joint names, got {len(names)}"
+    def holding(self, now_s: float) -> bool:
+        """No trajectory is being followed: the last point is held."""
+        return self._waiting is None and (self._path is None or now_s >= self._path.end_s)
+
+    def _begin(
+        self,
+        stamp_s: float,
+        points: tuple[Waypoint, ...],
+        now_s: float,
+        measured: tuple[np.ndarray, np.ndarray] | None,
+    ) -> None:
+        """Put an accepted message in force; its times become absolute."""
+        blends = self.variant == "master" and self._path is not None and len(self._path.points) > 1
+        if blends:  # the old path is followed up to the beginning; a past stamp means now, and nothing is skipped
+            begin_s = max(stamp_s, now_s)
+            old = self._path.at(begin_s)
+            before = Waypoint(begin_s, old.position, old.velocity, old.acceleration)
+        else:  # the old path is forgotten at once; points whose time has passed are skipped by `_Path.at`
+            begin_s = stamp_s or now_s
+            before = self._state_before(now_s, measured)
+        absolute = tuple(replace(point, time_s=begin_s + point.time_s) for point in points)
+        self._path = _Path(begin_s, before, absolute, self._path if blends else None)
+
+    def _state_before(self, now_s: float, measured: tuple[np.ndarray, np.ndarray] | None) -> Waypoint:
+        if self._from_desired:
+            desired = self._path.at(now_s) if self._path is not None else self._desired
+            return Waypoint(now_s, desired.position, desired.velocity, desired.acceleration)
+        if measured is None:
+            raise SimulationError("A path is to start from the measured state: expected position and velocity, got none.")
+        return Waypoint(now_s, *(np.array(value, dtype=np.float64) for value in measured))
+
+    def _objection(self, points: Points, now_s: float) -> str:
+        """Why a message is rejected; empty where it is not."""
+        names, own = points.joint_names, ", ".join(self.joint_names)
+        if not self._allow_partial and len(names) != len(self.joint_names):
+            return f"expected {len(self.joint_names)} joint names ({own}), got {len(names)}"
+        if not len(names):
+            return f"the trajectory names no joint; expected some of {own}"
         if not len(points.times_s):
-            return "the trajectory has no points"
+            return "the trajectory has no points; an empty message stops nothing"
         for name in names:
             if name not in self.joint_names:
-                return f"joint '{name}' does not belong to this controller"
-        if len(set(names)) != joints:
+                return f"joint '{name}' does not belong to this controller, which has {own}"
+        if len(set(names)) != len(names):
             return "a joint name stands twice"  # a real controller does not look; it would leave a joint without a command
-        if (np.diff(points.times_s) <= 0.0).any() or points.times_s[0] < 0.0:
-            return "the times do not increase"
-        for what in ("positions", "velocities", "accelerations"):
-            array = getattr(points, what)
-            if array is not None and array.shape != (len(points.times_s), joints):
-                return f"expected {what} of {len(points.times_s)} points x {joints} joints, got {array.shape}"
-            if array is not None and not np.isfinite(array).all():
-                return f"{what} are not finite"  # a real controller does not look; a simulation cannot go on
-        if points.velocities is not None and (np.abs(points.velocities[-1]) > VELOCITY_EPSILON).any():
-            return "the velocity of the last point is not zero"
-        if points.stamp_s != 0.0 and points.stamp_s + points.times_s[-1] < now_s:
-            return f"the trajectory ended {now_s - points.stamp_s - points.times_s[-1]:.3f} s ago"
+        reason = _shape_objection(len(names), points)
+        if reason:
+            return reason
+        last_s, last_velocity = float(points.times_s[-1]), _row(points.velocities, len(points.times_s) - 1)
+        if not self._allow_moving_end and last_velocity is not None and np.abs(last_velocity).max() > VELOCITY_EPSILON:
+            return f"the velocity of the last point is {np.abs(last_velocity).max():.3g}, expected zero"
+        if points.stamp_s and points.stamp_s + last_s < now_s:
+            return f"the trajectory ended {now_s - points.stamp_s - last_s:.3f} s ago"
         return ""
 
-    def _follow(self, points: Points, order: list[int], now_s: float) -> None:
-        """Cubic between points with velocities, quintic with accelerations too, linear without either."""
-        base_s = points.stamp_s or now_s
-        arrays = [a if a is None else a[:, order] for a in (points.positions, points.velocities, points.accelerations)]
-        times_s, positions, velocities, accelerations = base_s + points.times_s, *arrays
-        if now_s < times_s[0]:  # a ramp from what is commanded now; elapsed points are skipped by time
-            before = self.update(now_s)
-            times_s = np.concatenate([[now_s], times_s])
-            positions = np.concatenate([before.position[None], positions])
-            velocities = None if velocities is None else np.concatenate([before.velocity[None], velocities])
-            accelerations = None if accelerations is None else np.concatenate([before.acceleration[None], accelerations])
-        self._last = positions[-1].copy()
-        self._end_s = times_s[-1]
-        self._starts = times_s[:-1]
-        self._polynomials = _polynomials(np.diff(times_s)[:, None], positions, velocities, accelerations)
+    def _in_own_order(self, points: Points) -> tuple[Waypoint, ...]:
+        """Points in the controller's joint order; joints left out of a partial goal stay at their present command."""
+        columns = [self.joint_names.index(name) for name in points.joint_names]
+        rests = (self._desired.position, np.zeros(len(self.joint_names)), np.zeros(len(self.joint_names)))
+
+        def fill(field: str, rest: np.ndarray, index: int) -> np.ndarray | None:
+            row = _row(getattr(points, field), index)
+            if row is None:
+                return None
+            full = rest.copy()
+            full[columns] = row
+            return full
+
+        return tuple(
+            Waypoint(float(time_s), *(fill(field, rest, index) for field, rest in zip(FIELDS, rests)))
+            for index, time_s in enumerate(points.times_s)
+        )
 
 
-def _polynomials(
-    h: np.ndarray, q: np.ndarray, v: np.ndarray | None, a: np.ndarray | None
-) -> np.ndarray:
-    """(N-1, 6, J) coefficients by rising power of the time since each segment's start, from the values at both its ends."""
-    c = np.zeros((len(h), 6, q.shape[1]))
-    c[:, 0] = q[:-1]
-    slope = np.diff(q, axis=0) / h
-    if v is None:
-        c[:, 1] = slope
-    elif a is None:
-        c[:, 1] = v[:-1]
-        c[:, 2] = (3 * slope - 2 * v[:-1] - v[1:]) / h
-        c[:, 3] = (v[:-1] + v[1:] - 2 * slope) / h**2
-    else:
-        c[:, 1], c[:, 2] = v[:-1], a[:-1] / 2
-        gap, turn, bend = slope - v[:-1] - a[:-1] * h / 2, v[1:] - v[:-1] - a[:-1] * h, a[1:] - a[:-1]
-        c[:, 3] = (10 * gap - 4 * turn + bend * h / 2) / h**2
-        c[:, 4] = (-15 * gap + 7 * turn - bend * h) / h**3
-        c[:, 5] = (6 * gap - 3 * turn + bend * h / 2) / h**4
-    return c
+def _row(rows: Sequence[Sequence[float]] | None, index: int) -> np.ndarray | None:
+    """One point's values; None where the message has none."""
+    return None if rows is None or len(rows[index]) == 0 else np.asarray(rows[index], dtype=np.float64)
+
+
+def _shape_objection(width: int, points: Points) -> str:
+    """Times increase strictly; positions are needed, velocities and accelerations may be left out, per point."""
+    if points.times_s[0] < 0.0 or any(after <= before for before, after in zip(points.times_s, points.times_s[1:])):
+        return f"the times do not increase: {', '.join(f'{float(time_s):g}' for time_s in points.times_s[:10])}"
+    for field in FIELDS:
+        rows = getattr(points, field)
+        if rows is None and field != "positions":
+            continue
+        if len(rows) != len(points.times_s):
+            return f"expected {field} of {len(points.times_s)} points, got {len(rows)}"
+        for index, row in enumerate(rows):
+            if len(row) != width and (len(row) or field == "positions"):
+                return f"expected {width} {field} in point {index}, got {len(row)}"
+            if not np.isfinite(np.asarray(row, dtype=np.float64)).all():
+                return f"{field} are not finite"  # a real controller does not look; a simulation cannot go on
+    return ""
