@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -14,6 +15,8 @@ from rclpy.signals import SignalHandlerOptions
 
 from rdvla_ros.types import RdvlaError
 
+EXIT_WITHIN_S = 1.8  # after a signal; whatever still runs then (a load, a decision, a blocked call) is given up
+
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM. Returns the exit code: 0, or 1 when the node could not be made.
@@ -21,9 +24,21 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
     `node.close()` (where the node has one) runs while publishing still works.
     """
-    rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # a parameter file that cannot be read, say; rclpy has no common class for these
+        print(f"[ERROR] The arguments were not understood: {error}", file=sys.stderr, flush=True)
+        return 1
     stop = threading.Event()
-    previous = {number: signal.signal(number, lambda *_: stop.set()) for number in (signal.SIGINT, signal.SIGTERM)}
+    last_resort = threading.Timer(EXIT_WITHIN_S, _give_up)
+    last_resort.daemon = True
+
+    def on_signal(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            last_resort.start()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
             node = make_node()
@@ -42,6 +57,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
         return 0
     finally:
         rclpy.try_shutdown()
+        last_resort.cancel()
         for number, handler in previous.items():
             signal.signal(number, handler)
 
@@ -57,3 +73,8 @@ def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], boo
         except Exception as error:
             escaped += 1
             node.get_logger().error(f"Exception number {escaped} escaped a callback: {type(error).__name__}: {error}")
+
+
+def _give_up() -> None:
+    print(f"[WARN] Something still ran {EXIT_WITHIN_S:g} s after the signal to end; it was given up.", file=sys.stderr, flush=True)
+    os._exit(0)

@@ -122,7 +122,7 @@ class _Stream:
 
 class Synchronizer(message_filters.SimpleFilter):
     """cameras: name -> (topic, filter, prepare); joints: topic -> (filter, prepare), where prepare(message) returns what is
-    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text) with 'warn', 'error'."""
+    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text) with severity "warning" or "error"."""
 
     def __init__(
         self,
@@ -151,6 +151,15 @@ class Synchronizer(message_filters.SimpleFilter):
     def latest(self) -> Matched | None:
         """The newest complete set; None before the first and after a jump of the stamps."""
         return self._latest
+
+    def newest_joints(self) -> dict[str, np.ndarray]:
+        """Topic -> newest (J,) sample, of the topics that brought one."""
+        with self._lock:
+            return {topic: stream.samples[-1][2] for topic, stream in self._joints.items() if stream.samples}
+
+    def newest_stamps_s(self) -> dict[str, float]:
+        """Topic -> newest stamp: to say why streams that are all alive never match."""
+        return {s.topic: s.newest_ns / NANOSECONDS for s in self._streams() if s.newest_ns is not None}
 
     def silent(self, after_s: float) -> list[Silence]:
         """Streams that brought nothing usable for longer than after_s."""
@@ -189,7 +198,7 @@ class Synchronizer(message_filters.SimpleFilter):
         except Exception as error:  # ObservationError on purpose; nothing else may end the spin loop either
             stream.refused += 1
             stream.reason = str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
-            self._report(stream.name, "refused", "warn", f"Message refused: {stream.reason}")
+            self._report(stream.name, "refused", "warning", f"Message refused: {stream.reason}")
             return
         if matched is not None:
             self.signalMessage(matched)

@@ -1,0 +1,192 @@
+"""Between ROS messages and the package's types: by name, without copies, and refused in plain words."""
+
+import array
+import math
+
+import numpy as np
+import pytest
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from rdvla_ros.compat.cv_bridge_standin import CvBridge
+from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.nodes import conversions
+from rdvla_ros.robot import Arm, Camera, Joint, Rates, RobotDescription
+from rdvla_ros.types import ActionChunk, Decision, ObservationError, StopReason
+
+CAMERA = Camera("top", "/cameras/top/image_raw", "raw", 6, 4, "top_camera")
+
+
+def robot(shared_topic=False):
+    def arm(name):
+        joints = tuple(Joint(f"{name}_{i}", -1.0, 1.0, 2.0, 10.0, 500.0) for i in range(3))
+        return Arm(name, joints, None, f"/{name}/joint_trajectory", "/joint_states" if shared_topic else f"/{name}/joint_states", "")
+
+    return RobotDescription("pair", (arm("one"), arm("two")), (CAMERA,), "absolute", Rates(10.0, 50.0, 0.25))
+
+
+GROUP = conversions.joint_groups(robot())[0]
+
+
+def joints(names=GROUP.names, positions=(0.1, 0.2, 0.3)):
+    return JointState(name=list(names), position=[float(p) for p in positions])
+
+
+def image(pixels, encoding="rgb8", padding=0, frame_id="top_camera"):
+    height, width = pixels.shape[:2]
+    rows = np.zeros((height, width * 3 + padding), np.uint8)
+    rows[:, : width * 3] = pixels.reshape(height, -1)
+    message = Image(height=height, width=width, encoding=encoding, step=rows.shape[1], data=array.array("B", rows.tobytes()))
+    message.header.frame_id = frame_id
+    return message
+
+
+@pytest.fixture()
+def pixels():
+    return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
+
+
+# joint states
+
+
+def test_permuted_joints_give_bit_equal_positions():
+    values = dict(zip(GROUP.names, (0.1, 1 / 3, -0.7)))
+    straight = conversions.joint_positions(joints(values.keys(), values.values()), GROUP)
+    for order in ([2, 0, 1], [1, 2, 0]):
+        names = [GROUP.names[i] for i in order]
+        assert np.array_equal(conversions.joint_positions(joints(names, [values[n] for n in names]), GROUP), straight)
+
+
+def test_joints_of_others_are_ignored_and_one_topic_may_carry_both_arms():
+    (group,) = conversions.joint_groups(robot(shared_topic=True))
+    assert group.arms == ("one", "two") and len(group.joints) == 6
+    names = ["torso", *reversed(group.names)]
+    assert np.array_equal(conversions.joint_positions(joints(names, [9.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), group), np.arange(6) / 10)
+
+
+@pytest.mark.parametrize(
+    ("message", "words"),
+    [
+        (joints(GROUP.names[:2], (0, 0)), "expected joint 'one_2', which the message lacks"),
+        (joints((*GROUP.names, "one_0"), (0, 0, 0, 0)), "joint 'one_0' stands 2 times"),
+        (joints(("one_0", "one_1", "one_x"), (0, 0, 0)), "expected joint 'one_2'.*Known: one_0, one_1, one_x"),
+        (joints(positions=(0, 0)), "expected as many positions as names, got 2 and 3"),
+        (JointState(), "expected joint 'one_0'"),
+        (joints(positions=(0, math.nan, 0)), "joint 'one_1': expected a finite position, got nan"),
+        (joints(positions=(0, 0, -math.inf)), "joint 'one_2': expected a finite position"),
+        (joints(positions=(45, 0, 0)), "expected a position within its limits -1 .. 1.*got 45. Degrees"),
+    ],
+)
+def test_a_joint_state_in_doubt_is_refused(message, words):
+    with pytest.raises(ObservationError, match=words):
+        conversions.joint_positions(message, GROUP)
+
+
+# images
+
+
+@pytest.mark.parametrize("padding", [0, 5])
+def test_an_rgb_image_is_a_view_of_the_message(pixels, padding):
+    message = image(pixels, padding=padding)
+    seen = conversions.rgb_image(message, CAMERA)
+    assert np.array_equal(seen, pixels)
+    message.data[0] ^= 255
+    assert seen[0, 0, 0] == pixels[0, 0, 0] ^ 255, "no copy was made"
+
+
+def test_bgr_becomes_rgb(pixels):
+    assert np.array_equal(conversions.rgb_image(image(pixels[:, :, ::-1], "bgr8", padding=2), CAMERA), pixels)
+
+
+def changed(message, **fields):
+    for name, value in fields.items():
+        setattr(message, name, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"data": array.array("B", bytes(4 * 18 - 1))}, "expected 4 rows of at least 18 bytes, got a step of 18 and 71 bytes"),
+        ({"data": array.array("B")}, "got a step of 18 and 0 bytes"),
+        ({"step": 17}, "got a step of 17"),
+        ({"step": 0}, "got a step of 0"),
+        ({"width": 12000, "height": 9000}, "expected 6x4 pixels, got 12000x9000"),
+        ({"encoding": "16UC1"}, "expected encoding rgb8 or bgr8, got '16UC1'"),
+        ({"encoding": "rgb8\x1b[31m\n"}, r"got 'rgb8\?\[31m\?'"),
+    ],
+)
+def test_an_image_that_does_not_add_up_is_refused_before_it_is_read(pixels, fields, words):
+    with pytest.raises(ObservationError, match=words):
+        conversions.rgb_image(changed(image(pixels), **fields), CAMERA)
+
+
+def test_swapped_cameras_are_noticed_by_their_frame(pixels):
+    with pytest.raises(ObservationError, match="expected frame_id 'top_camera', got 'left_camera'"):
+        conversions.check_image(image(pixels, frame_id="left_camera"), CAMERA)
+
+
+def test_a_compressed_image_is_decoded_to_rgb(pixels):
+    camera = Camera("top", "/cameras/top/compressed", "compressed", 6, 4, "")
+    message = CvBridge().cv2_to_compressed_imgmsg(pixels[:, :, ::-1].copy(), "png")
+    assert np.array_equal(conversions.rgb_image(message, camera), pixels)
+    with pytest.raises(ObservationError, match="cannot be decoded"):
+        conversions.rgb_image(CompressedImage(format="png", data=bytes(message.data)[:20]), camera)
+    with pytest.raises(ObservationError, match="expected 1 .."):
+        conversions.rgb_image(CompressedImage(format="png"), camera)
+    with pytest.raises(ObservationError, match="expected 7x4 pixels in colour"):
+        conversions.rgb_image(message, Camera("top", "/c", "compressed", 7, 4, ""))
+
+
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "mono8", "16UC1", "32FC1"])
+def test_the_bridge_returns_what_it_was_given(encoding):
+    dtype = {"16UC1": np.uint16, "32FC1": np.float32}.get(encoding, np.uint8)
+    channels = {"rgba8": 4, "mono8": 1, "16UC1": 1, "32FC1": 1}.get(encoding, 3)
+    given = np.arange(4 * 6 * channels).astype(dtype).reshape((4, 6, channels) if channels > 1 else (4, 6))
+    bridge = CvBridge()
+    assert np.array_equal(bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(given, encoding)), given)
+
+
+# trajectories, decisions, text
+
+
+def test_a_trajectory_survives_the_wire():
+    times = np.array([0.04, 0.1, 1.2, 2.000001])
+    sent = Trajectory(("a", "b"), times, np.arange(8.0).reshape(4, 2) / 3, np.array([[1.0, 2.0], [1, 1], [1, 0.5], [0, 0]]))
+    message = conversions.trajectory_message(sent, conversions.stamp(1234.5))
+    back = conversions.trajectory(message)
+    assert conversions.seconds(message.header.stamp) == 1234.5 and message.header.frame_id == ""
+    assert back.joint_names == sent.joint_names and np.array_equal(back.positions, sent.positions)
+    assert np.allclose(back.times_s, times, atol=1e-9) and not back.velocities[-1].any()
+    message.points[1].velocities = [0.0]
+    with pytest.raises(ObservationError, match="point 1: expected 2 positions and velocities, got 2 and 1"):
+        conversions.trajectory(message)
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.1, 1.9999999996, 1764000000.123456])
+def test_stamps_are_normalised_and_return(seconds):
+    stamp = conversions.stamp(seconds)
+    assert 0 <= stamp.nanosec < 10**9 and abs(conversions.seconds(stamp) - seconds) < 1e-6
+
+
+def decision(**changes):
+    fields = dict(
+        chunk=ActionChunk(np.zeros((8, 6)), 0.1, 12.5), refinement=None, timings={"vision": 0.02, "head": 0.01, "total": 0.035}, iterations=3,
+        limit=16, threshold=1e-3, change=np.array([np.nan, 0.1, 1e-4]), step_change=np.zeros(8), stop_reason=StopReason.CONVERGED, converged=True,
+    )  # fmt: skip
+    return Decision(**{**fields, **changes})
+
+
+def test_a_decision_becomes_a_convergence_message():
+    m = conversions.convergence_message(decision(), sequence=7, now_s=13.0, instruction="go", horizon=5, published=True, note="")
+    assert (m.sequence, m.iterations, m.limit, m.converged, m.stop_reason) == (7, 3, 16, True, m.CONVERGED)
+    assert conversions.seconds(m.observation_stamp) == 12.5 and m.horizon == 5 and m.chunk_length == 8
+    assert math.isnan(m.change[0]) and list(m.change)[1:] == [0.1, 1e-4]
+    assert m.timing_names == ["vision", "head", "total"] and list(m.timings_s) == [0.02, 0.01, 0.035]
+    unpublished = conversions.convergence_message(decision(), sequence=8, now_s=13.0, instruction="go", horizon=5, published=False, note="held")
+    assert unpublished.horizon == 0 and unpublished.note == "held"
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "got none"), ("  ", "got none"), ("x" * 513, "got 513"), ("a\nb", "printable"), ("a\x1b[0m", "printable")])
+def test_an_instruction_in_doubt_is_refused(text, words):
+    assert words in conversions.instruction_problem(text)
+    assert conversions.instruction_problem("pick up the rote Würfel 红色") == ""
