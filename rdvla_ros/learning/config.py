@@ -1,0 +1,149 @@
+"""What a training run is made of: one YAML file, checked before anything is read."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from rdvla_ros.learning.recurrence import DepthSampler
+from rdvla_ros.model.backbones.compact import CameraInput
+from rdvla_ros.model.normalization import REPRESENTATIONS
+from rdvla_ros.types import RdvlaError, nearest_names
+
+
+class TrainingError(RdvlaError):
+    """A training run that cannot start or go on."""
+
+
+def default_cameras() -> tuple[CameraInput, ...]:
+    """The simulated ALOHA: the top camera cut to the table, where the objects are; the wrists smaller."""
+    wrist = {"width": 80, "height": 60, "keypoints": 8, "channels": (16, 32, 64)}
+    return (
+        CameraInput("top", 120, 96, crop=(0.125, 0.1, 0.875, 0.9), keypoints=16, channels=(24, 48, 96)),
+        CameraInput("left_wrist", **wrist),
+        CameraInput("right_wrist", **wrist),
+    )
+
+
+@dataclass(frozen=True)
+class ModelSettings:
+    """Sizes of the compact backbone and of the head on it."""
+
+    cameras: tuple[CameraInput, ...] = field(default_factory=default_cameras)
+    hidden_dim: int = 192
+    num_heads: int = 6
+    backbone_layers: int = 3
+    mlp_ratio: float = 2.0
+    latent_queries: int = 16
+    text_tokens: int = 4
+    max_words: int = 48
+    prelude_layers: tuple[int, ...] = (2,)
+    core_layers: tuple[int, ...] = (3,)
+    coda_layers: tuple[int, ...] = (3,)
+    chunk_length: int = 8
+    ffn_multiple: int = 4
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """shift_px: largest random shift of each camera's picture; brightness, contrast: largest relative change;
+    proprio_noise: standard deviation on the measured positions the network sees [rad]; word_dropout: probability."""
+
+    shift_px: Mapping[str, int] = field(default_factory=lambda: {"top": 1, "left_wrist": 2, "right_wrist": 2})
+    brightness: float = 0.1
+    contrast: float = 0.1
+    proprio_noise: float = 0.01
+    word_dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """steps: optimiser steps in all; decay_steps: the last of them, in which the learning rate falls to zero.
+    batch_size: observations per step over all processes. early_weight: loss of one shallower state against the last one's.
+    auxiliary_weight: see auxiliary.py. label_rows: rows of the demonstrations' labels that are read (the last is foretold
+    by the auxiliary head). held_out_every: every so-manieth seed is for validation only. save_every_s: [s] between saves."""
+
+    representation: str = "relative"
+    seed: int = 0
+    steps: int = 10000
+    decay_steps: int = 2000
+    warmup_steps: int = 300
+    batch_size: int = 64
+    learning_rate: float = 8e-4
+    weight_decay: float = 0.02
+    betas: tuple[float, float] = (0.9, 0.95)
+    clip_norm: float = 1.0
+    ema_decay: float = 0.998
+    backprop_depth: int = 4
+    early_weight: float = 0.3
+    auxiliary_weight: float = 0.3
+    label_rows: int = 16
+    precision: str = "bfloat16"
+    held_out_every: int = 25
+    evaluate_every: int = 500
+    log_every: int = 20
+    save_every_s: float = 180.0
+    depth: DepthSampler = field(default_factory=DepthSampler)
+    model: ModelSettings = field(default_factory=ModelSettings)
+    augmentation: Augmentation = field(default_factory=Augmentation)
+
+    def __post_init__(self) -> None:
+        if self.representation not in REPRESENTATIONS:
+            raise TrainingError(f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}")
+        if self.precision not in ("bfloat16", "float32"):
+            raise TrainingError(f"precision: expected bfloat16 or float32, got '{self.precision}'.")
+        for name in ("steps", "batch_size", "backprop_depth", "evaluate_every", "log_every", "held_out_every"):
+            if getattr(self, name) < 1:
+                raise TrainingError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)}.")
+        if not 0 <= self.decay_steps <= self.steps:
+            raise TrainingError(f"decay_steps: expected 0 .. steps ({self.steps}), got {self.decay_steps}.")
+
+    @classmethod
+    def load(cls, path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
+        """From a YAML file (None: the defaults), with single values of the top level replaced."""
+        data: dict[str, Any] = {}
+        if path is not None:
+            if not path.is_file():
+                raise TrainingError(f"Training configuration {path}: expected a YAML file, found nothing.")
+            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        data.update(overrides or {})
+        return _build(cls, data, str(path or "training configuration"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return dataclasses.asdict(self)
+
+    def learning_rate_at(self, step: int) -> float:
+        """Linear warm-up, constant, then linear to zero over the last decay_steps.
+
+        Constant in the middle, so that a run can be lengthened (more data, more time) without having decayed already.
+        """
+        warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        left = (self.steps - step) / max(1, self.decay_steps)
+        return self.learning_rate * warm * min(1.0, max(0.0, left))
+
+
+_NESTED = {"depth": DepthSampler, "model": ModelSettings, "augmentation": Augmentation}
+
+
+def _build(cls: type, data: Any, place: str):
+    """Mapping -> dataclass, refusing keys it does not have; lists become tuples."""
+    if not isinstance(data, Mapping):
+        raise TrainingError(f"{place}: expected a mapping, got {type(data).__name__}.")
+    known = {item.name: item for item in dataclasses.fields(cls)}
+    values: dict[str, Any] = {}
+    for key, value in data.items():
+        if key not in known:
+            raise TrainingError(f"{place}: unknown key '{key}'. {nearest_names(key, known)}")
+        if key in _NESTED:
+            value = _build(_NESTED[key], value, f"{place}: {key}")
+        elif key == "cameras":
+            value = tuple(_build(CameraInput, camera, f"{place}: cameras[{i}]") for i, camera in enumerate(value))
+        elif isinstance(value, list):
+            value = tuple(value)
+        values[key] = value
+    return cls(**values)

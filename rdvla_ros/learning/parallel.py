@@ -1,0 +1,72 @@
+"""Several training processes: one gradient for all, averaged over every parameter."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among `size`; rank 0 logs and saves."""
+
+    rank: int = 0
+    size: int = 1
+
+    @classmethod
+    def join(cls, rank: int, size: int, port: int) -> Team:
+        """Started by `spawn` below."""
+        if size > 1:
+            dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+        return cls(rank, size)
+
+    @classmethod
+    def from_torchrun(cls) -> Team | None:
+        """Started by torchrun (its environment variables are set), else None."""
+        if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
+            return None
+        dist.init_process_group("gloo")
+        return cls(dist.get_rank(), dist.get_world_size())
+
+    @property
+    def leads(self) -> bool:
+        return self.rank == 0
+
+    def wait(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+    def agree(self, flag: bool) -> bool:
+        """What rank 0 says."""
+        if self.size == 1:
+            return flag
+        message = torch.tensor([int(flag)])
+        dist.broadcast(message, 0)
+        return bool(message)
+
+    def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
+        """Mean over the processes, in one message. A parameter without a gradient counts as zero, so none is left out."""
+        if self.size == 1:
+            return
+        parts = [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in parameters]
+        everything = torch.cat(parts)
+        dist.all_reduce(everything)
+        everything.div_(self.size)
+        for parameter, part in zip(parameters, everything.split([p.numel() for p in parameters])):
+            parameter.grad = part.view_as(parameter)
+
+    def leave(self) -> None:
+        if self.size > 1:
+            dist.destroy_process_group()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

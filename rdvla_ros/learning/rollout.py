@@ -1,0 +1,147 @@
+"""One episode in the simulator: the policy decides, control/ plans, the joints follow; as on the robot, without ROS."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.trajectory import Reference, Trajectory, plan
+from rdvla_ros.model.policy import Policy
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.scene import AlohaSim
+from rdvla_ros.sim.tasks import MAX_STAGE
+from rdvla_ros.types import Decision, Observation, TrajectoryError
+
+LEAD_S = 0.04  # from the moment a trajectory is there to its first point, as the policy node sends it
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """time_limit_s: of the episode. latency_s: from an observation to its trajectory (simulated time; the arms move on)."""
+
+    time_limit_s: float = 15.0
+    latency_s: float = 0.0
+
+    def steps_to_next(self, horizon: int, step_s: float) -> int:
+        """Action steps from one observation to the next: early enough that the next trajectory is there in time."""
+        return max(1, horizon - math.ceil(self.latency_s / step_s - 1e-9))
+
+
+@dataclass
+class EpisodeResult:
+    """stage_s: stage -> time it was first reached [s]. refused: chunks that no legal motion follows."""
+
+    seed: int
+    max_stage: int = 0
+    reached: bool = False
+    reached_s: float | None = None
+    stage_s: dict[int, float] = field(default_factory=dict)
+    decisions: int = 0
+    iterations: list[int] = field(default_factory=list)
+    horizons: list[int] = field(default_factory=list)
+    head_s: list[float] = field(default_factory=list)
+    decide_s: list[float] = field(default_factory=list)
+    refused: int = 0
+
+    @property
+    def success(self) -> bool:
+        return self.max_stage >= MAX_STAGE
+
+
+# Called at every action step before anything moves: (simulator, reference (A,) and velocity (A,) in policy units, decision or None)
+Watcher = Callable[[AlohaSim, np.ndarray, np.ndarray, Decision | None], None]
+
+
+class Rollout:
+    """A policy on one simulator. `horizon`: object of control.horizon that says how many rows of a chunk are executed."""
+
+    def __init__(self, policy: Policy, sim: AlohaSim, robot: RobotDescription, horizon: Any, config: RolloutConfig = RolloutConfig()):
+        self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
+        self.limits = JointLimits.of_robot(robot)
+        self._sim_steps = round(policy.contract.step_s / sim.timestep_s)
+        self._widths = robot.from_policy(np.ones(len(robot.joints))) - robot.from_policy(np.zeros(len(robot.joints)))
+
+    def run(self, seed: int, watch: Watcher | None = None) -> EpisodeResult:
+        """One episode from the seed's start to success or the time limit."""
+        sim, config, step_s = self.sim, self.config, self.policy.contract.step_s
+        sim.reset(seed)
+        result = EpisodeResult(seed)
+        motion, base_s = None, 0.0  # what the controllers follow, and its time base
+        pending: tuple[float, Decision, int] | None = None
+        next_observation_s = 0.0
+        while sim.time_s < config.time_limit_s - 1e-9 and not (result.success and watch is None):
+            decision = None
+            if sim.time_s >= next_observation_s - 1e-6:
+                decision = self.policy.decide(self._observe())
+                steps = self._horizon_steps(decision)
+                self._note(result, decision, steps)
+                pending = (sim.time_s + config.latency_s, decision, steps)
+                next_observation_s = sim.time_s + step_s * config.steps_to_next(steps, step_s)
+            if watch is not None:
+                reference = self._reference(motion, sim.time_s - base_s)
+                watch(sim, self.robot.to_policy(reference.position), reference.velocity / self._widths, decision)
+            for index in range(self._sim_steps):
+                if pending is not None and sim.time_s >= pending[0] - 1e-9:
+                    motion, base_s = self._replan(motion, base_s, *pending[1:], result)
+                    pending = None
+                sim.set_reference(self._reference(motion, sim.time_s - base_s + sim.timestep_s).position)
+                sim.step()
+                self._progress(result)
+            if watch is not None and result.success and sim.time_s > result.stage_s[MAX_STAGE] + 1.0:
+                break
+        return result
+
+    def _observe(self) -> Observation:
+        sim = self.sim
+        images = {camera.name: sim.render(camera.name, camera.width, camera.height) for camera in self.robot.cameras}
+        return Observation(images, self.robot.to_policy(sim.positions), sim.task.instruction, sim.time_s)
+
+    def _horizon_steps(self, decision: Decision) -> int:
+        rows = len(decision.chunk.positions)
+        steps = self.horizon.steps(decision.iterations, rows, decision.step_change)
+        return int(np.clip(steps, 1, rows))
+
+    def _reference(self, motion: Trajectory | None, elapsed_s: float) -> Reference:
+        return Reference.at_rest(self.sim.reference) if motion is None else motion.at(elapsed_s)
+
+    def _replan(
+        self, motion: Trajectory | None, base_s: float, decision: Decision, steps: int, result: EpisodeResult
+    ) -> tuple[Trajectory | None, float]:
+        """The new motion from now on; the old one (which ends at rest by itself) where the chunk cannot be followed."""
+        now_s = self.sim.time_s
+        try:
+            new = plan(
+                self.robot.from_policy(decision.chunk.positions),
+                step_s=decision.chunk.step_s,
+                elapsed_s=now_s - decision.chunk.stamp_s,
+                horizon=steps,
+                start=self._reference(motion, now_s - base_s + LEAD_S),
+                limits=self.limits,
+                lead_s=LEAD_S,
+                now=self._reference(motion, now_s - base_s),
+            )
+        except TrajectoryError:
+            result.refused += 1
+            return motion, base_s
+        return new, now_s
+
+    def _note(self, result: EpisodeResult, decision: Decision, steps: int) -> None:
+        result.decisions += 1
+        result.iterations.append(decision.iterations)
+        result.horizons.append(steps)
+        result.head_s.append(decision.timings["head"])
+        result.decide_s.append(decision.timings["total"])
+
+    def _progress(self, result: EpisodeResult) -> None:
+        sim = self.sim
+        if sim.reached and not result.reached:
+            result.reached, result.reached_s = True, sim.time_s
+        if sim.max_stage > result.max_stage:
+            for stage in range(result.max_stage + 1, sim.max_stage + 1):
+                result.stage_s[stage] = sim.time_s
+            result.max_stage = sim.max_stage

@@ -1,0 +1,196 @@
+"""`rdvla train`: a compact policy from demonstrations, on a few processor cores; stops and resumes anywhere."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import signal
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from rdvla_ros.learning.augment import BatchMaker
+from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.dataset import Frames, build_cache, episode_files, open_cache
+from rdvla_ros.learning.parallel import Team, free_port
+from rdvla_ros.learning.trainer import Trainer, load_state, save_state
+from rdvla_ros.model.checkpoint import Checkpoint, Contract, save_checkpoint
+from rdvla_ros.model.normalization import ActionSpace, Scaler, fit_action_space, relative_columns
+from rdvla_ros.model.tokenizer import WordTokenizer
+from rdvla_ros.robot import RobotDescription
+
+STATE, LOG, POLICY = "state.pt", "log.jsonl", "policy"
+VALIDATION_FRAMES = 512
+DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
+
+
+def train(
+    config: TrainConfig, data: Sequence[Path], output: Path, robot: RobotDescription, *, resume: bool, team: Team, stop_at: float = float("inf")
+) -> Path:
+    """Run to config.steps, or until the wall clock passes stop_at [s]; returns the policy's folder."""
+    output.mkdir(parents=True, exist_ok=True)
+    cameras = config.model.cameras
+    if team.leads:
+        build_cache(episode_files(data), output / "cache", cameras, config.label_rows, config.held_out_every)
+    team.wait()
+    frames = open_cache(output / "cache", cameras)
+    saved = load_state(output / STATE) if resume else None
+    if saved is None and (output / STATE).exists():
+        raise TrainingError(f"{output} holds a run already. Pass --resume to go on with it, or another --output.")
+    if list(frames.joint_names) != list(robot.joint_names):
+        raise TrainingError(f"Joints: the robot description has {', '.join(robot.joint_names)}; the data {', '.join(frames.joint_names)}.")
+    usable = np.flatnonzero(~frames.held_out)
+    space = _space(config, frames, usable, robot, saved)
+    tokenizer = WordTokenizer(tuple(saved["vocabulary"]), config.model.max_words) if saved else WordTokenizer.from_instructions(
+        frames.instructions, config.model.max_words
+    )
+    trainer = Trainer(config, space, tokenizer, team)
+    if saved:
+        trainer.restore(saved["trainer"])
+    run = _Run(trainer, frames, usable, robot, output, data)
+    run.elapsed_s = saved["elapsed_s"] if saved else 0.0
+    run.loop(stop_at)
+    return output / POLICY
+
+
+def _space(config: TrainConfig, frames: Frames, usable: np.ndarray, robot: RobotDescription, saved: dict | None) -> ActionSpace:
+    relative = relative_columns(config.representation, robot.joint_names, robot.gripper_joints)
+    if saved:  # the weights mean what the first data said; later data must not move the scale under them
+        return ActionSpace(relative, *(Scaler.from_dict(saved["statistics"][k], len(relative), k) for k in ("proprio", "action")))
+    return fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
+
+
+class _Run:
+    """The loop around the trainer: log, validate, save."""
+
+    def __init__(self, trainer: Trainer, frames: Frames, usable: np.ndarray, robot: RobotDescription, output: Path, data: Sequence[Path]):
+        config = trainer.config
+        self.trainer, self.frames, self.usable, self.robot, self.output, self.data = trainer, frames, usable, robot, output, data
+        self.maker = BatchMaker(frames, trainer.space, trainer.tokenizer, config.augmentation, config.model.chunk_length)
+        held_out = np.flatnonzero(frames.held_out)
+        chosen = np.random.default_rng(0).permutation(held_out if len(held_out) else usable)
+        self.validation = np.sort(chosen[:VALIDATION_FRAMES])
+        self.elapsed_s = 0.0
+        self.stopping = False
+        self.last_error: dict[int, float] = {}
+
+    def loop(self, stop_at: float) -> None:
+        config, trainer, team = self.trainer.config, self.trainer, self.trainer.team
+        previous = signal.signal(signal.SIGTERM, self._stop)
+        started, saved_at, losses = time.monotonic() - self.elapsed_s, time.monotonic(), []
+        try:
+            while trainer.step < config.steps:
+                result = trainer.take_step(self.frames, self.usable, self.maker)
+                losses.append(result)
+                self.elapsed_s = time.monotonic() - started
+                if team.leads and trainer.step % config.log_every == 0:
+                    self._log(losses)
+                    losses = []
+                if team.leads and trainer.step % config.evaluate_every == 0:
+                    self._validate()
+                if team.agree(time.monotonic() - saved_at > config.save_every_s):
+                    self.save()
+                    saved_at = time.monotonic()
+                if team.agree(self.stopping or time.time() > stop_at):
+                    break
+        finally:
+            signal.signal(signal.SIGTERM, previous)
+        if team.leads:
+            self._validate()
+        self.save()
+
+    def _stop(self, *_) -> None:
+        self.stopping = True
+
+    def _log(self, results: list) -> None:
+        by_depth: dict[int, list[float]] = {}
+        for result in results:
+            by_depth.setdefault(result.depth, []).append(result.loss)
+        self._write(
+            loss=float(np.mean([r.loss for r in results])),
+            auxiliary=float(np.mean([r.auxiliary for r in results])),
+            gradient_norm=float(np.mean([r.gradient_norm for r in results])),
+            learning_rate=results[-1].learning_rate,
+            by_depth={str(depth): float(np.mean(values)) for depth, values in sorted(by_depth.items())},
+        )
+
+    def _validate(self) -> None:
+        self.last_error = self.trainer.validate(self.maker, self.validation)
+        self._write(validation={str(depth): error for depth, error in self.last_error.items()})
+
+    def _write(self, **values) -> None:
+        entry = {"step": self.trainer.step, "elapsed_s": round(self.elapsed_s, 1), **values}
+        with (self.output / LOG).open("a", encoding="utf-8") as log:
+            log.write(json.dumps(entry) + "\n")
+        print(json.dumps(entry), flush=True)
+
+    def save(self) -> None:
+        """The state to resume from, and the averaged weights as a policy folder."""
+        trainer = self.trainer
+        if not trainer.team.leads:
+            return
+        space = trainer.space
+        save_state(self.output / STATE, {
+            "trainer": trainer.state(), "elapsed_s": self.elapsed_s, "vocabulary": list(trainer.tokenizer.vocabulary),
+            "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict()},
+        })
+        robot, config = self.robot, trainer.config
+        contract = Contract(robot.joint_names, robot.gripper_joints, tuple(c.name for c in config.model.cameras),
+                            config.representation, self.frames.step_s, config.model.chunk_length)
+        notes = {
+            "robot": robot.name, "step": trainer.step, "minutes": round(self.elapsed_s / 60, 1), "observations": len(self.usable),
+            "data": [folder.name for folder in self.data], "instructions": list(self.frames.instructions),
+            "validation_error_by_depth": {str(depth): round(error, 5) for depth, error in self.last_error.items()},
+            "config": config.to_dict(),
+        }
+        save_checkpoint(self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes))
+
+
+def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:
+    torch.set_num_threads(threads)
+    team = Team.join(rank, size, port)
+    config, data, output, robot, resume, stop_at = arguments
+    try:
+        train(config, data, output, robot, resume=resume, team=team, stop_at=stop_at)
+    finally:
+        team.leave()
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rdvla train", description=__doc__)
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of episodes (*.npz)")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--config", type=Path, help="YAML file; default: the compact policy of this package")
+    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--steps", type=int, help="optimiser steps in all")
+    parser.add_argument("--decay-steps", type=int, help="the last of them, in which the learning rate falls to zero")
+    parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
+    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--resume", action="store_true")
+    arguments = parser.parse_args(argv)
+    names = ("steps", "decay_steps", "batch_size")
+    overrides = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
+    config = TrainConfig.load(arguments.config, overrides)
+    stop_at = time.time() + 60 * arguments.minutes
+    job = (config, arguments.data, arguments.output, RobotDescription.load(arguments.robot), arguments.resume, stop_at)
+    team = Team.from_torchrun()
+    if team is not None:
+        torch.set_num_threads(arguments.threads)
+        train(*job[:4], resume=arguments.resume, team=team, stop_at=stop_at)
+        team.leave()
+    elif arguments.processes == 1:
+        _process(0, 1, 0, arguments.threads, job)
+    else:
+        os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
+        torch.multiprocessing.spawn(_process, (arguments.processes, free_port(), arguments.threads, job), nprocs=arguments.processes)
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,114 @@
+"""Joint positions and actions between policy units and the network's -1..1, per joint."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdvla_ros.types import CheckpointError
+
+REPRESENTATIONS = ("absolute", "relative")
+MINIMUM_WIDTH = 0.02  # [rad, or gripper range]: a joint that hardly moved in the data is scaled by this instead
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """low -> -1, high -> +1, linear in between and beyond. low, high: (A,) float64, high - low >= MINIMUM_WIDTH."""
+
+    low: np.ndarray
+    high: np.ndarray
+
+    @classmethod
+    def from_samples(cls, samples: np.ndarray, quantile: float = 0.01) -> Scaler:
+        """samples (..., A) -> scaling by the quantile and 1 - quantile of each column (0: least and greatest).
+
+        An arm that never moves would have a range of zero, and the smallest sensor noise would become a huge number:
+        such a range is widened around its middle to MINIMUM_WIDTH.
+        """
+        flat = np.asarray(samples, dtype=np.float64).reshape(-1, np.shape(samples)[-1])
+        if not len(flat) or not np.isfinite(flat).all():
+            raise CheckpointError(f"Statistics: expected at least one row of finite numbers, got shape {np.shape(samples)}.")
+        low, high = np.quantile(flat, [quantile, 1.0 - quantile], axis=0)
+        middle, half = (low + high) / 2, np.maximum(high - low, MINIMUM_WIDTH) / 2
+        return cls(middle - half, middle + half)
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Sequence[float]], width: int, what: str) -> Scaler:
+        """From the manifest: {'low': [...], 'high': [...]}, each `width` finite numbers with low < high."""
+        if set(data) != {"low", "high"}:
+            raise CheckpointError(f"Statistics '{what}': expected keys low, high, got {', '.join(map(str, data)) or 'none'}.")
+        low, high = (np.asarray(data[key], dtype=np.float64) for key in ("low", "high"))
+        for key, values in (("low", low), ("high", high)):
+            if values.shape != (width,) or not np.isfinite(values).all():
+                raise CheckpointError(f"Statistics '{what}.{key}': expected {width} finite numbers, got shape {values.shape}.")
+        if (high - low < 0.5 * MINIMUM_WIDTH).any():
+            column = int(np.argmin(high - low))
+            raise CheckpointError(
+                f"Statistics '{what}': expected high - low of at least {0.5 * MINIMUM_WIDTH:g} in every column, got "
+                f"{high[column] - low[column]:g} in column {column}: a division by it would turn noise into motion."
+            )
+        return cls(low, high)
+
+    def to_dict(self) -> dict[str, list[float]]:
+        return {"low": self.low.tolist(), "high": self.high.tolist()}
+
+    def normalise(self, values: np.ndarray) -> np.ndarray:
+        """(..., A) policy units -> (..., A), -1..1 within the range of the data."""
+        return 2.0 * (values - self.low) / (self.high - self.low) - 1.0
+
+    def denormalise(self, values: np.ndarray) -> np.ndarray:
+        """Inverse of `normalise`."""
+        return 0.5 * (values + 1.0) * (self.high - self.low) + self.low
+
+
+@dataclass(frozen=True)
+class ActionSpace:
+    """What the network's numbers mean. A joints, H steps.
+
+    representation: 'absolute' (joint targets) or 'relative' (targets minus the measured position of the observation).
+    relative: (A,) bool, the columns that are relative: grippers stay absolute in both, since open and closed are places.
+    """
+
+    relative: np.ndarray
+    proprio: Scaler
+    action: Scaler
+
+    @property
+    def representation(self) -> str:
+        return "relative" if self.relative.any() else "absolute"
+
+    def encode_proprio(self, positions: np.ndarray) -> np.ndarray:
+        """(..., A) measured positions -> (..., A) within -1..1."""
+        return np.clip(self.proprio.normalise(positions), -1.0, 1.0)
+
+    def encode_targets(self, targets: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """(..., H, A) absolute targets, (..., A) measured positions -> (..., H, A) normalised."""
+        return self.action.normalise(targets - self._offset(positions))
+
+    def decode_targets(self, actions: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """(..., H, A) normalised, (..., A) measured positions -> (..., H, A) absolute targets; inverse of encode_targets."""
+        return self.action.denormalise(actions) + self._offset(positions)
+
+    def _offset(self, positions: np.ndarray) -> np.ndarray:
+        return np.where(self.relative, positions, 0.0)[..., None, :]
+
+
+def relative_columns(representation: str, joint_names: Sequence[str], gripper_joints: Sequence[str]) -> np.ndarray:
+    """(A,) bool: the columns that are relative under this representation."""
+    if representation not in REPRESENTATIONS:
+        raise CheckpointError(f"Action representation: expected one of {', '.join(REPRESENTATIONS)}, got '{representation}'.")
+    return np.array([representation == "relative" and name not in gripper_joints for name in joint_names], dtype=bool)
+
+
+def fit_action_space(relative: np.ndarray, positions: np.ndarray, targets: np.ndarray) -> ActionSpace:
+    """positions (N, A) and absolute targets (N, H, A) of the demonstrations -> scaling.
+
+    Proprioception by the full range with a margin (it is clipped, so nothing that occurs may be cut off); actions by the
+    1 % and 99 % quantiles, so that a rare fast motion does not press everything else together.
+    """
+    proprio = Scaler.from_samples(positions, quantile=0.0)
+    margin = 0.1 * (proprio.high - proprio.low)
+    actions = targets - np.where(relative, positions, 0.0)[:, None, :]
+    return ActionSpace(relative, Scaler(proprio.low - margin, proprio.high + margin), Scaler.from_samples(actions))

@@ -1,0 +1,193 @@
+"""A trained policy: an observation in, a chunk of joint targets out."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
+from rdvla_ros.model.halting import Deadline, make_halting
+from rdvla_ros.model.images import prepare_image
+from rdvla_ros.types import ActionChunk, CheckpointError, Decision, Observation, ObservationError, Refinement, StopReason, nearest_names
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+LATENCY_MARGIN_S = 0.005  # kept back from a deadline for what follows the head
+
+
+class Policy:
+    """One policy for one robot. `decide` may be called from one thread at a time; nothing here knows ROS."""
+
+    def __init__(
+        self, checkpoint: Checkpoint, *, device: str = "cpu", halting: Any = None, dtype: str = "float32", seed: int | None = 0
+    ):
+        """halting: a rule of `model.halting`, or its settings (None: the manifest's). seed: of the scratchpads drawn per
+        decision (None: a new one per process)."""
+        if dtype not in DTYPES:
+            raise CheckpointError(f"dtype: '{dtype}'. {nearest_names(dtype, DTYPES)}")
+        self.checkpoint = checkpoint
+        self.contract: Contract = checkpoint.contract
+        self.device, self.dtype = torch.device(device), DTYPES[dtype]
+        self.model = checkpoint.model.eval().requires_grad_(False).to(self.device, self.dtype)
+        chosen = checkpoint.halting if halting is None else halting
+        self.halting = make_halting(chosen) if isinstance(chosen, Mapping) else chosen
+        self.horizon_config = dict(checkpoint.horizon)
+        self._generator = torch.Generator(self.device)
+        self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
+        self._text: dict[str, torch.Tensor] = {}
+        self._layers = self.model.head.config.context_layers
+
+    @classmethod
+    def load(cls, folder: str | Path, device: str = "cpu", halting: Any = None, **options: Any) -> Policy:
+        """From a checkpoint folder; CheckpointError says what is wrong with it."""
+        return cls(load_checkpoint(folder), device=device, halting=halting, **options)
+
+    @property
+    def name(self) -> str:
+        """What was trained and how far, for logs."""
+        notes = self.checkpoint.training
+        return f"{self.checkpoint.backbone_name}, {self.model.num_parameters / 1e6:.1f} M parameters, step {notes.get('step', '?')}"
+
+    def require_robot(
+        self, joint_names: Sequence[str], camera_names: Sequence[str], representation: str, gripper_joints: Sequence[str] | None = None
+    ) -> None:
+        """CheckpointError unless this policy was trained for that robot. More cameras than needed are fine."""
+        contract = self.contract
+        if len(joint_names) != len(contract.joint_names):
+            raise CheckpointError(
+                f"Checkpoint for another robot: it has {len(contract.joint_names)} joints ({', '.join(contract.joint_names)}), the "
+                f"robot {len(joint_names)}. Choose a checkpoint trained for this robot, or its robot description."
+            )
+        for index, (expected, got) in enumerate(zip(contract.joint_names, joint_names)):
+            if expected != got:
+                raise CheckpointError(
+                    f"Checkpoint for another robot: joint {index} is '{expected}' in the checkpoint and '{got}' in the robot "
+                    f"description. The checkpoint's order: {', '.join(contract.joint_names)}."
+                )
+        for camera in contract.camera_names:
+            if camera not in camera_names:
+                raise CheckpointError(f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}")
+        if representation != contract.representation:
+            raise CheckpointError(
+                f"The checkpoint's actions are {contract.representation}, the robot description says '{representation}'. Set "
+                f"actions.representation to '{contract.representation}', or choose another checkpoint."
+            )
+        if gripper_joints is not None and set(gripper_joints) != set(contract.gripper_joints):
+            raise CheckpointError(
+                f"Gripper joints: the checkpoint has {', '.join(contract.gripper_joints) or 'none'}, the robot "
+                f"{', '.join(gripper_joints) or 'none'}. Both must name the same, because they are scaled to 0..1."
+            )
+
+    def reseed(self, seed: int) -> None:
+        """Make the scratchpads of the coming decisions those of this seed."""
+        self._generator.manual_seed(int(seed))
+
+    def warm_up(self, rounds: int = 2) -> float:
+        """Decide on black pictures, so that the first real decision is as fast as the others; seconds of the last one."""
+        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self.model.backbone.config.cameras}
+        middle = 0.5 * (self.checkpoint.space.proprio.low + self.checkpoint.space.proprio.high)
+        instruction = " ".join(self.checkpoint.tokenizer.vocabulary[:1]) or "move"
+        state = self._generator.get_state()
+        decisions = [self.decide(Observation(images, middle, instruction)) for _ in range(rounds)]
+        self._generator.set_state(state)
+        self._text.clear()
+        return decisions[-1].timings["total"]
+
+    @torch.inference_mode()
+    def decide(
+        self, observation: Observation, *, deadline: float | None = None, initial_state: torch.Tensor | None = None
+    ) -> Decision:
+        """One decision; ObservationError where the observation is not fit for one.
+
+        deadline: [s] from now; when it comes first, the best chunk so far. initial_state: (1, K, D) to start the core from
+        instead of a drawn scratchpad.
+        """
+        started = time.perf_counter()
+        positions = self._checked(observation)
+        images = self._images(observation)
+        proprio = self.checkpoint.space.encode_proprio(positions)[None]
+        proprio = torch.from_numpy(proprio).to(self.device, self.dtype)
+        text = self._text_tokens(observation.instruction)
+        prepared = time.perf_counter()
+        backbone, head = self.model.backbone, self.model.head
+        task, latents = backbone.fuse(backbone.see(images), text, self._layers)
+        seen = time.perf_counter()
+        rule = self.halting
+        if deadline is not None:
+            rule = Deadline(max(0.0, deadline - LATENCY_MARGIN_S - (seen - started)), rule)
+        refinement = head.refine(head.encode(task, latents, proprio), rule, initial_state, self._generator)
+        refined = time.perf_counter()
+        targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
+        decision = self._decision(observation, targets, refinement, float(rule.threshold), int(rule.max_iterations))
+        finished = time.perf_counter()
+        decision.timings.update(
+            preprocess=prepared - started, vision=seen - prepared, head=refined - seen, postprocess=finished - refined, total=finished - started
+        )
+        return decision
+
+    def _decision(
+        self, observation: Observation, targets: np.ndarray, refinement: Refinement, threshold: float, limit: int
+    ) -> Decision:
+        iterations = int(refinement.iterations[0])
+        change = refinement.change[0].double().cpu().numpy()
+        step_change = refinement.step_change
+        unknown = self.checkpoint.tokenizer.unknown_words(observation.instruction)
+        return Decision(
+            chunk=ActionChunk(targets, self.contract.step_s, observation.stamp_s),
+            refinement=refinement,
+            timings={},
+            iterations=iterations,
+            limit=limit,
+            threshold=threshold,
+            change=np.concatenate([change, np.full(max(0, iterations - len(change)), np.nan)])[:iterations],
+            step_change=np.full(len(targets), np.nan) if step_change is None else step_change[0].double().cpu().numpy(),
+            stop_reason=StopReason(int(refinement.stop_reason[0])),
+            converged=bool(refinement.halted[0]),
+            spread=float("nan") if refinement.spread is None else float(refinement.spread[0]),
+            notes=(f"words this checkpoint never saw: {', '.join(unknown)}",) if unknown else (),
+        )
+
+    def _checked(self, observation: Observation) -> np.ndarray:
+        """(A,) float64 measured positions."""
+        names = self.contract.joint_names
+        positions = np.asarray(observation.positions, dtype=np.float64)
+        if positions.shape != (len(names),):
+            raise ObservationError(
+                f"Positions: expected shape ({len(names)},) in the order {', '.join(names)}; got {positions.shape}. Check the joint "
+                "names of the robot description."
+            )
+        if not np.isfinite(positions).all():
+            bad = names[int(np.flatnonzero(~np.isfinite(positions))[0])]
+            raise ObservationError(f"Positions: '{bad}' is {positions[names.index(bad)]}; expected a finite number. Check the joint's encoder.")
+        return positions
+
+    def _images(self, observation: Observation) -> dict[str, torch.Tensor]:
+        """camera -> (1, 3, h, w) uint8 at the network's size."""
+        images = {}
+        for camera in self.model.backbone.config.cameras:
+            image = observation.images.get(camera.name)
+            if image is None:
+                raise ObservationError(f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}")
+            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+                described = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+                raise ObservationError(f"Camera '{camera.name}': expected (height, width, 3) uint8 RGB, got {described}. Convert it to rgb8.")
+            if min(image.shape[0] / camera.height, image.shape[1] / camera.width) < 0.5:
+                raise ObservationError(
+                    f"Camera '{camera.name}': expected at least {camera.width} x {camera.height} pixels, got {image.shape[1]} x "
+                    f"{image.shape[0]}. Raise the camera's resolution."
+                )
+            images[camera.name] = torch.from_numpy(prepare_image(image, camera)).permute(2, 0, 1)[None].to(self.device)
+        return images
+
+    def _text_tokens(self, instruction: str) -> torch.Tensor:
+        """(1, T, D), computed once per instruction."""
+        if instruction not in self._text:
+            if len(self._text) >= 64:  # an operator may type many; the tokens of one cost a millisecond
+                self._text.clear()
+            ids = torch.tensor([self.checkpoint.tokenizer.encode(instruction)], device=self.device)
+            self._text[instruction] = self.model.backbone.text(ids)
+        return self._text[instruction]
