@@ -18,6 +18,7 @@ from rdvla_ros.types import RdvlaError, nearest_names
 PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
 CHECKPOINT = "checkpoints/compact_aloha"
+VIEW_CAMERA = "angle"  # of gym-aloha's scene
 TASKS = ("transfer_cube", "insertion")
 
 
@@ -137,8 +138,8 @@ def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
-    names = ("robot", "task", "seed", "speed")
-    return ProcessSpec("sim_robot_node", "sim_robot", {**{name: values[name] for name in names}, "view": view})
+    parameters = {name: values[name] for name in ("robot", "task", "seed", "speed")}
+    return ProcessSpec("sim_robot_node", "sim_robot", parameters | ({"view_camera": VIEW_CAMERA} if view else {}))
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:

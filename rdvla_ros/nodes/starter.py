@@ -37,6 +37,11 @@ def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
     return [sys.executable, "-u", "-m", f"rdvla_ros.nodes.{spec.executable}", *arguments]
 
 
+def write_parameters(path: Path, spec: ProcessSpec) -> None:
+    """As a file, since text on the command line would be read as YAML: an instruction 'yes' would arrive as a boolean."""
+    path.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}}, allow_unicode=True), encoding="utf-8")
+
+
 @dataclass
 class Running:
     spec: ProcessSpec
@@ -111,7 +116,7 @@ def start(specs: Sequence[ProcessSpec], log_folder: Path, environment: Mapping[s
 
 def _start_one(spec: ProcessSpec, log_folder: Path, surroundings: Mapping[str, str]) -> Running:
     parameter_file, log = log_folder / f"{spec.node}.yaml", log_folder / f"{spec.node}.log"
-    parameter_file.write_text(yaml.safe_dump({"/**": {"ros__parameters": dict(spec.parameters)}}, allow_unicode=True))
+    write_parameters(parameter_file, spec)
     parent = os.getpid()
 
     def die_with_parent() -> None:

@@ -99,16 +99,21 @@ class Session:
             processes = starter.start(specs, self._folder / "logs")
             try:
                 with _link(int(domain["ROS_DOMAIN_ID"]), processes.check) as link:
-                    self._run_episodes(link)
+                    self._run_episodes(link, processes)
             finally:
                 self.exit_codes = processes.stop()
         unclean = {node: code for node, code in self.exit_codes.items() if code}
         if unclean:
             self._status.say(f"Expected exit code 0 of every process, got {unclean}; see {self._folder / 'logs'}.")
 
-    def _run_episodes(self, link: Link) -> None:
+    def _run_episodes(self, link: Link, processes: starter.Processes) -> None:
         count = self._settings["episodes"]
         runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
+        try:
+            runner.wait_for_policy()
+        except bringup.BringupError as error:
+            policy = processes["policy"]
+            raise bringup.BringupError(f"{error} Its last lines ({policy.log}):\n{policy.last_lines()}") from None
         for i in range(count):
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
             self.episodes.append(episode)

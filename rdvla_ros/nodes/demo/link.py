@@ -7,6 +7,8 @@ from collections.abc import Callable
 from typing import Any
 
 import numpy as np
+from lifecycle_msgs.msg import State
+from lifecycle_msgs.srv import GetState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
@@ -18,7 +20,7 @@ from rdvla_ros.nodes.bringup import BringupError
 from rdvla_ros.srv import Hold, ResetTask, Resume
 
 WHO = "rdvla demo"
-VIEW_TOPIC = "/cameras/view/image_raw"
+VIEW_TOPIC = "/sim_robot/view/image_raw"
 MODE_NAMES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER"}
 SPIN_S = 0.05
 SERVICE_S = 20.0  # a loaded machine may need seconds to render after a reset
@@ -48,6 +50,7 @@ class Link(Node):
         self.create_subscription(Image, VIEW_TOPIC, self._picture, qos_profile_sensor_data)
         self._holding = self.create_client(Hold, "/gate/hold")
         self._resuming = self.create_client(Resume, "/gate/resume")
+        self._asking = self.create_client(GetState, "/policy/get_state")
         self._resetting = self.create_client(ResetTask, "/sim_robot/reset")
 
     def _picture(self, message: Image) -> None:
@@ -71,12 +74,24 @@ class Link(Node):
             self.spin()
             waiting()
 
-    def _call(self, client: Any, request: Any, waiting: Callable[[], None] = lambda: None, ready_s: float = SERVICE_S) -> Any:
+    def _call(
+        self,
+        client: Any,
+        request: Any,
+        waiting: Callable[[], None] = lambda: None,
+        ready_s: float = SERVICE_S,
+        answer_s: float = SERVICE_S,
+    ) -> Any:
         name = client.srv_name
         self.wait(client.service_is_ready, ready_s, f"the service {name}, which did not appear.", waiting)
         future = client.call_async(request)
-        self.wait(future.done, SERVICE_S, f"an answer of the service {name}, none came.", waiting)
+        self.wait(future.done, answer_s, f"an answer of the service {name}, none came.", waiting)
         return future.result()
+
+    def policy_is(self, waiting: Callable[[], None], ready_s: float) -> str:
+        """'active', 'unconfigured' or another state of the policy's life cycle; it answers only after it has loaded."""
+        state = self._call(self._asking, GetState.Request(), waiting, ready_s, answer_s=ready_s).current_state
+        return {State.PRIMARY_STATE_ACTIVE: "active", State.PRIMARY_STATE_UNCONFIGURED: "unconfigured"}.get(state.id, state.label)
 
     def hold(self, reason: str, waiting: Callable[[], None], ready_s: float) -> int:
         """Number of the hold in force."""

@@ -17,7 +17,8 @@ from rdvla_ros.nodes.demo.report import StatusLine, status_text
 from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
 
 START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
-RESUME_S = 90.0  # the policy may still be loading its weights
+RESUME_S = 60.0
+REFUSED_S = 3.0  # a policy that says for so long that it is unconfigured could not use what it was given
 SILENCE_S = 15.0  # of the simulated robot
 AFTERMATH_S = 1.0  # simulated time filmed after the success
 RETRY_S = 0.5
@@ -33,6 +34,23 @@ class Runner:
         self._video: EpisodeVideo | None = None
         self._hold_seen = 0
         link.on_decision, link.on_picture = self._decision, self._picture
+
+    def wait_for_policy(self) -> None:
+        """Until the policy has loaded its weights. BringupError when it could not."""
+        started_s = time.monotonic()
+
+        def waiting() -> None:
+            self._status.show(f"waiting {time.monotonic() - started_s:.0f} s | the nodes start, the policy loads its weights")
+
+        unconfigured_s = None
+        while (state := self._link.policy_is(waiting, START_S)) != "active":
+            unconfigured_s = unconfigured_s if state == "unconfigured" else None
+            if state == "unconfigured":
+                unconfigured_s = unconfigured_s or time.monotonic()
+                if time.monotonic() - unconfigured_s > REFUSED_S:
+                    raise BringupError("The policy was expected to become active and stays unconfigured.")
+            self._link.spin(RETRY_S)
+            waiting()
 
     def run(self, episode: Episode) -> None:
         """Run one episode to its end; `episode` is filled while it runs, so that it is there when something stops it."""
