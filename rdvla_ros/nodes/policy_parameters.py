@@ -20,7 +20,7 @@ class PolicyParameters(Schema):
 
     # how it computes
     device: str = parameter("cpu", "torch device", change="unconfigured")
-    threads: int = parameter(2, "torch threads of a decision", low=1, high=256, change="unconfigured")
+    threads: int = parameter(1, "torch threads of a decision; with more than there are idle cores it becomes much slower", low=1, high=256, change="unconfigured")
     seed: int = parameter(0, "seed of the initial scratchpads", low=0, high=2**31 - 1, change="unconfigured")
     halting_rule: str = parameter("", "halting rule by name; empty: the checkpoint's", change="unconfigured")
     halting_threshold: float = parameter(0.0, "threshold of the halting rule; 0: the checkpoint's", low=0.0, change="unconfigured")
