@@ -1,4 +1,4 @@
-"""What the arms' controllers say that they command, whichever message type they say it with.
+"""Where the arms are now: what their controllers command, or else what is measured.
 
 ros2_control publishes control_msgs/JointTrajectoryControllerState, the simulated robot our own ControllerState; the
 fields read here have the same names in both. The type is taken from the topic's publisher, once there is one.
@@ -15,12 +15,15 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from rdvla_ros.compat import control_msgs
+from rdvla_ros.control.chunk import Present
 from rdvla_ros.control.trajectory import Reference
 from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
+STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
+MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
 _TYPES: dict[str, type] = {"rdvla_ros/msg/ControllerState": ControllerState}
 if control_msgs is not None:
     _TYPES["control_msgs/msg/JointTrajectoryControllerState"] = control_msgs.JointTrajectoryControllerState
@@ -73,3 +76,32 @@ def commanded(message: Any, arm: Arm) -> Reference | None:
     if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
         return None
     return Reference(position, velocity, np.zeros(len(order)))
+
+
+class ArmStates:
+    """The present state of all arms of a robot. now_s() is the ROS clock; measured() gives (A,) joint positions."""
+
+    def __init__(self, node: Node, robot: RobotDescription, now_s: Callable[[], float], measured: Callable[[], np.ndarray]):
+        self._robot, self._now_s, self._measured = robot, now_s, measured
+        self._reports: dict[str, tuple[float, Reference]] = {}
+        self._states = ControllerStates(node, robot, self._on_state)
+
+    def destroy(self) -> None:
+        self._states.destroy()
+
+    def present(self) -> Present:
+        """As all controllers report it, or, where one does not, as it is measured (ObservationError: not even that)."""
+        now_s, tolerance = self._now_s(), MOVED_S * self._robot.limit("velocity")
+        reports = [self._reports.get(arm.name) for arm in self._robot.arms]
+        if all(report is not None and abs(now_s - report[0]) <= STATE_AGE_S for report in reports):
+            position = np.concatenate([reference.position for _, reference in reports])
+            velocity = np.concatenate([reference.velocity for _, reference in reports])
+            return Present(position, velocity, tolerance, min(at_s for at_s, _ in reports), commanded=True)
+        measured = self._measured()
+        grippers = np.isin(self._robot.joint_names, self._robot.gripper_joints)  # one that holds something is not where it was sent
+        return Present(measured, np.zeros_like(measured), np.where(grippers, np.inf, tolerance), now_s, commanded=False)
+
+    def _on_state(self, arm: Arm, message: Any) -> None:
+        reference = commanded(message, arm)
+        if reference is not None:
+            self._reports[arm.name] = (self._now_s(), reference)

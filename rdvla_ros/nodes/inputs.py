@@ -75,7 +75,7 @@ class Inputs:
             publishers = self._node.count_publishers(silence.topic)
             what = "nothing usable received" if silence.reason else "nothing received"
             last = f"; last refusal: {silence.reason}" if silence.reason else ""
-            sentences.append(f"waiting for {silence.topic}: {what} in {silence.for_s:.1f} s; publishers: {publishers}{last}")
+            sentences.append(f"Waiting for {silence.topic}: {what} in {silence.for_s:.1f} s; publishers: {publishers}{last}")
         return sentences
 
     def destroy(self) -> None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -17,33 +16,35 @@ from typing import Any
 
 import numpy as np
 from rclpy.clock import Clock, ClockType
-from rclpy.duration import Duration
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.chunk import Latency, Present, Schedule, rows_left
+from rdvla_ros.control.chunk import Latency, Schedule, rows_left
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import PlanOptions, Trajectory, plan
-from rdvla_ros.msg import Convergence, GateStatus
+from rdvla_ros.msg import Convergence
 from rdvla_ros.nodes import conversions, process
-from rdvla_ros.nodes.controller_states import ControllerStates, commanded
-from rdvla_ros.nodes.inputs import Inputs, qos_events
+from rdvla_ros.nodes.complaints import Complaints
+from rdvla_ros.nodes.controller_states import ArmStates
+from rdvla_ros.nodes.gate_peer import GatePeer
+from rdvla_ros.nodes.inputs import Inputs
 from rdvla_ros.nodes.parameters import declare
 from rdvla_ros.nodes.policy_loading import horizon_rule, load_policy
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
 from rdvla_ros.nodes.synchronizer import Matched, Moment, Options
 from rdvla_ros.nodes.worker import ThreadWorker
-from rdvla_ros.robot import Arm, RobotDescription
+from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import Decision, Observation, RdvlaError, StopReason, TrajectoryError
 
 TICK_S = 0.1  # how often missing inputs are looked for
 SILENCE_S = 1.0  # a stream is reported after this time without a usable message
-WARN_PERIOD_S = 3.0  # the same warning is repeated at most this often
-CLOSE_S = 1.0  # a running decision may take this long to end at shutdown
-STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
+SLOW_S = 5.0  # a decision that takes longer is reported while it runs
+CLOSE_S = 1.0  # at shutdown, a running decision may take this long to end
+RELIABLE = QoSReliabilityPolicy.RELIABLE
+SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
 @dataclass(frozen=True)
@@ -57,23 +58,27 @@ class Asked:
 
 
 class PolicyNode(LifecycleNode):
-    def __init__(self) -> None:
-        super().__init__("policy")
+    def __init__(self, **options: Any) -> None:
+        """options: of rclpy's node (context, parameter_overrides, ...)."""
+        super().__init__("policy", **options)
         self._configured = self._active = False
         self._values = declare(self, PolicyParameters, on_change=self._changed, is_configured=lambda: self._configured)
+        self._complaints = Complaints(self)
+        self._resources: list[Any] = []  # what cleanup undoes, in reverse
+        self._schedule: Schedule | None = None
+        self._gate: GatePeer | None = None
         self._epoch = self._sequence = 0
         self._asked: Asked | None = None
         self._used: Matched | None = None
-        self._gate: tuple[float, GateStatus] | None = None
-        self._warned: dict[str, float] = {}
-        self._resources: list[Callable[[], Any]] = []  # what cleanup undoes, in reverse
-        self._result_ready = self.create_guard_condition(self._guarded(self._take_result))
-        self.create_timer(TICK_S, self._guarded(self._tick), clock=Clock(clock_type=ClockType.STEADY_TIME))
-        self.create_service(SetInstruction, "~/set_instruction", self._set_instruction)
+        self._held_decision_s = -np.inf
+        guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
+        self._result_ready = self.create_guard_condition(guarded(self._take_result))
+        self.create_timer(TICK_S, guarded(self._tick), clock=steady)
+        self.create_service(SetInstruction, "~/set_instruction", guarded(self._set_instruction))
         # rclpy raises from this service on a transition that the state does not have, and the caller would wait for ever
-        self._service_change_state.callback = self._guarded(self._service_change_state.callback)
+        self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
-            self._autostart = self.create_timer(0.0, self._guarded(self._start_by_itself), clock=Clock(clock_type=ClockType.STEADY_TIME))
+            self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
 
     # ---- lifecycle
 
@@ -84,14 +89,14 @@ class PolicyNode(LifecycleNode):
             text = str(error) if isinstance(error, RdvlaError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"Not configured: {text}")
             self._release()
-            return TransitionCallbackReturn.FAILURE
+            return FAILURE
         self._configured = True
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._begin_epoch()
         self._inputs.synchronizer.flush()
-        self._active = True
+        self._sequence, self._active = 0, True
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -102,15 +107,9 @@ class PolicyNode(LifecycleNode):
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
         self._release()
-        return TransitionCallbackReturn.SUCCESS
+        return SUCCESS
 
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
+    on_shutdown = on_error = on_cleanup
 
     def close(self) -> None:
         """At the end of the process: nothing more is published, and a running decision is waited for, but not for long."""
@@ -118,7 +117,7 @@ class PolicyNode(LifecycleNode):
 
     def _start_by_itself(self) -> None:
         self.destroy_timer(self._autostart)
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
+        if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
     def _configure(self) -> None:
@@ -126,12 +125,12 @@ class PolicyNode(LifecycleNode):
         if not values.robot:
             raise RdvlaError("robot: expected a robot description file, got none. Pass robot:=<file>; docs/robot.md shows how to write one.")
         self._robot = robot = RobotDescription.load(values.robot)
-        self._worker = worker = ThreadWorker(partial(load_policy, values, robot))
-        self._resources.append(lambda: worker.close(CLOSE_S))
-        policy = worker.loaded.result()
+        self._worker = ThreadWorker(partial(load_policy, values, robot))
+        self._resources.append(partial(self._worker.close, CLOSE_S))
+        policy = self._worker.loaded.result()
         self._horizon = horizon_rule(values, policy)
-        chunk_s = policy.contract.chunk_length * policy.contract.step_s
         self._max_age_s = values.max_observation_age_s or robot.rates.max_observation_age_s
+        chunk_s = policy.contract.chunk_length * policy.contract.step_s
         if self._max_age_s >= chunk_s:
             raise RdvlaError(f"max_observation_age_s: expected less than the chunk's {chunk_s:g} s, got {self._max_age_s:g}: every row would be past.")
         self._limits = JointLimits.of_robot(robot)
@@ -139,30 +138,28 @@ class PolicyNode(LifecycleNode):
         self._schedule = Schedule(Latency(values.first_latency_s), lead_s=values.lead_s, observation_period_s=1.0 / robot.rates.camera_hz)
         self._subscribe(robot)
         self._advertise(robot)
-        self.get_logger().info(f"Configured for {robot.name}: {len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}, checkpoint {values.checkpoint}")
+        self.get_logger().info(
+            f"Configured for {robot.name} ({len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}) with {values.checkpoint} ({policy.name})."
+        )
 
     def _subscribe(self, robot: RobotDescription) -> None:
         values = self._values
         slop_s = values.slop_s or 0.5 / robot.rates.camera_hz
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
-        self._inputs = inputs = Inputs(self, robot, options, self._now, self._log)
-        inputs.on_matched(self._on_matched)
-        self._resources.append(inputs.destroy)
-        self._commanded: dict[str, tuple[float, Any]] = {}
-        states = ControllerStates(self, robot, self._guarded(self._on_controller_state))
-        self._resources.append(states.destroy)
+        self._inputs = Inputs(self, robot, options, self._now, self._complaints.log)
+        self._inputs.on_matched(self._on_matched)
+        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, self._inputs.measured)
+        self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
-            qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-            callback, events = self._guarded(self._on_gate_status), qos_events(self, "/gate/status")
-            subscription = self.create_subscription(GateStatus, "/gate/status", callback, qos, event_callbacks=events)
-            self._resources.append(lambda: self.destroy_subscription(subscription))
+            self._gate = GatePeer(self, values.gate_timeout_s, self._begin_epoch, self._on_refused, self._complaints)
+            self._resources.append(self._gate.destroy)
 
     def _advertise(self, robot: RobotDescription) -> None:
-        reliable = partial(QoSProfile, reliability=QoSReliabilityPolicy.RELIABLE)
         self._trajectories = {
-            arm.name: self.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", reliable(depth=1)) for arm in robot.arms
+            arm.name: self.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", QoSProfile(depth=1, reliability=RELIABLE))
+            for arm in robot.arms
         }
-        self._convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", reliable(depth=10))
+        self._convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", QoSProfile(depth=10, reliability=RELIABLE))
         for publisher in (*self._trajectories.values(), self._convergence):
             self._resources.append(partial(self.destroy_lifecycle_publisher, publisher))
 
@@ -170,49 +167,23 @@ class PolicyNode(LifecycleNode):
         self._active = self._configured = False
         self._begin_epoch()
         while self._resources:
-            try:
-                self._resources.pop()()
-            except Exception as error:
-                self.get_logger().error(f"While cleaning up: {type(error).__name__}: {error}")
+            self._complaints.guarded(self._resources.pop())()
+        self._gate = None
 
     def _begin_epoch(self) -> None:
         """Decisions begun before this move nothing, and what was sent before is not joined."""
         self._epoch += 1
-        if hasattr(self, "_schedule"):
+        if self._schedule:
             self._schedule.forget()
 
-    # ---- input
+    # ---- deciding
 
     def _now(self) -> Moment:
         return Moment(time.monotonic(), self.get_clock().now().nanoseconds / 1e9)
 
-    def _on_gate_status(self, status: GateStatus) -> None:
-        before = self._gate[1] if self._gate else None
-        self._gate = (time.monotonic(), status)
-        if before is None or before.mode != status.mode or before.hold_id != status.hold_id:
-            self._begin_epoch()
-        elif status.mode == GateStatus.AUTO and status.refused > before.refused:
-            self._schedule.refused()
-            self._warn("refused", f"The gate refused a decision: {conversions.printable(status.last_refusal)}")
-
-    def _on_controller_state(self, arm: Arm, message: Any) -> None:
-        reference = commanded(message, arm)
-        if reference is not None:
-            self._commanded[arm.name] = (self._now().ros_s, reference)
-
-    def _present(self, now_s: float) -> Present:
-        """The state of all arms as the controllers report it, or, where one does not, as it is measured."""
-        tolerance = 0.05 * self._limits.velocity
-        reports = [self._commanded.get(arm.name) for arm in self._robot.arms]
-        if all(report is not None and abs(now_s - report[0]) <= STATE_AGE_S for report in reports):
-            position = np.concatenate([reference.position for _, reference in reports])
-            velocity = np.concatenate([reference.velocity for _, reference in reports])
-            return Present(position, velocity, tolerance, min(at_s for at_s, _ in reports), commanded=True)
-        measured = self._inputs.measured()
-        grippers = np.isin(self._robot.joint_names, self._robot.gripper_joints)  # a gripper that holds something is not where it was sent
-        return Present(measured, np.zeros_like(measured), np.where(grippers, np.inf, tolerance), now_s, commanded=False)
-
-    # ---- deciding
+    def _standing_back(self) -> str:
+        """Why no trajectory may be sent now; empty when one may."""
+        return self._gate.standing_back() if self._gate else ""
 
     def _on_matched(self, matched: Matched) -> None:
         self._consider()
@@ -226,10 +197,10 @@ class PolicyNode(LifecycleNode):
         if not (self._held_decision_due(now) if self._standing_back() else self._schedule.due(now.ros_s)):
             return
         if (age_s := matched.age_s(now)) > self._max_age_s:
-            self._warn("age", f"No decision: the observation is {age_s:.3f} s old, expected at most {self._max_age_s:g} s.")
+            self._complaints.say("age", f"No decision: the observation is {age_s:.3f} s old, expected at most {self._max_age_s:g} s.")
             return
         if not self._values.instruction:
-            self._warn("instruction", "No decision: there is no instruction. Set parameter instruction or call ~/set_instruction.")
+            self._complaints.say("instruction", "No decision: there is no instruction. Set parameter instruction or call ~/set_instruction.")
             return
         self._used = matched
         observation = self._inputs.observation(matched, self._values.instruction)
@@ -237,42 +208,33 @@ class PolicyNode(LifecycleNode):
         self._asked = Asked(observation, now, self._epoch, future)
         future.add_done_callback(lambda _: self._result_ready.trigger())
 
-    def _standing_back(self) -> str:
-        """Why no trajectory may be sent now; empty when one may."""
-        if not self._values.gate:
-            return ""
-        if self._gate is None or time.monotonic() - self._gate[0] > self._values.gate_timeout_s:
-            return "the gate is silent"
-        status = self._gate[1]
-        names = {GateStatus.HOLD: "holds", GateStatus.TAKEOVER: "passes the teleoperation source"}
-        return "" if status.mode == GateStatus.AUTO else f"the gate {names.get(status.mode, 'is in an unknown mode')}: {conversions.printable(status.reason)}"
-
     def _held_decision_due(self, now: Moment) -> bool:
-        wanted = self._values.while_held == "decide" and self._gate is not None
-        return wanted and now.steady_s - self._warned.get("held decision", -np.inf) >= self._values.held_period_s
+        wanted = self._values.while_held == "decide" and not self._gate.silent()
+        return wanted and now.steady_s - self._held_decision_s >= self._values.held_period_s
 
     def _take_result(self) -> None:
+        """The worker is done: publish what became of the decision, and begin the next one if it is due already."""
         asked = self._asked
         if asked is None or not asked.future.done():
             return
         self._asked = None
-        if self._standing_back():
-            self._warned["held decision"] = time.monotonic()
         if not self._active:
             return
+        if self._standing_back():
+            self._held_decision_s = time.monotonic()
         try:
             decision = asked.future.result()
         except Exception as error:
-            self._warn("failed", f"A decision failed and nothing is published: {type(error).__name__}: {error}", error=True)
+            self._complaints.say("failed", f"A decision failed and nothing is published: {type(error).__name__}: {error}", "error")
             return
         self._sequence += 1
-        now_s = self._now().ros_s
-        horizon, note = 0, ""
+        now_s, horizon, note = self._now().ros_s, 0, ""
+        self._schedule.latency.add(now_s - asked.begun.ros_s)
         try:
             horizon = self._publish(decision, asked, now_s)
         except RdvlaError as error:
             note = str(error)
-            self._warn("unpublished", f"Decision {self._sequence} moves nothing: {note}")
+            self._complaints.say("unpublished", f"Decision {self._sequence} moves nothing: {note}")
         self._convergence.publish(
             conversions.convergence_message(
                 decision, sequence=self._sequence, now_s=now_s, instruction=asked.observation.instruction, horizon=horizon, published=not note, note=note
@@ -281,26 +243,24 @@ class PolicyNode(LifecycleNode):
         self._consider()
 
     def _publish(self, decision: Decision, asked: Asked, now_s: float) -> int:
-        """Send both arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
+        """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
         if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(decision.chunk.positions).all():
             raise TrajectoryError("The decision is not finite.")
         if reason := self._standing_back():
-            raise TrajectoryError(f"Not sent: {reason}")
+            raise TrajectoryError(f"Not sent: {reason}.")
         if asked.epoch != self._epoch:
             raise TrajectoryError("Not sent: a hold or a new start came during the decision.")
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not self._values.publish_unconverged:
             raise TrajectoryError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
-        chunk, lead_s = decision.chunk, self._values.lead_s
-        wanted = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
-        elapsed_s = now_s - chunk.stamp_s
-        present = self._present(now_s)
+        chunk, lead_s, present = decision.chunk, self._values.lead_s, self._arms.present()
+        rows, elapsed_s = len(chunk.positions), now_s - chunk.stamp_s
+        horizon = self._horizon.steps(decision.iterations, rows, decision.step_change)
         trajectory = plan(
-            self._robot.from_policy(chunk.positions), step_s=chunk.step_s, elapsed_s=elapsed_s, horizon=wanted, limits=self._limits, lead_s=lead_s,
+            self._robot.from_policy(chunk.positions), step_s=chunk.step_s, elapsed_s=elapsed_s, horizon=horizon, limits=self._limits, lead_s=lead_s,
             start=self._schedule.reference(now_s + lead_s, present), now=self._schedule.reference(now_s, present), options=self._plan_options,
         )  # fmt: skip
         self._send(trajectory, now_s)
-        self._schedule.latency.add(now_s - asked.begun.ros_s)
-        return min(wanted, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, lead_s))
+        return min(horizon, rows_left(rows, chunk.step_s, elapsed_s, lead_s))
 
     def _send(self, trajectory: Trajectory, now_s: float) -> None:
         stamp = conversions.stamp(now_s)  # one time base for all arms: the gate pairs them by it
@@ -308,6 +268,10 @@ class PolicyNode(LifecycleNode):
         for name, message in messages.items():
             self._trajectories[name].publish(message)
         self._schedule.sent(trajectory, now_s, self._values.stop_s)
+
+    def _on_refused(self, reason: str) -> None:
+        self._schedule.refused()
+        self._complaints.say("refused", f"The gate refused a decision: {reason}")
 
     # ---- operator
 
@@ -328,37 +292,11 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             return
         for sentence in self._inputs.missing(SILENCE_S):
-            self._warn(sentence.split(":")[0], sentence[0].upper() + sentence[1:])
-        if self._values.gate and self._standing_back() == "the gate is silent":
-            publishers = self.count_publishers("/gate/status")
-            self._warn("gate", f"Waiting for /gate/status: publishers: {publishers}. Without a gate, pass gate:=false.")
-        if self._asked and self._now().steady_s - self._asked.begun.steady_s > 5.0:
-            self._warn("slow", f"A decision has been running for {self._now().steady_s - self._asked.begun.steady_s:.1f} s.")
-
-    def _log(self, severity: str, text: str) -> None:
-        if severity == "error":  # rclpy ties a severity to each line that logs
-            self.get_logger().error(text)
-        else:
-            self.get_logger().warning(text)
-
-    def _warn(self, key: str, text: str, error: bool = False) -> None:
-        """At most once per WARN_PERIOD_S and key."""
-        now_s = time.monotonic()
-        if now_s - self._warned.get(key, -np.inf) >= WARN_PERIOD_S:
-            self._warned[key] = now_s
-            self._log("error" if error else "warning", text)
-
-    def _guarded(self, callback: Callable) -> Callable:
-        """A callback that raises is reported; it ends neither the spin loop nor, for a service, the caller's wait."""
-
-        def guarded(*args: Any) -> Any:
-            try:
-                return callback(*args)
-            except Exception as error:
-                self._warn(f"raised {callback}", f"{getattr(callback, '__name__', callback)} failed: {type(error).__name__}: {error}", error=True)
-                return args[-1] if len(args) == 2 else None
-
-        return guarded
+            self._complaints.say(sentence.split(":")[0], sentence)
+        if self._gate:
+            self._gate.complain_if_silent()
+        if self._asked and (running_s := self._now().steady_s - self._asked.begun.steady_s) > SLOW_S:
+            self._complaints.say("slow", f"A decision has been running for {running_s:.1f} s.")
 
 
 def main(args: list[str] | None = None) -> None:

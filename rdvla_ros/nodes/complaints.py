@@ -1,0 +1,50 @@
+"""Log lines that do not repeat themselves, and callbacks that end nothing when they raise."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+from rclpy.node import Node
+
+REPEAT_S = 3.0  # the same complaint is made at most this often
+
+
+class Complaints:
+    """What a node says about what is wrong. A complaint is known by its key; exceptions in callbacks are counted."""
+
+    def __init__(self, node: Node, repeat_s: float = REPEAT_S):
+        self._node, self._repeat_s = node, repeat_s
+        self._said: dict[str, float] = {}
+        self.exceptions = 0
+
+    def log(self, severity: str, text: str) -> None:
+        """severity: 'warning' or 'error'. rclpy ties a severity to each line of code that logs, hence two of them."""
+        if severity == "error":
+            self._node.get_logger().error(text)
+        else:
+            self._node.get_logger().warning(text)
+
+    def say(self, key: str, text: str, severity: str = "warning") -> None:
+        now_s = time.monotonic()
+        if now_s - self._said.get(key, -math.inf) >= self._repeat_s:
+            self._said[key] = now_s
+            self.log(severity, text)
+
+    def guarded(self, callback: Callable) -> Callable:
+        """A callback that raises is reported; it ends neither the spin loop nor, for a service, the caller's wait."""
+        name = getattr(callback, "__name__", repr(callback))
+
+        @wraps(callback)
+        def guard(*args: Any) -> Any:
+            try:
+                return callback(*args)
+            except Exception as error:
+                self.exceptions += 1
+                self.say(f"raised in {name}", f"{name} failed: {type(error).__name__}: {error}", "error")
+                return args[-1] if len(args) == 2 else None
+
+        return guard

@@ -1,0 +1,62 @@
+"""The gate as the policy sees it: whether trajectories may be sent now."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rclpy.node import Node
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+
+from rdvla_ros.msg import GateStatus
+from rdvla_ros.nodes.complaints import Complaints
+from rdvla_ros.nodes.conversions import printable
+from rdvla_ros.nodes.inputs import qos_events
+
+TOPIC = "/gate/status"
+LATEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+SILENT = "the gate is silent"
+
+
+class GatePeer:
+    """Listens to the gate's status.
+
+    on_change() is called when the mode or the hold is another one than before, on_refused(reason) when the gate refused what
+    was sent in AUTO.
+    """
+
+    def __init__(self, node: Node, timeout_s: float, on_change: Callable[[], None], on_refused: Callable[[str], None], complaints: Complaints):
+        self._node, self._timeout_s = node, timeout_s
+        self._on_change, self._on_refused, self._complaints = on_change, on_refused, complaints
+        self._heard_s: float | None = None
+        self._status: GateStatus | None = None
+        self._subscription = node.create_subscription(
+            GateStatus, TOPIC, complaints.guarded(self._on_status), LATEST, event_callbacks=qos_events(node, TOPIC)
+        )
+
+    def destroy(self) -> None:
+        self._node.destroy_subscription(self._subscription)
+
+    def standing_back(self) -> str:
+        """Why no trajectory may be sent now; empty when one may."""
+        if self.silent():
+            return SILENT
+        modes = {GateStatus.HOLD: "the gate holds", GateStatus.TAKEOVER: "the gate passes the teleoperation source's motions"}
+        if self._status.mode == GateStatus.AUTO:
+            return ""
+        return f"{modes.get(self._status.mode, 'the gate is in an unknown mode')} ({printable(self._status.reason)})"
+
+    def silent(self) -> bool:
+        return self._heard_s is None or time.monotonic() - self._heard_s > self._timeout_s
+
+    def complain_if_silent(self) -> None:
+        if self.silent():
+            publishers = self._node.count_publishers(TOPIC)
+            self._complaints.say("gate", f"Waiting for {TOPIC}: nothing received; publishers: {publishers}. Without a gate, start with gate:=false.")
+
+    def _on_status(self, status: GateStatus) -> None:
+        before, self._status, self._heard_s = self._status, status, time.monotonic()
+        if before is None or (before.mode, before.hold_id) != (status.mode, status.hold_id):
+            self._on_change()
+        elif status.mode == GateStatus.AUTO and status.refused > before.refused:
+            self._on_refused(printable(status.last_refusal))
