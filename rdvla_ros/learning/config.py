@@ -111,6 +111,8 @@ class TrainConfig:
             if not path.is_file():
                 raise TrainingError(f"Training configuration {path}: expected a YAML file, found nothing.")
             data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        if not isinstance(data, Mapping):
+            raise TrainingError(f"{path}: expected a mapping, got {type(data).__name__}.")
         data.update(overrides or {})
         return _build(cls, data, str(path or "training configuration"))
 

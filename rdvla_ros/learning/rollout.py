@@ -53,8 +53,9 @@ class EpisodeResult:
         return self.max_stage >= MAX_STAGE
 
 
-# Called at every action step before anything moves: (simulator, reference (A,) and velocity (A,) in policy units, decision or None)
-Watcher = Callable[[AlohaSim, np.ndarray, np.ndarray, Decision | None], None]
+# Called at every action step before anything moves with (reference (A,), its velocity (A,), both in policy units; the decision
+# just made, or None). The episode goes on past success for it, until it returns False or the time is up.
+Watcher = Callable[[np.ndarray, np.ndarray, Decision | None], bool]
 
 
 class Rollout:
@@ -84,7 +85,8 @@ class Rollout:
                 next_observation_s = sim.time_s + step_s * config.steps_to_next(steps, step_s)
             if watch is not None:
                 reference = self._reference(motion, sim.time_s - base_s)
-                watch(sim, self.robot.to_policy(reference.position), reference.velocity / self._widths, decision)
+                if not watch(self.robot.to_policy(reference.position), reference.velocity / self._widths, decision):
+                    break
             for index in range(self._sim_steps):
                 if pending is not None and sim.time_s >= pending[0] - 1e-9:
                     motion, base_s = self._replan(motion, base_s, *pending[1:], result)
@@ -92,8 +94,6 @@ class Rollout:
                 sim.set_reference(self._reference(motion, sim.time_s - base_s + sim.timestep_s).position)
                 sim.step()
                 self._progress(result)
-            if watch is not None and result.success and sim.time_s > result.stage_s[MAX_STAGE] + 1.0:
-                break
         return result
 
     def _observe(self) -> Observation:

@@ -132,7 +132,7 @@ class CameraStem(nn.Module):
         fine = F.relu(x + context)
         weights = self.maps(fine).flatten(2).float().softmax(-1)  # (B, M, cells)
         pooled = weights.to(fine.dtype) @ fine.flatten(2).transpose(1, 2)  # (B, M, C)
-        position = weights @ self.cells  # (B, M, 2) in -1..1, x then y
+        position = weights @ self.cells.float()  # (B, M, 2) in -1..1, x then y
         points = self.point_features(pooled) + self.point_position(position_code(position).to(fine.dtype))
         grid = self.grid(F.pad(F.relu(deep), self.grid_padding)).flatten(2).transpose(1, 2)
         return torch.cat([points, grid], 1) + self.token_embedding

@@ -1,0 +1,119 @@
+"""`rdvla correct`: the policy runs, and every state it comes to is labelled by the expert (DAgger).
+
+Demonstrations show the states an expert visits; a policy that errs comes to others, and there it has seen nothing. Training
+goes on with both folders. Written in the format of demonstrations.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from rdvla_ros.learning.demonstrate import STEP_S, Demonstrator
+from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
+from rdvla_ros.learning.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT, EvaluationConfig, build_rollout
+from rdvla_ros.learning.rollout import RolloutConfig
+from rdvla_ros.sim.expert import Memory
+from rdvla_ros.sim.tasks import TASKS
+
+STAY_STEPS = 6  # recorded after success
+FALLEN_M = -0.05  # an object this low lies beside the table: the expert cannot help any more
+
+
+class Corrector:
+    """A policy in a simulator, with the expert looking on."""
+
+    def __init__(self, config: EvaluationConfig):
+        self.rollout = build_rollout(config)
+        self.teacher = Demonstrator(config.task, self.rollout.robot)
+
+    def record(self, seed: int) -> Episode | None:
+        """One episode of the policy with the expert's labels; None where it ended before anything could be recorded."""
+        rollout, rows, stayed = self.rollout, [], 0
+        sim = self.teacher.sim = rollout.sim  # one simulator, so that the expert sees what the policy has done
+
+        def watch(reference: np.ndarray, velocity: np.ndarray, _) -> bool:
+            nonlocal stayed
+            view = self.teacher.expert.view(sim)
+            if any(position[2] < FALLEN_M for position, _ in view.objects.values()):
+                return False
+            memory = Memory(reference, velocity)
+            labels = self.teacher.relabel(sim, memory)
+            phase = self.teacher.expert.step(sim, memory)[1]
+            rows.append((self.teacher.pictures(sim), rollout.robot.to_policy(sim.positions), labels, reference, sim.stage(), phase))
+            stayed = stayed + 1 if self.teacher.expert.strategy.finished(view) else 0
+            return stayed < STAY_STEPS
+
+        rollout.policy.reseed(seed)
+        result = rollout.run(seed, watch)
+        return self._episode(seed, rows, result.max_stage) if rows else None
+
+    def _episode(self, seed: int, rows: list[tuple], max_stage: int) -> Episode:
+        images, positions, labels, executed, stage, phase = zip(*rows)
+        robot, task = self.rollout.robot, self.rollout.sim.task
+        return Episode(
+            images=np.stack(images), positions=np.stack(positions).astype(np.float32), labels=np.stack(labels),
+            executed=np.stack(executed).astype(np.float32), stage=np.array(stage, np.int8), phase=np.array(phase),
+            camera_names=np.array(robot.camera_names), joint_names=np.array(robot.joint_names), task=task.name,
+            instruction=task.instruction, seed=seed, step_s=STEP_S, max_stage=max_stage,
+        )
+
+
+_worker: Corrector | None = None
+
+
+def _start_worker(config: EvaluationConfig) -> None:
+    global _worker
+    _worker = Corrector(config)
+
+
+def _record_one(folder: Path, seed: int) -> tuple[int, int]:
+    """Record and save one seed; (observations, highest stage)."""
+    episode = _worker.record(seed)
+    if episode is None:
+        return 0, 0
+    save_episode(folder, episode)
+    return len(episode.positions), episode.max_stage
+
+
+def correct(config: EvaluationConfig, seeds: Sequence[int], folder: Path, workers: int) -> dict:
+    """One episode per seed into `folder`; seeds that are there already are skipped."""
+    folder.mkdir(parents=True, exist_ok=True)
+    left = [seed for seed in seeds if not episode_path(folder, seed).exists()]
+    for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,)) as pool:
+        jobs = [pool.submit(_record_one, folder, seed) for seed in left]
+        done = [job.result() for job in tqdm(jobs, desc=f"{config.task}, corrections", unit="episode")]
+    stages = [stage for _, stage in done]
+    return {"recorded": len(done), "observations": sum(count for count, _ in done), "stages": [stages.count(s) for s in range(5)]}
+
+
+def main(argv: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="rdvla correct", description=__doc__)
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--episodes", type=int, default=40)
+    parser.add_argument("--first-seed", type=int, default=20000, help="seeds 0..99 are held out for evaluation")
+    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--time-limit", type=float, default=12.0, help="of an episode [s]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
+    arguments = parser.parse_args(argv)
+    config = EvaluationConfig(arguments.checkpoint, arguments.task, arguments.robot, rollout=RolloutConfig(arguments.time_limit))
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
+    print(json.dumps(correct(config, seeds, arguments.folder, arguments.workers)))
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,232 @@
+"""Training: a run stops and resumes as if it had not, several processes make one, and bad data is named."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from policy_cases import INSTRUCTION, robot, tiny_config, write_episodes
+
+from rdvla_ros.learning import train as training
+from rdvla_ros.learning.augment import BatchMaker, _shifted
+from rdvla_ros.learning.config import Augmentation, TrainConfig, TrainingError
+from rdvla_ros.learning.dataset import build_cache, episode_files, open_cache, shuffled_batch
+from rdvla_ros.learning.episodes import EpisodeError
+from rdvla_ros.learning.parallel import Team
+from rdvla_ros.learning.recurrence import DepthSampler, unroll
+from rdvla_ros.learning.trainer import build_model, load_state
+from rdvla_ros.model.checkpoint import load_checkpoint
+from rdvla_ros.model.normalization import fit_action_space, relative_columns
+from rdvla_ros.model.tokenizer import WordTokenizer
+from rdvla_ros.types import RdvlaError
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    return write_episodes(tmp_path_factory.mktemp("data"))
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def _run(data, output, resume=False, team=Team(), **changes):
+    return training.train(tiny_config(**changes), [data], output, robot(), resume=resume, team=team)
+
+
+def _state(output):
+    return load_state(output / training.STATE)["trainer"]
+
+
+def test_a_resumed_run_has_the_weights_of_an_unbroken_one(data, tmp_path):
+    changes = dict(decay_steps=0, warmup_steps=1)  # so that the rate of a step does not depend on how long the run is
+    _run(data, tmp_path / "straight", **changes)
+    _run(data, tmp_path / "resumed", steps=2, **changes)
+    _run(data, tmp_path / "resumed", resume=True, **changes)
+    straight, resumed = _state(tmp_path / "straight"), _state(tmp_path / "resumed")
+    for part in ("model", "average", "auxiliary"):
+        for name, tensor in straight[part].items():
+            assert torch.equal(tensor, resumed[part][name]), f"{part}: {name}"
+
+
+def test_a_run_leaves_a_policy_and_a_log(data, tmp_path):
+    policy = _run(data, tmp_path / "run")
+    checkpoint = load_checkpoint(policy)
+    assert checkpoint.contract.joint_names == robot().joint_names and checkpoint.training["step"] == 4
+    entries = [json.loads(line) for line in (tmp_path / "run" / training.LOG).read_text().splitlines()]
+    assert [e["step"] for e in entries if "loss" in e] == [1, 2, 3, 4]
+    assert set(entries[-1]["validation"]) == {"1", "2", "4", "8", "16"}
+
+
+def test_a_run_is_not_overwritten_by_accident(data, tmp_path):
+    _run(data, tmp_path / "run", steps=2)
+    with pytest.raises(TrainingError, match="--resume"):
+        _run(data, tmp_path / "run")
+
+
+def test_the_loss_falls(data, tmp_path):
+    _run(data, tmp_path / "run", steps=60, decay_steps=20, learning_rate=5e-3, batch_size=16, evaluate_every=1000)
+    entries = [json.loads(line) for line in (tmp_path / "run" / training.LOG).read_text().splitlines()]
+    losses = [e["loss"] for e in entries if "loss" in e]
+    assert np.mean(losses[-10:]) < 0.7 * np.mean(losses[:5])
+
+
+def _two_process_gradients(rank, port, queue):
+    torch.set_num_threads(1)
+    team = Team.join(rank, 2, port)
+    parameters = [torch.nn.Parameter(torch.zeros(3)), torch.nn.Parameter(torch.zeros(2, 2))]
+    parameters[0].grad = torch.full((3,), float(rank))
+    if rank == 0:  # only one process has a gradient for this one: it is averaged all the same
+        parameters[1].grad = torch.ones(2, 2)
+    team.average_gradients(parameters)
+    if rank == 1:
+        queue.put([p.grad.tolist() for p in parameters])
+    team.leave()
+
+
+def test_gradients_of_two_processes_are_averaged_for_every_parameter():
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    torch.multiprocessing.spawn(_two_process_gradients, (training.free_port(), queue), nprocs=2)
+    assert queue.get() == [[0.5] * 3, [[0.5, 0.5], [0.5, 0.5]]]
+
+
+def test_depths_follow_the_mixture():
+    rng = np.random.default_rng(0)
+    depths = np.array([DepthSampler(mean=32, shallow_fraction=0.0).draw(rng) for _ in range(4000)])
+    assert depths.min() >= 1 and depths.max() <= 64
+    # E[Poisson(lambda)] + 1 with lambda log-normal of mean exp(log 32 - 1/8 + 1/8) = 32, less what the clamp takes off
+    assert 30.0 < depths.mean() < 33.5
+    shallow = [DepthSampler(shallow_fraction=1.0, shallow_limit=4).draw(rng) for _ in range(200)]
+    assert set(shallow) == {1, 2, 3, 4}
+
+
+def test_only_the_last_iterations_carry_gradient():
+    config = tiny_config()
+    model = build_model(config, WordTokenizer.from_instructions([INSTRUCTION], 8), 14)
+    head = model.head
+    states = {i: torch.randn(2, 4, 16) for i in head.config.context_layers}
+    with torch.no_grad():
+        context = head.encode(states, states, torch.zeros(2, 14))
+    start = torch.randn(2, 8, 16, requires_grad=True)
+    assert len(unroll(head, context, start, depth=7, backprop_depth=3)) == 3
+    unroll(head, context, start, depth=7, backprop_depth=3)[-1].sum().backward()
+    assert start.grad is None
+    unroll(head, context, start, depth=3, backprop_depth=3)[-1].square().sum().backward()
+    assert start.grad.abs().sum() > 0
+
+
+def test_every_observation_comes_once_per_epoch_and_in_a_new_order():
+    first = np.concatenate([shuffled_batch(10, step, 5, seed=3) for step in range(2)])
+    second = np.concatenate([shuffled_batch(10, step, 5, seed=3) for step in range(2, 4)])
+    assert sorted(first) == sorted(second) == list(range(10)) and list(first) != list(second)
+
+
+@pytest.fixture(scope="module")
+def frames(data, tmp_path_factory):
+    cache = tmp_path_factory.mktemp("cache")
+    cameras = tiny_config().model.cameras
+    build_cache(episode_files([data]), cache, cameras, 16, 4)
+    return open_cache(cache, cameras)
+
+
+def test_validation_seeds_are_kept_apart(frames):
+    assert len(frames) == 30 and frames.held_out.sum() == 6 and frames.phases == ("reach",)
+
+
+def test_a_batch_without_variation_is_the_data(frames):
+    relative = relative_columns("relative", robot().joint_names, robot().gripper_joints)
+    space = fit_action_space(relative, frames.positions, frames.labels[:, :8])
+    maker = BatchMaker(frames, space, WordTokenizer.from_instructions(frames.instructions, 8), Augmentation(), 8)
+    indices = np.array([7, 3, 7])
+    batch = maker.make(indices)
+    targets = space.decode_targets(batch.target.double().numpy(), frames.positions[indices])
+    np.testing.assert_allclose(targets, frames.labels[indices][:, :8], atol=1e-5)
+    pictures = (batch.images["top"].permute(0, 2, 3, 1).numpy() + 1.0) * 127.5
+    np.testing.assert_allclose(pictures, frames.images["top"][indices], atol=1e-3)
+    assert torch.equal(maker.make(indices, np.random.default_rng(1)).images["top"], maker.make(indices, np.random.default_rng(1)).images["top"])
+
+
+def test_a_shifted_picture_repeats_its_edge():
+    picture = np.arange(12, dtype=np.uint8).reshape(1, 2, 2, 3).repeat(20, axis=0)
+    shifted = _shifted(picture, 1, np.random.default_rng(0))
+    assert shifted.shape == picture.shape and len({s.tobytes() for s in shifted}) > 4
+    assert set(np.unique(shifted)) <= set(np.unique(picture))
+
+
+def test_the_cache_is_made_anew_when_an_episode_comes(data, tmp_path):
+    folder = write_episodes(tmp_path / "some", count=2)
+    cameras = tiny_config().model.cameras
+    build_cache(episode_files([folder]), tmp_path / "cache", cameras, 16, 4)
+    assert len(open_cache(tmp_path / "cache", cameras)) == 12
+    write_episodes(folder, count=3)
+    build_cache(episode_files([folder]), tmp_path / "cache", cameras, 16, 4)
+    assert len(open_cache(tmp_path / "cache", cameras)) == 18
+
+
+def _damage(folder, **changes):
+    file = sorted(folder.glob("*.npz"))[0]
+    with np.load(file) as loaded:
+        values = {name: loaded[name] for name in loaded.files}
+    values.update(changes)
+    np.savez(file, **values)
+    return file
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        (dict(camera_names=np.array(["top", "left", "right"])), "no camera 'left_wrist'"),
+        (dict(positions=np.zeros((6, 13), np.float32)), "positions: expected shape"),
+        (dict(labels=np.zeros((6, 4, 14), np.float32)), "labels: expected shape"),
+        (dict(labels=np.full((6, 16, 14), np.nan, np.float32)), "labels.*NaN"),
+        (dict(images=np.zeros((6, 3, 8, 8, 3), np.float32)), "images: expected"),
+        (dict(positions=np.zeros((0, 14), np.float32)), "at least one step"),
+    ],
+)
+def test_damaged_episodes_are_named_with_their_field(tmp_path, changes, message):
+    folder = write_episodes(tmp_path / "bad", count=1)
+    file = _damage(folder, **changes)
+    with pytest.raises(RdvlaError, match=message) as error:
+        _run(folder, tmp_path / "run")
+    assert file.name in str(error.value)
+
+
+def test_a_file_that_is_no_episode_is_named(tmp_path):
+    folder = write_episodes(tmp_path / "bad", count=1)
+    (folder / "episode_000001.npz").write_bytes(b"nothing")
+    with pytest.raises(EpisodeError, match="episode_000001.npz"):
+        _run(folder, tmp_path / "run")
+    with pytest.raises(TrainingError, match="No episodes"):
+        _run(tmp_path, tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("stepz: 3", "unknown key 'stepz'.*Did you mean 'steps'"),
+        ("model: {hidden: 3}", "model: unknown key 'hidden'"),
+        ("precision: int8", "expected bfloat16 or float32"),
+        ("decay_steps: 20000", "decay_steps: expected 0 .. steps"),
+        ("[1]", "expected a mapping"),
+    ],
+)
+def test_a_wrong_configuration_is_refused(tmp_path, text, message):
+    file = tmp_path / "train.yaml"
+    file.write_text(text)
+    with pytest.raises(TrainingError, match=message):
+        TrainConfig.load(file)
+
+
+def test_the_learning_rate_rises_stays_and_falls_to_zero():
+    config = TrainConfig(steps=100, warmup_steps=10, decay_steps=20, learning_rate=1.0)
+    rates = [config.learning_rate_at(step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1) and rates[10:80] == [1.0] * 70
+    assert math.isclose(rates[90], 0.5) and rates[100] == 0.0
