@@ -79,7 +79,8 @@ def test_a_bad_argument_is_refused_with_what_was_expected(arguments, given, said
 
 OBEYS = "import signal, sys, time\nsignal.signal(signal.SIGINT, lambda *_: sys.exit(0))\nprint('up', flush=True)\ntime.sleep(600)"
 STUBBORN = "import signal, time\nfor n in (2, 15): signal.signal(n, signal.SIG_IGN)\nprint('up', flush=True)\ntime.sleep(600)"
-PARENT = "import subprocess, sys, time\nsubprocess.Popen([sys.executable, '-S', '-c', 'import time; time.sleep(600)'])\nprint('up', flush=True)\ntime.sleep(600)"
+CHILD = "import time; time.sleep(600)"
+PARENT = f"import subprocess, sys\nsubprocess.Popen([sys.executable, '-S', '-c', {CHILD!r}])\nprint('up', flush=True)\n{CHILD}"
 FAILS = "print('up', flush=True)\nprint('no camera is there')\nraise SystemExit(3)"
 
 

@@ -8,12 +8,12 @@ import pytest
 pytest.importorskip("launch", reason="needs the ROS 2 launch tools, which come with ROS 2 by apt and not from PyPI")
 pytest.importorskip("launch_ros", reason="needs the ROS 2 launch tools, which come with ROS 2 by apt and not from PyPI")
 
-from launch import LaunchContext
 from launch.actions import DeclareLaunchArgument, OpaqueFunction
 from launch.utilities import normalize_to_list_of_substitutions, perform_substitutions
 from launch_ros.actions import Node
 from launch_ros.utilities import evaluate_parameters
 
+from launch import LaunchContext
 from rdvla_ros.nodes import bringup
 
 LAUNCH_FILE = Path(__file__).parent.parent / "launch" / "bimanual.launch.py"

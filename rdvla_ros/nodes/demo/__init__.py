@@ -109,11 +109,7 @@ class Session:
     def _run_episodes(self, link: Link, processes: starter.Processes) -> None:
         count = self._settings["episodes"]
         runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
-        try:
-            runner.wait_for_policy()
-        except bringup.BringupError as error:
-            policy = processes["policy"]
-            raise bringup.BringupError(f"{error} Its last lines ({policy.log}):\n{policy.last_lines()}") from None
+        runner.wait_for_policy(processes["policy"])
         for i in range(count):
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
             self.episodes.append(episode)

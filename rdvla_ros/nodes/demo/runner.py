@@ -14,6 +14,7 @@ from rdvla_ros.nodes.bringup import BringupError
 from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode
 from rdvla_ros.nodes.demo.link import Link
 from rdvla_ros.nodes.demo.report import StatusLine, status_text
+from rdvla_ros.nodes.starter import Running
 from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
 
 START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
@@ -35,7 +36,7 @@ class Runner:
         self._hold_seen = 0
         link.on_decision, link.on_picture = self._decision, self._picture
 
-    def wait_for_policy(self) -> None:
+    def wait_for_policy(self, policy: Running) -> None:
         """Until the policy has loaded its weights. BringupError when it could not."""
         started_s = time.monotonic()
 
@@ -48,7 +49,10 @@ class Runner:
             if state == "unconfigured":
                 unconfigured_s = unconfigured_s or time.monotonic()
                 if time.monotonic() - unconfigured_s > REFUSED_S:
-                    raise BringupError("The policy was expected to become active and stays unconfigured.")
+                    raise BringupError(
+                        f"The policy was expected to become active and stays unconfigured. Its last lines ({policy.log}):\n"
+                        f"{policy.last_lines()}"
+                    )
             self._link.spin(RETRY_S)
             waiting()
 
