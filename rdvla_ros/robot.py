@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,7 @@ class RobotDescription:
         """(A,) one field of every joint: 'lower', 'upper', 'velocity', 'acceleration' or 'jerk', controller units."""
         return np.array([getattr(joint, field) for joint in self.joints], dtype=np.float64)
 
+    @cached_property
     def _gripper_scale(self) -> tuple[np.ndarray, np.ndarray]:
         """(A,) offset and scale with controller = offset + scale * policy; 0 and 1 for the joints of the arm."""
         offset, scale = np.zeros(len(self.joints)), np.ones(len(self.joints))
@@ -170,12 +172,12 @@ class RobotDescription:
 
     def to_policy(self, positions: np.ndarray) -> np.ndarray:
         """(..., A) controller units -> policy units (grippers 0 closed .. 1 open)."""
-        offset, scale = self._gripper_scale()
+        offset, scale = self._gripper_scale
         return (np.asarray(positions, dtype=np.float64) - offset) / scale
 
     def from_policy(self, positions: np.ndarray) -> np.ndarray:
         """(..., A) policy units -> controller units; inverse of `to_policy`."""
-        offset, scale = self._gripper_scale()
+        offset, scale = self._gripper_scale
         return offset + scale * np.asarray(positions, dtype=np.float64)
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.insertion import InsertionStrategy
 from rdvla_ros.sim.kinematics import BimanualKinematics
 from rdvla_ros.sim.motion import JOINT_SPEED, Motion
 from rdvla_ros.sim.scene import ARMS, JOINT_NAMES, AlohaSim
@@ -15,7 +16,7 @@ from rdvla_ros.sim.transfer import TransferStrategy
 from rdvla_ros.sim.view import View
 
 PERIOD_S = 0.02
-STRATEGIES = {"transfer_cube": TransferStrategy}
+STRATEGIES = {"transfer_cube": TransferStrategy, "insertion": InsertionStrategy}
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from rdvla_ros.sim.tasks import Task, scene_path
 
 TOOL_OFFSET_M = 0.14  # from the body gripper_link along its x axis; the fingertips end at 0.154
 POSITION_COST, ORIENTATION_COST, POSTURE_COST = 1.0, 0.3, 1e-3
+RANGE_MARGIN = 1e-3  # [rad] kept from the joint limits, so that the problem has a solution
 JOINTS_PER_ARM = len(ARM_JOINTS) + 1
 
 
@@ -31,6 +32,8 @@ class BimanualKinematics:
         joints = [f"vx300s_{arm}/{joint}" for arm in ARMS for joint in ARM_JOINTS]
         self._qpos = np.array([self.model.joint(name).qposadr[0] for name in joints])
         self._dof = np.array([self.model.joint(name).dofadr[0] for name in joints])
+        limits = self.model.jnt_range[[self.model.joint(name).id for name in joints]].T
+        self._range = limits + np.array([[RANGE_MARGIN], [-RANGE_MARGIN]])
         self._columns = np.concatenate([np.arange(6) + JOINTS_PER_ARM * i for i in range(len(ARMS))])
         self._q = np.array([self.model.qpos0[i] for i in range(self.model.nq)])
         self._frames = {
@@ -47,7 +50,7 @@ class BimanualKinematics:
 
     def tool_poses(self, positions: np.ndarray) -> dict[str, tuple[np.ndarray, np.ndarray]]:
         """Arm -> (position (3,), rotation (3, 3)) of the tool frame, for joint positions (14,)."""
-        self._q[self._qpos] = positions[self._columns]
+        self._q[self._qpos] = np.clip(positions[self._columns], *self._range)
         self.configuration.update(self._q)
         poses = {}
         for arm in ARMS:
@@ -62,8 +65,11 @@ class BimanualKinematics:
             origin = position - TOOL_OFFSET_M * rotation[:, 0]
             pose = mink.SE3.from_rotation_and_translation(mink.SO3.from_matrix(rotation), origin)
             self._frames[arm].set_target(pose)
-        velocity = mink.solve_ik(self.configuration, self._tasks, period_s, "daqp", damping=1e-4, limits=self._limits)
         result = np.zeros(len(START_POSITIONS))
+        try:
+            velocity = mink.solve_ik(self.configuration, self._tasks, period_s, "daqp", damping=1e-4, limits=self._limits)
+        except mink.NoSolutionFound:  # numerically between two limits: stand for one period
+            return result
         result[self._columns] = velocity[self._dof]
         return result
 

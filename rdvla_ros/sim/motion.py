@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import math
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -15,6 +16,7 @@ APPROACH_RATE = 6.0  # [1/s] exponential end of a braking: speed = rate * distan
 JOINT_SPEED = 1.2  # [rad/s]
 JOINT_ACCELERATION = 6.0  # [rad/s^2]
 MAX_LEAD_RAD = 0.25  # the reference never leaves the measured joint further: a blocked arm must not wind up
+MAX_SAG_M = 0.006  # [m] of a tool below its reference
 GRIPPER_SPEED = 2.2  # [1/s] policy units: 0.08 m/s of the finger
 
 
@@ -27,44 +29,59 @@ class Goal:
     gripper: float
     speed: float = 0.30
     turning: float = 1.3
+    exact: bool = False  # the measured tool is to get there, not only the reference: what the arm sags is added
 
 
 def rotation_vector(rotation: np.ndarray) -> np.ndarray:
     """(3,) axis times angle of a rotation matrix; angles up to just below pi."""
-    cosine = np.clip((np.trace(rotation) - 1.0) / 2.0, -1.0, 1.0)
-    axis = np.array([rotation[2, 1] - rotation[1, 2], rotation[0, 2] - rotation[2, 0], rotation[1, 0] - rotation[0, 1]])
-    angle, sine = np.arccos(cosine), np.linalg.norm(axis) / 2.0
-    return axis / 2.0 if sine < 1e-9 else axis / (2.0 * sine) * angle
+    (xx, xy, xz), (yx, yy, yz), (zx, zy, zz) = rotation.tolist()
+    axis = (zy - yz, xz - zx, yx - xy)
+    sine = math.sqrt(axis[0] ** 2 + axis[1] ** 2 + axis[2] ** 2) / 2.0
+    factor = 0.5 if sine < 1e-9 else math.atan2(sine, (xx + yy + zz - 1.0) / 2.0) / (2.0 * sine)
+    return np.array(axis) * factor
 
 
 def rotation_matrix(vector: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation by |vector| about vector (Rodrigues)."""
-    angle = np.linalg.norm(vector)
+    """(3, 3) rotation by |vector| about vector (Rodrigues, written out: it is called a thousand times a second)."""
+    x, y, z = vector.tolist()
+    angle = math.sqrt(x * x + y * y + z * z)
     if angle < 1e-12:
         return np.eye(3)
-    x, y, z = vector / angle
-    cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
+    x, y, z = x / angle, y / angle, z / angle
+    c, s = math.cos(angle), math.sin(angle)
+    t = 1.0 - c
+    return np.array(
+        [
+            [c + t * x * x, t * x * y - s * z, t * x * z + s * y],
+            [t * x * y + s * z, c + t * y * y, t * y * z - s * x],
+            [t * x * z - s * y, t * y * z + s * x, c + t * z * z],
+        ]
+    )
 
 
 def _braked(distance: float, limit: float, acceleration: float) -> float:
     """Speed at which a goal at `distance` can still be met at rest."""
-    return min(limit, np.sqrt(2.0 * acceleration * distance), APPROACH_RATE * distance)
+    return min(limit, math.sqrt(2.0 * acceleration * distance), APPROACH_RATE * distance)
 
 
 def advance(pose: tuple[np.ndarray, np.ndarray], goal: Goal, period_s: float) -> tuple[np.ndarray, np.ndarray]:
     """The pose one period later on the way to the goal."""
     position, rotation = pose
     offset = goal.position - position
-    distance = float(np.linalg.norm(offset))
+    distance = math.sqrt(offset @ offset)
     if distance > 1e-9:
         position = position + offset / distance * _braked(distance, goal.speed, TOOL_ACCELERATION) * period_s
     turn = rotation_vector(goal.rotation @ rotation.T)
-    angle = float(np.linalg.norm(turn))
+    angle = math.sqrt(turn @ turn)
     if angle > 1e-9:
         step = _braked(angle, goal.turning, TURN_ACCELERATION) * period_s
         rotation = rotation_matrix(turn / angle * step) @ rotation
     return position, rotation
+
+
+def _with_sag(goal: Goal, reference: np.ndarray, reached: np.ndarray) -> Goal:
+    """The goal for the reference whose measured tool stands at `goal`; bounded, so that a blocked hand does not push on."""
+    return replace(goal, position=goal.position + np.clip(reference - reached, -MAX_SAG_M, MAX_SAG_M))
 
 
 class Motion:
@@ -82,7 +99,9 @@ class Motion:
         """Next reference and its velocity, from the present ones and the measured positions, all (14,) policy units."""
         lead = np.clip(reference - measured, -MAX_LEAD_RAD, MAX_LEAD_RAD)
         reference = np.where(self._is_gripper, reference, measured + lead)
+        reached = self._kinematics.tool_poses(measured) if any(goal.exact for goal in goals.values()) else {}
         poses = self._kinematics.tool_poses(reference)
+        goals = {arm: _with_sag(goal, poses[arm][0], reached[arm][0]) if goal.exact else goal for arm, goal in goals.items()}
         targets = {arm: advance(poses[arm], goals[arm], self._period_s) for arm in ARMS}
         wanted = self._kinematics.velocities(targets, self._period_s)
         change = wanted - velocity

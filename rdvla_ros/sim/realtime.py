@@ -14,8 +14,8 @@ import mujoco
 import numpy as np
 
 from rdvla_ros.sim import SimulationError
-from rdvla_ros.sim.controller import JointTrajectoryController
-from rdvla_ros.sim.interpolation import Reference, TrajectoryPoint
+from rdvla_ros.sim.controller import JointTrajectoryController, Points
+from rdvla_ros.sim.interpolation import Desired
 from rdvla_ros.sim.rendering import Renderer
 from rdvla_ros.sim.scene import JOINT_NAMES, AlohaSim
 from rdvla_ros.types import nearest_names
@@ -32,7 +32,7 @@ class ArmState:
 
     positions: np.ndarray
     velocities: np.ndarray
-    commanded: Reference
+    desired: Desired
     holding: bool
     accepted: int
     rejected: int
@@ -81,9 +81,8 @@ class RealTimeRobot:
         self._seed, self._episode = seed, 1
         self._time_s = wall_s() if self.in_wall_time else FIRST_TIME_S
         self._controllers = {
-            arm: JointTrajectoryController(arms[arm]) for arm in self._columns
+            arm: JointTrajectoryController(names, self._sim.reference[self._columns[arm]]) for arm, names in arms.items()
         }
-        self._restart_controllers()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
 
@@ -104,18 +103,11 @@ class RealTimeRobot:
         if self._thread.is_alive():
             self._thread.join(timeout=1.0)
 
-    def accept(self, arm: str, names: Sequence[str], stamp_s: float, points: Sequence[TrajectoryPoint]) -> str | None:
-        """Give an arm's controller a trajectory; None, or why it was rejected.
-
-        A real controller lets NaN through to its hardware. Here it would end the simulation, so it is rejected too.
-        """
+    def accept(self, arm: str, points: Points) -> str:
+        """Give an arm's controller a trajectory; why it was rejected, empty when it was taken."""
         with self._lock:
             controller = self._controllers[arm]
-            if any(not np.isfinite(x).all() for p in points for x in (p.positions, p.velocities, p.accelerations) if x is not None):
-                controller.rejected += 1
-                controller.last_rejection = "a value is not finite"
-                return controller.last_rejection
-            return controller.accept(names, stamp_s, points, self._time_s)
+            return "" if controller.accept(points, self._time_s) else controller.last_rejection
 
     def reset(self, task: str, seed: int) -> int:
         """Start an episode: objects by the seed, arms at the start pose, controllers holding. Returns the episode's number."""
@@ -156,15 +148,15 @@ class RealTimeRobot:
 
     def _restart_controllers(self) -> None:
         for arm, controller in self._controllers.items():
-            controller.start(self._sim.reference[self._columns[arm]])
+            controller.reset(self._sim.reference[self._columns[arm]])
 
     def _arm_state(self, arm: str) -> ArmState:
         controller, columns = self._controllers[arm], self._columns[arm]
         return ArmState(
             positions=self._sim.positions[columns],
             velocities=self._sim.velocities[columns],
-            commanded=controller.reference(self._time_s),
-            holding=controller.holding,
+            desired=controller.update(self._time_s),
+            holding=bool(controller.holding(self._time_s)),
             accepted=controller.accepted,
             rejected=controller.rejected,
             last_rejection=controller.last_rejection,
@@ -195,7 +187,7 @@ class RealTimeRobot:
                     self._time_s += step_s
                     reference = self._sim.reference
                     for arm, columns in self._columns.items():
-                        reference[columns] = self._controllers[arm].reference(self._time_s).positions
+                        reference[columns] = self._controllers[arm].update(self._time_s).position
                     self._sim.set_reference(reference)
                     self._sim.step()
             except SimulationError as error:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import permutations, product
 
 import numpy as np
@@ -21,6 +22,7 @@ CUBE_ROTATIONS = [
     for signs in product((-1.0, 1.0), repeat=3)
     if np.linalg.det(matrix := np.eye(3)[:, order] * signs) > 0
 ]
+BAR_ROTATIONS = [turn for turn in CUBE_ROTATIONS if abs(turn[0, 0]) == 1.0]  # the 8 that keep its long axis x
 
 
 @dataclass(frozen=True)
@@ -33,21 +35,31 @@ class View:
     objects: dict[str, tuple[np.ndarray, np.ndarray]]
 
 
+@lru_cache(maxsize=64)
+def _hand_at_rest(arm: str, pitch: float, roll: float) -> np.ndarray:
+    level = np.column_stack([FORWARD[arm], np.cross(UP, FORWARD[arm]), UP])
+    return level @ rotation_matrix(np.array([0.0, pitch, 0.0])) @ rotation_matrix(np.array([roll, 0.0, 0.0]))
+
+
 def hand_rotation(arm: str, pitch: float, roll: float = 0.0, yaw: float = 0.0) -> np.ndarray:
     """(3, 3) tool rotation: pointing to the other arm, tipped down by `pitch`, rolled about its axis, turned by `yaw` [rad]."""
-    level = np.column_stack([FORWARD[arm], np.cross(UP, FORWARD[arm]), UP])
-    tipped = level @ rotation_matrix(np.array([0.0, pitch, 0.0])) @ rotation_matrix(np.array([roll, 0.0, 0.0]))
-    return rotation_matrix(yaw * UP) @ tipped
+    return rotation_matrix(yaw * UP) @ _hand_at_rest(arm, pitch, roll)
 
 
-def yaw_of(rotation: np.ndarray, symmetry: float = np.pi / 2) -> float:
+def yaw_of(rotation: np.ndarray, axis: int | None = None, symmetry: float = np.pi / 2) -> float:
     """Turn about the vertical of a body on the table, in -symmetry/2 .. symmetry/2 [rad].
 
-    The body axis that lies flattest decides, so that a cube on any of its faces gives the yaw of its sides.
+    axis: the body axis that decides; None takes the flattest one, so that a cube on any of its faces gives its sides' yaw.
     """
-    axis = rotation[:, int(np.argmin(np.abs(rotation[2])))]
-    yaw = np.arctan2(axis[1], axis[0])
+    direction = rotation[:, int(np.argmin(np.abs(rotation[2]))) if axis is None else axis]
+    yaw = np.arctan2(direction[1], direction[0])
     return float((yaw + symmetry / 2) % symmetry - symmetry / 2)
+
+
+def upright_turn(rotation: np.ndarray, upright: np.ndarray) -> np.ndarray:
+    """(3, 3) smallest turn in the world that brings a square bar (long axis x) parallel to another one."""
+    candidates = (upright @ turn for turn in BAR_ROTATIONS)
+    return max((candidate @ rotation.T for candidate in candidates), key=np.trace)
 
 
 def approach(
