@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 from head_oracle import Oracle, OracleConfig, random_weights
+
+from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.published import load_head
 
 SMALL = OracleConfig(hidden_dim=32, num_heads=4, prelude=(1,), core=(3, 3), coda=(3,), chunk_length=8, action_dim=7,
                      proprio_dim=5, published_rotary=True)
@@ -43,8 +47,40 @@ def random_inputs(config: OracleConfig, batch: int, seed: int, vision: int = 12,
             draw(batch, config.proprio_dim), 0.6 * draw(batch, config.chunk_length, config.hidden_dim))
 
 
-def oracle_case(config: OracleConfig, batch: int, seed: int, **sizes):
-    """(head tensors, projector tensors, inputs, Oracle) that belong together."""
-    head, projector = random_weights(config, seed)
+def oracle_case(config: OracleConfig, batch: int, seed: int, converging: bool = False, **sizes):
+    """(head tensors, projector tensors, inputs, Oracle) that belong together.
+
+    converging: weights under which the chunk settles as trained ones make it (its change shrinks with every iteration).
+    """
+    head, projector = random_weights(config, seed, scale=0.4 if converging else 1.0)
+    if converging:
+        head["adapter.weight"][:, : config.hidden_dim] *= 0.5
     task, latent, proprio, state = random_inputs(config, batch, seed + 1, **sizes)
     return head, projector, (task, latent, proprio, state), Oracle(head, projector, config, task, latent, proprio)
+
+
+def one_row(inputs, row: int):
+    """The inputs of one batch row, as a batch of one."""
+    task, latent, proprio, state = inputs
+    return ({i: t[row:row + 1] for i, t in task.items()}, {i: t[row:row + 1] for i, t in latent.items()},
+            proprio[row:row + 1], state[row:row + 1])
+
+
+def load_case(folder: Path, config: OracleConfig, head: dict, projector: dict) -> RDVLAHead:
+    """The package's head with the oracle's weights, by way of a published folder."""
+    loaded = load_head(write_published_folder(folder, config, head, projector))
+    loaded.requires_grad_(False)
+    if not config.published_rotary:
+        loaded = with_config(loaded, rotary_form="standard")
+    return loaded
+
+
+def with_config(head: RDVLAHead, **changes) -> RDVLAHead:
+    """The same weights under a changed configuration."""
+    other = RDVLAHead(replace(head.config, **changes)).to(head.dtype).eval().requires_grad_(False)
+    other.load_state_dict(head.state_dict())
+    return other
+
+
+def relative_error(got: torch.Tensor, expected: torch.Tensor) -> float:
+    return float((got.double() - expected.double()).abs().max() / expected.double().abs().max())

@@ -6,6 +6,7 @@ vision (B, P, D), all in the dtype of the weights.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass
 
@@ -65,20 +66,25 @@ def rms_norm(x, weight, eps):
     return (wide / torch.sqrt((wide * wide).mean(-1, keepdim=True) + eps) * weight).to(x.dtype)
 
 
+@functools.cache
+def rotation(position, width, published, base):
+    """(d, d): what a rotary position does to one head's vector."""
+    matrix = torch.zeros(width, width, dtype=torch.float64)
+    for j in range(width):
+        angle = position * base ** (-2 * (j % (width // 2)) / width)  # laid out for split halves in both forms
+        if published:  # neighbours (x0, x1) -> (-x1, x0)
+            partner, sign = (j + 1, -1) if j % 2 == 0 else (j - 1, 1)
+        else:
+            partner, sign = (j + width // 2, -1) if j < width // 2 else (j - width // 2, 1)
+        matrix[j, j] = math.cos(angle)
+        matrix[j, partner] = sign * math.sin(angle)
+    return matrix
+
+
 def rotate(x, config: OracleConfig):
     """x (B, K, d) of one head."""
-    width = x.shape[-1]
-    out = torch.empty_like(x)
-    for position in range(x.shape[1]):
-        for j in range(width):
-            if config.published_rotary:
-                angle = position * config.rope_base ** (-2 * (j % (width // 2)) / width)
-                partner = -x[:, position, j + 1] if j % 2 == 0 else x[:, position, j - 1]
-            else:
-                angle = position * config.rope_base ** (-2 * (j % (width // 2)) / width)
-                partner = -x[:, position, j + width // 2] if j < width // 2 else x[:, position, j - width // 2]
-            out[:, position, j] = x[:, position, j] * math.cos(angle) + partner * math.sin(angle)
-    return out
+    return torch.stack([x[:, p] @ rotation(p, x.shape[-1], config.published_rotary, config.rope_base).to(x.dtype).T
+                        for p in range(x.shape[1])], 1)
 
 
 def layer(w, prefix, x, latents, vision, config: OracleConfig):

@@ -1,0 +1,181 @@
+"""The head against the textbook oracle: over sizes, layer layouts, rotary forms, dtypes, batches, and along every path."""
+
+from __future__ import annotations
+
+import copy
+import random
+
+import pytest
+import torch
+from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, relative_error
+from head_oracle import Oracle, OracleConfig
+
+from rdvla_ros.model.halting import ActionChange, FixedDepth
+from rdvla_ros.model.refine import refine
+from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
+
+
+def random_case(seed: int) -> tuple[OracleConfig, int, dict]:
+    """(configuration, batch, numbers of context rows)"""
+    r = random.Random(seed)
+    heads, width = r.choice([1, 2, 3, 4]), 2 * r.randint(1, 8)
+    layers = [r.randint(0, 5) for _ in range(6)]
+    config = OracleConfig(
+        hidden_dim=heads * width, num_heads=heads, prelude=tuple(layers[: r.choice([0, 1, 2])]),
+        core=tuple(layers[2: 3 + r.randint(0, 2)]), coda=tuple(layers[4: 5 + r.randint(0, 1)]),
+        chunk_length=r.randint(1, 10), action_dim=r.randint(1, 15), proprio_dim=r.randint(1, 15),
+        published_rotary=r.random() < 0.5)
+    return config, r.randint(1, 4), {"vision": r.randint(1, 30), "latents": r.randint(1, 9)}
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_head_computes_the_formulas(tmp_path, seed):
+    config, batch, sizes = random_case(seed)
+    weights, projector, inputs, oracle = oracle_case(config, batch, seed, **sizes)
+    head = load_case(tmp_path, config, weights, projector)
+    *states, start = inputs
+    iterations = 1 + seed % 12
+    chunk, state = oracle.fixed(start, iterations)
+    with torch.no_grad():
+        lean = head.encode(*states)
+    for context in (lean, head.encode(*states), head.project_coda(lean)):
+        got = head.refine(context, FixedDepth(iterations), start)
+        assert relative_error(got.actions, chunk) < 1e-4
+        assert relative_error(got.state, state) < 1e-4
+        assert got.iterations.tolist() == [iterations] * batch and got.halted.all()
+
+
+@pytest.mark.parametrize("published", [True, False])
+def test_twelve_iterations_at_the_published_layout(tmp_path, published):
+    config = OracleConfig(hidden_dim=128, num_heads=8, prelude=(11,), core=(23, 23), coda=(23,), chunk_length=8,
+                          action_dim=14, proprio_dim=14, published_rotary=published)
+    weights, projector, (*states, start), oracle = oracle_case(config, 2, 7, vision=64, latents=16)
+    head = load_case(tmp_path, config, weights, projector)
+    with torch.no_grad():
+        got = head.refine(head.encode(*states), FixedDepth(12), start)
+    assert relative_error(got.actions, oracle.fixed(start, 12)[0]) < 1e-4
+
+
+def test_the_two_rotary_forms_differ(tmp_path):
+    weights, projector, (*states, start), _ = oracle_case(SMALL, 1, 0)
+    published = load_case(tmp_path, SMALL, weights, projector)
+    config = OracleConfig(**{**vars(SMALL), "published_rotary": False})
+    standard = load_case(tmp_path, config, weights, projector)
+    results = [head.refine(head.encode(*states), FixedDepth(3), start).actions for head in (published, standard)]
+    assert relative_error(*results) > 1e-2
+
+
+@pytest.mark.parametrize("dtype, tolerance", [(torch.float64, 1e-9), (torch.float32, 1e-4), (torch.bfloat16, 0.1)])
+@pytest.mark.parametrize("packed", [False, True])
+def test_every_dtype_stays_near_the_oracle_in_float64(tmp_path, dtype, tolerance, packed):
+    weights, projector, inputs, _ = oracle_case(SMALL, 2, 3, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    if dtype == torch.float64:
+        head.rotary.cos, head.rotary.sin = _exact_rotary(SMALL)
+    head = head.to(dtype)
+    head = head.pack() if packed else head
+    wide = [{k: v.double() for k, v in d.items()} for d in (weights, projector)]
+    # What the narrow head sees is rounded; the oracle gets the same rounded numbers.
+    task, latent, proprio, start = ({i: t.to(dtype) for i, t in inputs[0].items()},
+                                    {i: t.to(dtype) for i, t in inputs[1].items()}, inputs[2].to(dtype), inputs[3].to(dtype))
+    oracle = Oracle(*wide, SMALL, {i: t.double() for i, t in task.items()}, {i: t.double() for i, t in latent.items()},
+                    proprio.double())
+    with torch.no_grad():
+        got = head.refine(head.encode(task, latent, proprio), FixedDepth(12), start)
+    assert got.actions.dtype == dtype
+    assert relative_error(got.actions, oracle.fixed(start.double(), 12)[0]) < tolerance
+
+
+def _exact_rotary(config: OracleConfig):
+    half = config.hidden_dim // config.num_heads // 2
+    frequency = config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
+    angle = torch.outer(torch.arange(config.chunk_length, dtype=torch.float64), frequency).repeat(1, 2)
+    return angle.cos(), angle.sin()
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("evaluate", ["needed", "every"])
+def test_stops_at_the_published_iteration_counts(tmp_path, seed, evaluate):
+    weights, projector, inputs, oracle = oracle_case(SMALL, 1, 50 + seed, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    *states, start = inputs
+    counts = []
+    for threshold in (1e-1, 3e-2, 1e-2, 1e-3, 5e-4, 1e-4, 1e-5, 1e-7):
+        chunk, count = oracle.published_adaptive(start, threshold)
+        with torch.no_grad():
+            got = head.refine(head.encode(*states), ActionChange(threshold, evaluate=evaluate), start)
+        assert got.iterations.tolist() == [count]
+        assert relative_error(got.actions, chunk) < 1e-4
+        counts.append(count)
+    assert len(set(counts)) >= 4  # the thresholds tell stops apart
+
+
+def test_each_row_of_a_batch_equals_its_run_alone(tmp_path):
+    weights, projector, inputs, _ = oracle_case(SMALL, 6, 11, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    *states, start = inputs
+    with torch.no_grad():
+        for rule in (ActionChange(1e-4), ActionChange(1e-4, evaluate="every"), ActionChange(1e-4, patience=2), FixedDepth(5)):
+            together = head.refine(head.encode(*states), rule, start)
+            for row in range(6):
+                *own, own_start = one_row(inputs, row)
+                alone = head.refine(head.encode(*own), rule, own_start)
+                length = int(alone.iterations)
+                assert int(together.iterations[row]) == length
+                assert bool(together.halted[row]) == bool(alone.halted[0])
+                assert relative_error(together.actions[row], alone.actions[0]) < 1e-5
+                assert relative_error(together.state[row], alone.state[0]) < 1e-5
+                torch.testing.assert_close(together.change[row, :length], alone.change[0], rtol=1e-3, atol=1e-9, equal_nan=True)
+                assert together.change[row, length:].isnan().all()
+            if rule != FixedDepth(5):
+                assert len(set(together.iterations.tolist())) > 1  # the rows did stop apart
+
+
+def test_finished_rows_cost_nothing_further(tmp_path):
+    weights, projector, inputs, _ = oracle_case(SMALL, 6, 11, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    *states, start = inputs
+    rows = []
+    head.core_norm.register_forward_hook(lambda module, args, out: rows.append(len(out)))
+    with torch.no_grad():
+        got = head.refine(head.encode(*states), ActionChange(1e-4), start)
+    assert sum(rows) == int(got.iterations.sum())
+
+
+def recorded_eagerly(function, static):
+    """What record_cuda_graph returns, without a graph."""
+    output = function(static)
+    return lambda: output.copy_(function(static)), output
+
+
+@pytest.mark.parametrize("rule", [FixedDepth(1), FixedDepth(11), ActionChange(1e-2), ActionChange(1e-4), ActionChange(1e-4, 7),
+                                  ActionChange(1e-4, patience=2), ActionChange(0.0, 9)], ids=str)
+def test_blocks_on_static_memory_equal_single_iterations(tmp_path, rule):
+    """The path that a GPU runs (blocks of iterations, batched decoding, recorded calls), on the CPU."""
+    weights, projector, inputs, _ = oracle_case(SMALL, 1, 11, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    graphs = GraphCache(recorded_eagerly)
+    with torch.no_grad():
+        for seed in range(4):  # the recordings are made once and used for every later decision
+            *states, start = random_inputs(SMALL, 1, seed)
+            context = head.encode(*states)
+            single = refine(head, context, rule, start, runner=EagerRunner(head, context))
+            blocks = refine(head, context, rule, start, runner=GraphRunner(head, context, graphs))
+            assert blocks.iterations.tolist() == single.iterations.tolist()
+            assert blocks.stop_reason.tolist() == single.stop_reason.tolist()
+            assert relative_error(blocks.actions, single.actions) < 1e-5
+            assert relative_error(blocks.state, single.state) < 1e-5
+            seen = ~single.change.isnan()
+            torch.testing.assert_close(blocks.change[seen], single.change[seen], rtol=1e-3, atol=1e-9)
+
+
+def test_packing_changes_no_numbers(tmp_path):
+    weights, projector, inputs, _ = oracle_case(SMALL, 2, 1, converging=True)
+    head = load_case(tmp_path, SMALL, weights, projector)
+    packed = copy.deepcopy(head).pack()
+    *states, start = inputs
+    with torch.no_grad():
+        for rule in (FixedDepth(12), ActionChange(1e-4)):
+            plain, fast = (h.refine(h.encode(*states), rule, start) for h in (head, packed))
+            assert plain.iterations.tolist() == fast.iterations.tolist()
+            assert relative_error(fast.actions, plain.actions) < 1e-5
