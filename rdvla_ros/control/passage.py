@@ -55,9 +55,9 @@ class Passage:
         self._reported: dict[str, tuple[float, Reference]] = {}
         self._measured: dict[str, tuple[float, Reference]] = {}
 
-    def report_controller(self, arm: str, position: np.ndarray, velocity: np.ndarray, now_s: float) -> None:
+    def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
         """What the arm's controller says that it commands."""
-        self._reported[arm] = (now_s, Reference(position, velocity, np.zeros_like(position)))
+        self._reported[arm] = (now_s, commanded)
 
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
         """Where the arm's joints are; taken as at rest, so it serves where nothing better is known."""

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
@@ -27,16 +26,17 @@ from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
 from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.control.watchdog import Streak, StreamWatch
-from rdvla_ros.msg import ControllerState, GateStatus
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes import conversions, process
+from rdvla_ros.nodes.controller_states import ControllerStates, commanded
+from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.nodes.parameters import Schema, declare, parameter
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
 
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-SENSOR = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 
 
 @dataclass(frozen=True)
@@ -114,11 +114,8 @@ class GateNode(Node):
             self._watches[group.topic] = StreamWatch(
                 group.topic, timeout_s=self._values.joint_timeout_s, bad_s=self._values.bad_joint_s
             )
-            self.create_subscription(JointState, group.topic, self._safe(partial(self._on_joints, group)), SENSOR)
-        for arm in self._robot.arms:
-            if arm.controller_state_topic:
-                callback = self._safe(partial(self._on_controller, arm))
-                self.create_subscription(ControllerState, arm.controller_state_topic, callback, SENSOR)
+            self.create_subscription(JointState, group.topic, self._safe(partial(self._on_joints, group)), sensor_qos(5))
+        self._controllers = ControllerStates(self, self._robot, self._safe(self._on_controller))
 
     def _serve(self) -> None:
         self.create_service(Hold, "~/hold", self._safe(self._on_hold))
@@ -201,15 +198,10 @@ class GateNode(Node):
                 f"{self._values.clock_tolerance_s:g} s. Do all nodes agree on use_sim_time, and all hosts on the time?"
             )
 
-    def _on_controller(self, arm: Any, message: ControllerState) -> None:
-        """Where the controller's order differs or a value is missing, the message is of no use and is left out."""
-        names, point = list(message.joint_names), message.reference
-        if sorted(names) != sorted(arm.joint_names) or not len(point.positions) == len(point.velocities) == len(names):
-            return
-        order = [names.index(name) for name in arm.joint_names]
-        position, velocity = np.array(point.positions)[order], np.array(point.velocities)[order]
-        if np.isfinite(position).all() and np.isfinite(velocity).all():
-            self._passage.report_controller(arm.name, position, velocity, self._ros_s())
+    def _on_controller(self, arm: Arm, message: Any) -> None:
+        reference = commanded(message, arm)
+        if reference is not None:
+            self._passage.report_controller(arm.name, reference, self._ros_s())
 
     # -- services
 
