@@ -7,7 +7,6 @@ Whatever is in doubt publishes nothing: the trajectory on the wire ends at rest 
 
 from __future__ import annotations
 
-import sys
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -300,7 +299,7 @@ class PolicyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    sys.exit(process.run(PolicyNode, args))
+    process.leave(process.run(PolicyNode, args))
 
 
 if __name__ == "__main__":

@@ -75,6 +75,14 @@ def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], boo
             node.get_logger().error(f"Exception number {escaped} escaped a callback: {type(error).__name__}: {error}")
 
 
+def leave(code: int) -> None:
+    """End the process now. Taking an interpreter with torch in it apart takes a second, and crashes where a thread is still
+    inside torch; nothing is left to be done by it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
 def _give_up() -> None:
-    print(f"[WARN] Something still ran {EXIT_WITHIN_S:g} s after the signal to end; it was given up.", file=sys.stderr, flush=True)
-    os._exit(0)
+    print(f"[WARN] Something still ran {EXIT_WITHIN_S:g} s after the signal to end; it was given up.", file=sys.stderr)
+    leave(0)
