@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import math
+from collections import deque
+
 
 class StreamWatch:
     """One stream. A good sample is good for `timeout_s`; after a bad one the last good sample is good for `bad_s` only."""
@@ -46,3 +49,27 @@ class Streak:
 
     def succeeded(self) -> None:
         self.count = 0
+
+
+class RateMeter:
+    """How often something happened lately, and how long ago the last time was."""
+
+    def __init__(self, window: int = 30):
+        self._times_s: deque[float] = deque(maxlen=window)
+
+    def tick(self, now_s: float) -> None:
+        self._times_s.append(now_s)
+
+    def age_s(self, now_s: float) -> float:
+        """Since the last time; infinity before the first."""
+        return now_s - self._times_s[-1] if self._times_s else math.inf
+
+    def hz(self, now_s: float) -> float:
+        """Mean rate over the window up to now, so that it falls while nothing comes; 0 before the second time."""
+        if len(self._times_s) < 2:
+            return 0.0
+        intervals = len(self._times_s) - 1
+        newest_gap_s = max(now_s - self._times_s[-1], 0.0)
+        span_s = self._times_s[-1] - self._times_s[0]
+        mean_s = span_s / intervals
+        return intervals / span_s if newest_gap_s <= mean_s else (intervals + 1) / (span_s + newest_gap_s)

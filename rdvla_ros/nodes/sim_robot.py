@@ -103,7 +103,7 @@ class SimRobotNode(Node):
         for camera in self._robot.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image
             self._images[camera.name] = self.create_publisher(kind, camera.topic, IMAGES)
-            self._infos[camera.name] = self.create_publisher(CameraInfo, _info_topic(camera.topic), IMAGES)
+            self._infos[camera.name] = self.create_publisher(CameraInfo, conversions.camera_info_topic(camera.topic), IMAGES)
         if self._values.view_camera:
             self._view = self.create_publisher(Image, "~/view/image_raw", IMAGES)
         self._stage = self.create_publisher(TaskStage, "~/task_stage", 10)
@@ -244,9 +244,3 @@ def _camera_info(camera: Camera, matrix: np.ndarray, stamp) -> CameraInfo:
     message.r = np.eye(3).ravel()
     message.p = np.hstack([matrix, np.zeros((3, 1))]).ravel()
     return message
-
-
-def _info_topic(image_topic: str) -> str:
-    """camera_info stands beside the image topic; a compressed one is one level further down."""
-    base = image_topic.removesuffix("/compressed")
-    return base.rsplit("/", 1)[0] + "/camera_info"
