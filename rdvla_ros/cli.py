@@ -129,12 +129,15 @@ def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
     manifest, checkpoint = read_manifest(folder), load_checkpoint(folder)
     contract, head, weights = checkpoint.contract, checkpoint.model.head.config, manifest["weights"]
     sizes = {part: sum(p.numel() for p in getattr(checkpoint.model, part).parameters()) for part in ("backbone", "head")}
+    width = f"width {head.hidden_dim}, {head.num_heads} heads, {head.rows} rows"
+    size, digest = f"{weights['bytes'] / 2**20:.1f} MiB {weights['dtype']}", weights["sha256"][:16]
+    layers = f"prelude {list(head.prelude_layers)}, core {list(head.core_layers)}, coda {list(head.coda_layers)}"
     lines = [
         f"Checkpoint {folder}: {manifest['format']}, version {manifest['format_version']}",
-        f"  weights         {weights['bytes'] / 2**20:.1f} MiB {weights['dtype']}, SHA-256 {weights['sha256'][:16]}... as in the manifest",
+        f"  weights         {size}, SHA-256 {digest}... as in the manifest",
         f"  backbone        {checkpoint.backbone_name}, {sizes['backbone'] / 1e6:.2f} M parameters",
-        f"  head            {sizes['head'] / 1e6:.2f} M parameters, width {head.hidden_dim}, {head.num_heads} heads, {head.rows} rows",
-        f"  layers          prelude {list(head.prelude_layers)}, core {list(head.core_layers)}, coda {list(head.coda_layers)}",
+        f"  head            {sizes['head'] / 1e6:.2f} M parameters, {width}",
+        f"  layers          {layers}",
         "",
         "Made for a robot with",
         f"  joints          {', '.join(contract.joint_names)}",
@@ -146,7 +149,7 @@ def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
         f"Halting           {_settings(checkpoint.halting)}",
         f"Horizon           {_settings(checkpoint.horizon)}",
     ]
-    lines += [f"Training          {key}: {value}" for key, value in checkpoint.training.items()]
+    lines += [f"Training          {key}: {_brief(value)}" for key, value in checkpoint.training.items()]
     return "\n".join(lines + ([_fit_text(folder, robot)] if robot else []))
 
 
@@ -155,6 +158,11 @@ def _fit_text(folder: Path, robot: RobotDescription) -> str:
 
     Policy.load(folder).require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
     return f"\nFits robot '{robot.name}'."
+
+
+def _brief(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= 160 else f"{text[:120]}... (whole in manifest.json)"
 
 
 def _settings(rule: Mapping[str, object]) -> str:

@@ -88,7 +88,7 @@ def test_the_monitor_and_the_gate_report(wire):
     assert uncertainty.window >= 1 and uncertainty.window_score >= 0.0 and not uncertainty.calibrated
     diagnostics = wire.until(lambda: wire.heard["/diagnostics"], "diagnostics")[-1]
     assert diagnostics.status and all(status.name and status.message for status in diagnostics.status)
-    assert wire.gate.mode == GateStatus.AUTO and wire.gate.passed >= 3
+    wire.until(lambda: wire.gate.mode == GateStatus.AUTO and wire.gate.passed >= 3, "three passed decisions")
 
 
 def test_a_hold_stops_both_arms_and_nothing_passes_until_the_resume_that_names_it(wire):
