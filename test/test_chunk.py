@@ -116,6 +116,19 @@ def test_a_slow_decision_among_fast_ones_makes_the_next_ones_begin_earlier():
     assert next(t for t in np.arange(0.05, 2, 0.01) if plans.due(t)) == pytest.approx(first - 0.25, abs=0.011)
 
 
+def test_cameras_slower_than_described_make_decisions_begin_earlier():
+    plans = schedule()
+    assert plans.observation_period_s == 0.1
+    for i in range(6):
+        plans.observed(0.05 * i)
+    assert plans.observation_period_s == 0.1, "faster ones change nothing"
+    for i in range(8):
+        plans.observed(1.0 + 0.25 * i)
+    assert plans.observation_period_s == pytest.approx(0.25)
+    plans.observed(0.0)
+    assert plans.observation_period_s == 0.1, "a clock that jumped back begins anew"
+
+
 def sent_once(plans, base_s=0.0):
     motion = plan(chunk_at(0.0), step_s=STEP_S, elapsed_s=0.0, horizon=4, start=Reference.at_rest(wave(0.0)), limits=LIMITS, lead_s=LEAD_S)
     plans.sent(motion, base_s, STOP_S)

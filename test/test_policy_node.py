@@ -495,3 +495,10 @@ def test_row_66_a_misspelt_parameter_ends_the_process_with_one_line():
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 1 and "Unknown parameter 'instrction'" in output and "Did you mean 'instruction'" in output
     assert "Traceback" not in output
+
+
+def test_a_parameter_file_that_cannot_be_read_ends_the_process_with_one_line(tmp_path):
+    (tmp_path / "parameters.yaml").write_text("policy: [")
+    command = [sys.executable, "-m", "rdvla_ros.nodes.policy_node", "--ros-args", "--params-file", str(tmp_path / "parameters.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
+    assert done.returncode == 1 and "[ERROR] The arguments were not understood" in done.stderr and "Traceback" not in done.stderr

@@ -311,6 +311,19 @@ def test_a_stream_of_refused_messages_is_silent_with_a_reason():
     assert len([text for _, text in rig.log if "finite" in text]) == 1, "one complaint, not twenty"
 
 
+def test_streams_that_are_alive_but_never_match_are_explained():
+    rig = Rig(Options(slop_s=0.02))
+    for _ in range(20):
+        rig.pass_time(0.1)
+        rig.image("top"), rig.image("left_wrist", rig.ros_s - 0.06), rig.image("right_wrist")
+        rig.joints("/left", 0.0), rig.joints("/right", 0.0)
+    assert not rig.matched and rig.synchronizer.silent(after_s=1.0) == []
+    why = rig.synchronizer.unmatched(after_s=1.0)
+    assert "/cameras/left_wrist lies 0.060 s before that of" in why and "expected images within 0.02 s" in why
+    rig.healthy(0.3)
+    assert rig.synchronizer.unmatched(after_s=1.0) == ""
+
+
 def test_memory_stays_bounded_while_a_stream_is_silent():
     rig = Rig(Options(image_depth=4, joint_depth=64))
     rig.healthy(20.0, without=("top",))

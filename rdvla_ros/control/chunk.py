@@ -77,20 +77,33 @@ class Schedule:
     """What is on the wire, and when the next decision must begin.
 
     lead_s: from a trajectory's time base to its first point. margin_s: reserve on top of the measured latency.
-    observation_period_s: distance of the observations; a decision can only begin with one.
+    observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
+    slowly, that counts.
     """
 
     def __init__(self, latency: Latency, *, lead_s: float, observation_period_s: float, margin_s: float = 0.02):
         self.latency = latency
-        self._lead_s, self._observation_period_s, self._margin_s = lead_s, observation_period_s, margin_s
+        self._lead_s, self._expected_period_s, self._margin_s = lead_s, observation_period_s, margin_s
+        self._observed: deque[float] = deque(maxlen=8)
         self._sent: list[Sent] = []  # the newest last; the one before it counts again when the newest is refused
+
+    def observed(self, now_s: float) -> None:
+        """An observation came."""
+        if self._observed and now_s <= self._observed[-1]:
+            self._observed.clear()  # the clock jumped back
+        self._observed.append(now_s)
+
+    @property
+    def observation_period_s(self) -> float:
+        gaps_s = np.diff(self._observed)
+        return max(self._expected_period_s, float(np.median(gaps_s))) if len(gaps_s) else self._expected_period_s
 
     def due(self, now_s: float) -> bool:
         """Whether a decision from the observation that just arrived may not wait for the next one."""
         if not self._sent:
             return True
         latest_start_s = self._sent[-1].until_s - self._lead_s - self.latency.estimate_s - self._margin_s
-        return now_s + self._observation_period_s > latest_start_s
+        return now_s + self.observation_period_s > latest_start_s
 
     def sent(self, trajectory: Trajectory, base_s: float, stop_s: float) -> None:
         """A motion went out whose last stop_s seconds are its stop."""

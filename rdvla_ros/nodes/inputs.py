@@ -69,13 +69,15 @@ class Inputs:
         return self._in_robot_order(self.synchronizer.newest_joints())
 
     def missing(self, after_s: float) -> list[str]:
-        """One sentence for each stream that brought nothing usable for after_s."""
+        """One sentence for each stream that brought nothing usable for after_s, or one on why they do not match."""
         sentences = []
         for silence in self.synchronizer.silent(after_s):
             publishers = self._node.count_publishers(silence.topic)
             what = "nothing usable received" if silence.reason else "nothing received"
             last = f"; last refusal: {silence.reason}" if silence.reason else ""
             sentences.append(f"Waiting for {silence.topic}: {what} in {silence.for_s:.1f} s; publishers: {publishers}{last}")
+        if not sentences and (why := self.synchronizer.unmatched(after_s)):
+            sentences.append(f"Waiting for the inputs: {why}")
         return sentences
 
     def destroy(self) -> None:

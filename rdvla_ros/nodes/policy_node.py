@@ -185,6 +185,7 @@ class PolicyNode(LifecycleNode):
         return self._gate.standing_back() if self._gate else ""
 
     def _on_matched(self, matched: Matched) -> None:
+        self._schedule.observed(self._now().ros_s)
         self._consider()
 
     def _consider(self) -> None:

@@ -43,7 +43,7 @@ class PolicyParameters(Schema):
     zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
 
     # what it sends
-    lead_s: float = parameter(0.04, "from sending a trajectory to its first point", unit="s", low=0.005, high=0.5, change="unconfigured")
+    lead_s: float = parameter(0.06, "from sending a trajectory to its first point; longer than it takes to reach the controllers", unit="s", low=0.005, high=0.5, change="unconfigured")
     stop_s: float = parameter(0.4, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured")
 
     def problems(self) -> Iterable[str]:

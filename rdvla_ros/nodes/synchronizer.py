@@ -140,7 +140,7 @@ class Synchronizer(message_filters.SimpleFilter):
         self._reported: dict[tuple[str, str], float] = {}
         self._cameras = {n: _Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
         self._joints = {t: _Stream(t, t, prepare, options.joint_depth) for t, (_, prepare) in joints.items()}
-        now_s = clock().steady_s
+        self._matched_s = now_s = clock().steady_s
         for stream in self._streams():
             stream.last_good_s = now_s
         for name, (_, source, _) in cameras.items():
@@ -157,9 +157,18 @@ class Synchronizer(message_filters.SimpleFilter):
         with self._lock:
             return {topic: stream.samples[-1][2] for topic, stream in self._joints.items() if stream.samples}
 
-    def newest_stamps_s(self) -> dict[str, float]:
-        """Topic -> newest stamp: to say why streams that are all alive never match."""
-        return {s.topic: s.newest_ns / NANOSECONDS for s in self._streams() if s.newest_ns is not None}
+    def unmatched(self, after_s: float) -> str:
+        """Why streams that are all alive made no set for longer than after_s; empty when they did."""
+        waiting_s = self._clock().steady_s - self._matched_s
+        newest = sorted((s.newest_ns, s.topic) for s in self._streams() if s.newest_ns is not None)
+        if waiting_s <= after_s or not newest:
+            return ""
+        apart_s = (newest[-1][0] - newest[0][0]) / NANOSECONDS
+        return (
+            f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that of {newest[-1][1]}; "
+            f"expected images within {self._options.slop_s:g} s of each other and joint states around them within {self._options.joint_gap_s:g} s. "
+            "Are the clocks of their hosts synchronised?"
+        )
 
     def silent(self, after_s: float) -> list[Silence]:
         """Streams that brought nothing usable for longer than after_s."""
@@ -170,6 +179,7 @@ class Synchronizer(message_filters.SimpleFilter):
     def flush(self) -> None:
         """Forget every message; what arrives from now on counts."""
         with self._lock:
+            self._matched_s = self._clock().steady_s
             self._flush()
 
     def signalMessage(self, *msg: Any) -> None:
@@ -258,7 +268,7 @@ class Synchronizer(message_filters.SimpleFilter):
         joints = {t: s.interpolated(stamp_ns, self._options.joint_gap_s * NANOSECONDS) for t, s in self._joints.items()}
         if any(value is None for value in joints.values()):
             return None
-        self._pending = None
+        self._pending, self._matched_s = None, self._clock().steady_s
         self._latest = Matched(
             images={name: value for name, (_, _, value) in chosen.items()},
             positions={topic: value for topic, (_, value) in joints.items()},
