@@ -35,6 +35,7 @@ from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
 
+NAMES_S = 0.3  # from the discovery of a publisher until its node's name is known
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -60,8 +61,8 @@ class GateParameters(Schema):
 
 
 class GateNode(Node):
-    def __init__(self) -> None:
-        super().__init__("gate")
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("gate", **node_options)
         self._values = declare(self, GateParameters)
         self._robot = RobotDescription.load(self._values.robot)
         self._refuse_second_gate()
@@ -87,15 +88,16 @@ class GateNode(Node):
 
     def _refuse_second_gate(self) -> None:
         """Two publishers to one controller fight. What is already there was there first: this gate does not start."""
+        topics = [arm.trajectory_topic for arm in self._robot.arms]
         deadline = time.monotonic() + self._values.discovery_s
         while time.monotonic() < deadline:
-            for arm in self._robot.arms:
-                others = self.get_publishers_info_by_topic(arm.trajectory_topic)
-                if others:
-                    raise RdvlaError(
-                        f"Expected to be the only publisher on {arm.trajectory_topic}, found {_node_names(others)}. "
-                        "Stop it first: is a gate already running, or does a policy bypass it (gate:=false)?"
-                    )
+            taken = [topic for topic in topics if self.count_publishers(topic)]
+            if taken:
+                time.sleep(NAMES_S)  # a publisher is discovered before the name of its node
+                raise RdvlaError(
+                    f"Expected to be the only publisher on {taken[0]}, found {_node_names(self.get_publishers_info_by_topic(taken[0]))}. "
+                    "Stop it first: is a gate already running, or does a policy bypass it (gate:=false)?"
+                )
             time.sleep(0.02)
 
     def _subscribe_motions(self) -> None:
@@ -346,7 +348,8 @@ class GateNode(Node):
 
 
 def _node_names(publishers: list) -> str:
-    return ", ".join(sorted({f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers})) or "an unnamed node"
+    names = {f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if "UNKNOWN" not in p.node_name}
+    return ", ".join(sorted(names)) or "a node whose name is not known yet"
 
 
 def main(args: list[str] | None = None) -> int:

@@ -45,8 +45,8 @@ class MonitorParameters(Schema):
 
 
 class MonitorNode(Node):
-    def __init__(self) -> None:
-        super().__init__("monitor")
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("monitor", **node_options)
         self._values = values = declare(self, MonitorParameters)
         self._robot = robot = RobotDescription.load(values.robot)
         threshold = Threshold(values.alarm_threshold) if values.alarm_threshold else Threshold()

@@ -6,6 +6,7 @@ from __future__ import annotations
 import array
 import functools
 from dataclasses import dataclass
+from typing import Any
 
 import cv2
 import numpy as np
@@ -49,8 +50,8 @@ class SimRobotParameters(Schema):
 
 
 class SimRobotNode(Node):
-    def __init__(self) -> None:
-        super().__init__("sim_robot")
+    def __init__(self, **node_options: Any) -> None:
+        super().__init__("sim_robot", **node_options)
         self._values = declare(self, SimRobotParameters, on_change=self._changed)
         self._robot = RobotDescription.load(self._values.robot)
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)

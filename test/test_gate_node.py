@@ -1,0 +1,390 @@
+"""The gate over DDS: what passes, what holds, and that a hold always wins."""
+
+import contextlib
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
+
+from rdvla_ros.msg import GateStatus
+from rdvla_ros.srv import Hold, Resume, SetMode
+from trajectory_msgs.msg import JointTrajectory
+
+from gate_rig import HOME, LIMITS, MOVES, ROBOT, ROBOT_FILE, SLICES, GateRig, motion
+from rdvla_ros.control import cubic
+from rdvla_ros.nodes import conversions
+
+
+@pytest.fixture
+def rig():
+    """A gate that holds with hold 1, as after its start, and a robot that is there."""
+    with contextlib.closing(GateRig()) as rig:
+        yield rig
+
+
+@pytest.fixture
+def moving(rig):
+    """The gate in AUTO, and a motion on the wire that still lasts half a second."""
+    rig.go()
+    rig.sent_motion = motion(change=0.3)
+    rig.sent_stamp_s = conversions.seconds(rig.pass_motion(rig.sent_motion))
+    rig.spin_for(0.25)
+    return rig
+
+
+ROBOT_ARMS = {arm.name: arm for arm in ROBOT.arms}
+
+
+def stops(rig):
+    """The newest message per arm, checked to be a stop from where the last motion was."""
+    parts = {arm: conversions.trajectory(messages[-1]) for arm, messages in rig.received.items()}
+    stamps = {conversions.seconds(messages[-1].header.stamp) for messages in rig.received.values()}
+    assert len(stamps) == 1
+    assert len({part.duration_s for part in parts.values()}) == 1
+    assert all(part.duration_s <= 0.55 and not part.velocities[-1].any() for part in parts.values())
+    return stamps.pop(), parts
+
+
+# -- passing
+
+def test_after_its_start_the_gate_holds_and_nothing_passes(rig):
+    assert rig.status.mode == GateStatus.HOLD and rig.status.hold_id == 1 and "start-up" in rig.status.reason
+    rig.send(motion())
+    rig.until(lambda: rig.status.refused == 1, "the refusal to be counted")
+    assert "HOLD" in rig.status.last_refusal and not any(rig.received.values())
+
+
+def test_a_motion_passes_unchanged_to_both_arms_after_the_resume(rig):
+    rig.go()
+    trajectory = motion()
+    stamp = rig.pass_motion(trajectory)
+    for arm in ROBOT.arms:
+        (message,) = rig.received[arm.name]
+        assert message.header.stamp == stamp
+        np.testing.assert_array_equal(conversions.trajectory(message).positions, trajectory.select(arm.joint_names).positions)
+    rig.until(lambda: rig.status.passed == 1, "the pass to be counted")
+
+
+def test_joint_order_within_a_message_is_free(rig):
+    def reverse(message):
+        message.joint_names.reverse()
+        for point in message.points:
+            point.positions, point.velocities = point.positions[::-1], point.velocities[::-1]
+
+    rig.go()
+    rig.pass_motion(motion(), change=reverse)
+
+
+def test_the_next_motion_passes_when_it_leaves_the_one_before_where_it_is(moving):
+    base_s = moving.now_s()
+    start = moving.sent_motion.at(base_s + 0.04 - moving.sent_stamp_s)
+    moving.pass_motion(motion(start.position, 0.05, velocity=start.velocity), stamp_s=base_s)
+
+
+def test_one_arms_part_alone_is_refused_and_moves_nothing(rig):
+    rig.go()
+    rig.send(motion(), arms=["left"])
+    rig.until(lambda: rig.status.refused == 1, "the refusal")
+    assert "right" in rig.status.last_refusal and "both arms or none" in rig.status.last_refusal
+    assert rig.status.mode == GateStatus.AUTO and not any(rig.received.values())
+
+
+@pytest.mark.parametrize(("offset_s", "word"), [(-0.3, "old"), (0.3, "future")])
+def test_a_motion_from_another_time_is_refused_without_a_hold(rig, offset_s, word):
+    rig.go()
+    rig.send(motion(), stamp_s=rig.now_s() + offset_s)
+    rig.until(lambda: rig.status.refused == 1, "the refusal")
+    assert word in rig.status.last_refusal and rig.status.mode == GateStatus.AUTO and not any(rig.received.values())
+
+
+# -- what holds
+
+def nan(message):
+    message.points[1].positions[2] = float("nan")
+
+
+def infinite_velocity(message):
+    message.points[1].velocities[2] = float("inf")
+
+
+def misnamed(message):
+    message.joint_names[0] = "elbow_of_another_robot"
+
+
+def twice(message):
+    message.joint_names[0] = message.joint_names[1]
+
+
+def outside(message):
+    message.points[1].positions[1] = 4.0
+
+
+def moving_end(message):
+    message.points[-1].velocities[0] = 0.1
+
+
+def no_time(message):
+    message.points[0].time_from_start.nanosec = 0
+
+
+def no_velocities(message):
+    for point in message.points:
+        point.velocities = []
+
+
+def one_point(message):
+    message.points = message.points[-1:]
+
+
+SPOILED = {
+    nan: "finite",
+    infinite_velocity: "finite",
+    misnamed: "elbow_of_another_robot",
+    twice: "2 times",
+    outside: "expected",
+    moving_end: "at rest",
+    no_time: "after 0",
+    no_velocities: "finite",
+    one_point: "2 points",
+}
+
+
+@pytest.mark.parametrize("spoil", SPOILED, ids=lambda f: f.__name__)
+def test_an_illegal_motion_of_one_arm_stops_both(rig, spoil):
+    rig.go()
+    rig.send(motion(), change=lambda message: spoil(message) if message.joint_names[0].startswith("left") else None)
+    status = rig.held()
+    assert SPOILED[spoil] in status.reason and status.passed == 0 and status.refused == 1
+    rig.until(lambda: all(rig.received.values()), "the hold on the wire")
+    _, parts = stops(rig)
+    for arm, part in parts.items():
+        assert np.isfinite(part.positions).all()
+        np.testing.assert_allclose(part.positions, np.broadcast_to(HOME[SLICES[arm]], part.positions.shape), atol=1e-9)
+
+
+def test_three_motions_in_a_row_from_another_place_hold(rig):
+    rig.go()
+    for count in (1, 2, 3):
+        assert rig.status.mode == GateStatus.AUTO
+        rig.send(motion(HOME + 0.15 * MOVES))
+        rig.until(lambda count=count: rig.status.refused == count, "the refusal")
+    assert "jump" in rig.held().reason and rig.status.passed == 0
+
+
+def test_a_hold_in_mid_motion_stops_both_arms_together_inside_their_limits(moving):
+    answer = moving.call(Hold, reason="a hand in the way", who="operator")
+    moving.until(lambda: min(len(m) for m in moving.received.values()) == 2, "the hold at both controllers")
+    assert answer.accepted and answer.hold_id == 2
+    stamp_s, parts = stops(moving)
+    for arm, part in parts.items():
+        before = moving.sent_motion.select(ROBOT_ARMS[arm].joint_names)
+        expected = before.at(stamp_s + part.times_s[0] - moving.sent_stamp_s)
+        np.testing.assert_allclose(part.positions[0], expected.position, atol=1e-6)
+        np.testing.assert_allclose(part.velocities[0], expected.velocity, atol=1e-5)
+        assert np.abs(expected.velocity).max() > 0.2  # it was moving
+        peaks = cubic.peaks(part.times_s, part.positions, part.velocities)
+        assert (peaks["acceleration"] <= LIMITS.acceleration[SLICES[arm]] * 1.01).all()
+    before_count = {arm: len(m) for arm, m in moving.received.items()}
+    moving.send(motion(moving.sent_motion.positions[-1]))
+    moving.until(lambda: moving.status.refused == 1, "the refusal")
+    assert {arm: len(m) for arm, m in moving.received.items()} == before_count
+
+
+def test_the_first_reason_is_kept_and_a_hundred_holds_are_one(moving):
+    answers = [moving.call(Hold, reason=f"reason {i}", who="test") for i in range(100)]
+    assert {answer.hold_id for answer in answers} == {2} and all(answer.accepted for answer in answers)
+    moving.until(lambda: moving.status.mode == GateStatus.HOLD, "the status")
+    assert moving.status.reason == "reason 0"
+    assert all(len(messages) == 2 for messages in moving.received.values())  # the motion and one stop
+
+
+def test_a_resume_must_name_the_hold_in_force_and_moves_nothing(moving):
+    moving.call(Hold, reason="test", who="test")
+    wrong = moving.call(Resume, hold_id=1, who="test")
+    assert not wrong.accepted and "2" in wrong.message
+    count = {arm: len(m) for arm, m in moving.received.items()}
+    assert moving.call(Resume, hold_id=2, who="test").accepted
+    moving.spin_for(0.1)
+    assert {arm: len(m) for arm, m in moving.received.items()} == count
+    assert not moving.call(Resume, hold_id=2, who="test").accepted
+
+
+def test_after_a_long_hold_the_next_motion_starts_from_where_the_arms_were_moved_by_hand(rig):
+    rig.go()
+    rig.pass_motion(motion(change=0.02))
+    rig.call(Hold, reason="a new pose by hand", who="test")
+    rig.positions = HOME + 0.2 * MOVES
+    rig.spin_for(0.7)
+    rig.go()
+    rig.pass_motion(motion(rig.positions, 0.02))
+
+
+def test_a_controllers_report_goes_before_the_measured_positions(rig):
+    rig.until(lambda: all(p.get_subscription_count() for p in rig.reports.values()), "the gate to hear the reports")
+    rig.report(HOME + 0.2 * MOVES, np.zeros_like(HOME))
+    rig.spin_for(0.1)
+    rig.go()
+    rig.pass_motion(motion(HOME + 0.2 * MOVES, 0.02))
+
+
+# -- supervision
+
+def test_no_resume_before_the_robot_is_there_and_the_causes_are_named():
+    with contextlib.closing(GateRig(states=False, controllers=False, wait=False)) as rig:
+        rig.until(lambda: rig.status, "a status")
+        answer = rig.call(Resume, hold_id=1, who="test")
+        assert not answer.accepted
+        assert {arm.joint_states_topic for arm in ROBOT.arms} <= {word.strip(".") for cause in answer.causes for word in cause.split()}
+        assert any("No controller listens" in cause for cause in answer.causes)
+
+
+def spoil_joints(rig, arm, names, positions):
+    rig.send_states = False
+    for _ in range(4):
+        for other in ROBOT.arms:
+            if other.name == arm:
+                rig.send_joints(arm, names, positions)
+            else:
+                rig.send_joints(other.name, other.joint_names, rig.positions[SLICES[other.name]])
+        rig.spin_for(0.03)
+
+
+JOINT_FAULTS = {
+    "nan": (lambda n, q: (n, [float("nan"), *q[1:]]), "finite"),
+    "unknown name": (lambda n, q: (["shoulder_of_nobody", *n[1:]], q), "lacks"),
+    "a joint twice": (lambda n, q: ([n[1], *n[1:]], q), "2 times"),
+    "missing": (lambda n, q: (n[1:], q[1:]), "lacks"),
+    "degrees": (lambda n, q: (n, np.degrees(q)), "Degrees"),
+    "lengths differ": (lambda n, q: (n, q[1:]), "as many positions as names"),
+}
+
+
+@pytest.mark.parametrize("fault", JOINT_FAULTS)
+def test_bad_joint_states_of_one_arm_hold_both(rig, fault):
+    rig.go()
+    right = ROBOT.arms[-1]
+    spoil, word = JOINT_FAULTS[fault]
+    spoil_joints(rig, right.name, *spoil(list(right.joint_names), HOME[SLICES[right.name]]))
+    status = rig.held()
+    assert word in status.reason and right.joint_states_topic in status.reason
+    assert not rig.call(Resume, hold_id=status.hold_id, who="test").accepted
+    rig.send_states = True
+    rig.until(lambda: not rig.status.causes, "the cause to go")
+    rig.go()
+
+
+def test_silent_joint_states_hold(moving):
+    moving.send_states = False
+    assert "Nothing has come on" in moving.held().reason
+
+
+def test_a_clock_that_differs_holds(rig):
+    rig.go()
+    rig.node.get_clock()
+    rig.now_s = lambda: 12.0  # as with use_sim_time on one side only
+    assert "use_sim_time" in rig.held().reason
+
+
+def test_another_publisher_on_a_controller_topic_holds_and_is_named(rig):
+    rig.go()
+    other = rig.node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
+    status = rig.held()
+    assert "Another node publishes" in status.reason and "/robot" in status.reason
+    rig.node.destroy_publisher(other)
+    rig.until(lambda: not rig.status.causes, "the cause to go")
+
+
+def test_an_exception_in_a_callback_is_counted_and_holds_and_the_gate_lives(moving):
+    def fail(*_):
+        raise RuntimeError("a bug")
+
+    moving.gate._passage.check = fail
+    moving.send(motion())
+    assert "a bug" in moving.held().reason
+    moving.until(lambda: all(len(m) == 2 for m in moving.received.values()), "the stop")
+    assert moving.call(Hold, reason="again", who="test").accepted
+
+
+def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(rig):
+    rig.go()
+    assert rig.call(SetMode, mode=GateStatus.TAKEOVER, who="operator", reason="").accepted
+    rig.until(lambda: rig.status.mode == GateStatus.TAKEOVER, "TAKEOVER")
+    count = {arm: len(m) for arm, m in rig.received.items()}
+    rig.send(motion())
+    rig.until(lambda: rig.status.refused == 1, "the policy's motion to be refused")
+    assert {arm: len(m) for arm, m in rig.received.items()} == count
+    rig.pass_motion(motion(), source="/teleop")
+    back = rig.call(SetMode, mode=GateStatus.AUTO, who="operator", reason="")
+    assert not back.accepted and "resume" in back.message
+    assert rig.call(SetMode, mode=GateStatus.HOLD, who="operator", reason="enough").accepted
+    rig.held()
+    rig.go()
+
+
+# -- start and end of the process
+
+def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
+    with contextlib.closing(GateRig(start_mode="auto")) as rig:
+        rig.until(lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
+
+
+def test_start_mode_auto_does_not_lift_a_hold_that_an_operator_asked_for():
+    with contextlib.closing(GateRig(start_mode="auto", states=False, wait=False)) as rig:
+        rig.until(lambda: rig.status, "a status")
+        rig.call(Hold, reason="not yet", who="operator")
+        rig.send_states = True
+        rig.until(lambda: not rig.status.causes, "the robot")
+        rig.spin_for(0.2)
+        assert rig.status.mode == GateStatus.HOLD
+
+
+def gate_process(**parameters):
+    arguments = [x for name, value in {"robot": ROBOT_FILE, **parameters}.items() for x in ("-p", f"{name}:={value}")]
+    command = [sys.executable, "-m", "rdvla_ros.nodes.gate_node", "--ros-args", *arguments]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_on_a_signal_the_hold_is_the_last_message_and_the_exit_code_0(number):
+    with contextlib.closing(GateRig(wait=False)) as rig:
+        rig.executor.remove_node(rig.gate)
+        rig.gate.destroy_node()  # the gate of this test is a process of its own
+        process = gate_process(start_mode="auto", discovery_s=0.0)
+        try:
+            rig.statuses.clear()
+            rig.until(lambda: rig.status and rig.status.mode == GateStatus.AUTO, "the gate process in AUTO")
+            rig.until(rig.sources_matched, "the gate to listen")
+            rig.pass_motion(motion(change=0.3))
+            rig.spin_for(0.2)
+            process.send_signal(number)
+            begin = time.monotonic()
+            rig.until(lambda: process.poll() is not None, "the gate to end")
+            assert process.returncode == 0 and time.monotonic() - begin < 2.0
+            rig.spin_for(0.1)
+            assert all(len(messages) == 2 for messages in rig.received.values())
+            stops(rig)
+        finally:
+            process.kill()
+            process.communicate()
+
+
+def test_a_second_gate_does_not_start(rig):
+    rig.go()
+    process = gate_process(discovery_s=5.0)
+    rig.until(lambda: process.poll() is not None, "the second gate to give up")
+    _, errors = process.communicate()
+    assert process.returncode == 1 and "/gate" in errors and "only publisher" in errors
+    assert rig.status.mode == GateStatus.AUTO
+
+
+def test_a_missing_robot_description_ends_with_one_sentence():
+    process = gate_process(robot="nowhere.yaml")
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 1 and "nowhere.yaml" in errors and "Traceback" not in errors
