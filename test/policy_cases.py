@@ -46,7 +46,7 @@ def tiny_config(**changes) -> TrainConfig:
 def tiny_checkpoint(seed: int = 0, representation: str = "relative") -> Checkpoint:
     description = robot()
     names, grippers = description.joint_names, description.gripper_joints
-    tokenizer = WordTokenizer.from_instructions([INSTRUCTION], 8)
+    tokenizer = WordTokenizer.from_instructions([INSTRUCTION], 16)
     torch.manual_seed(seed)
     config = tiny_config()
     width = np.ones(len(names))

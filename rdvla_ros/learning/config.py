@@ -22,9 +22,9 @@ class TrainingError(RdvlaError):
 
 def default_cameras() -> tuple[CameraInput, ...]:
     """The simulated ALOHA: the top camera cut to the table, where the objects are; the wrists smaller."""
-    wrist = {"width": 80, "height": 60, "keypoints": 8, "channels": (16, 32, 64)}
+    wrist = {"width": 64, "height": 48, "keypoints": 8, "channels": (16, 32, 64)}
     return (
-        CameraInput("top", 120, 96, crop=(0.125, 0.1, 0.875, 0.9), keypoints=16, channels=(24, 48, 96)),
+        CameraInput("top", 120, 72, crop=(0.125, 0.2, 0.875, 0.8), keypoints=16, channels=(16, 32, 64)),
         CameraInput("left_wrist", **wrist),
         CameraInput("right_wrist", **wrist),
     )
@@ -37,16 +37,16 @@ class ModelSettings:
     cameras: tuple[CameraInput, ...] = field(default_factory=default_cameras)
     hidden_dim: int = 192
     num_heads: int = 6
-    backbone_layers: int = 3
+    backbone_layers: int = 2
     mlp_ratio: float = 2.0
-    latent_queries: int = 16
-    text_tokens: int = 4
+    latent_queries: int = 8
+    text_tokens: int = 2
     max_words: int = 48
-    prelude_layers: tuple[int, ...] = (2,)
-    core_layers: tuple[int, ...] = (3,)
-    coda_layers: tuple[int, ...] = (3,)
+    prelude_layers: tuple[int, ...] = (1,)
+    core_layers: tuple[int, ...] = (2,)
+    coda_layers: tuple[int, ...] = (2,)
     chunk_length: int = 8
-    ffn_multiple: int = 4
+    ffn_multiple: int = 2
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,9 @@ class Augmentation:
 @dataclass(frozen=True)
 class TrainConfig:
     """steps: optimiser steps in all; decay_steps: the last of them, in which the learning rate falls to zero.
-    batch_size: observations per step over all processes. early_weight: loss of one shallower state against the last one's.
+    batch_size: observations per step over all processes. average_every: 1 averages the gradients of the processes in every
+    step (the same as one process with the whole batch); n lets each go n steps on its own share and then averages weights
+    and moments, which wastes no time on waiting where other programs use the processors too. early_weight: loss of one shallower state against the last one's.
     auxiliary_weight: see auxiliary.py. label_rows: rows of the demonstrations' labels that are read (the last is foretold
     by the auxiliary head). held_out_every: every so-manieth seed is for validation only. save_every_s: [s] between saves."""
 
@@ -72,8 +74,9 @@ class TrainConfig:
     seed: int = 0
     steps: int = 10000
     decay_steps: int = 2000
-    warmup_steps: int = 300
-    batch_size: int = 64
+    warmup_steps: int = 150
+    batch_size: int = 48
+    average_every: int = 1
     learning_rate: float = 8e-4
     weight_decay: float = 0.02
     betas: tuple[float, float] = (0.9, 0.95)
@@ -97,7 +100,7 @@ class TrainConfig:
             raise TrainingError(f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}")
         if self.precision not in ("bfloat16", "float32"):
             raise TrainingError(f"precision: expected bfloat16 or float32, got '{self.precision}'.")
-        for name in ("steps", "batch_size", "backprop_depth", "evaluate_every", "log_every", "held_out_every"):
+        for name in ("steps", "batch_size", "backprop_depth", "evaluate_every", "log_every", "held_out_every", "average_every"):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)}.")
         if not 0 <= self.decay_steps <= self.steps:

@@ -90,6 +90,8 @@ class _Run:
                 if team.leads and trainer.step % config.log_every == 0:
                     self._log(losses)
                     losses = []
+                if not trainer.together:
+                    continue
                 if team.leads and trainer.step % config.evaluate_every == 0:
                     self._validate()
                 if team.agree(time.monotonic() - saved_at > config.save_every_s):
@@ -169,12 +171,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, help="optimiser steps in all")
     parser.add_argument("--decay-steps", type=int, help="the last of them, in which the learning rate falls to zero")
     parser.add_argument("--batch-size", type=int)
+    parser.add_argument("--average-every", type=int, help="steps that each process goes on its own (1: none)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
     parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args(argv)
-    names = ("steps", "decay_steps", "batch_size")
+    names = ("steps", "decay_steps", "batch_size", "average_every")
     overrides = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     config = TrainConfig.load(arguments.config, overrides)
     stop_at = time.time() + 60 * arguments.minutes

@@ -89,7 +89,8 @@ class Trainer:
         self.model.train()
         loss, auxiliary = self._losses(batch, depth, common)
         (loss[0] + config.auxiliary_weight * auxiliary).backward()
-        self.team.average_gradients(self.parameters)
+        if config.average_every == 1:
+            self.team.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         if not torch.isfinite(norm):
             raise TrainingError(f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save.")
@@ -98,9 +99,19 @@ class Trainer:
             group["lr"] = rate
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
-        self._follow()
         self.step += 1
+        if self.together:
+            if config.average_every > 1:
+                states = [self.optimiser.state[p] for p in self.parameters]
+                moments = [state[name] for state in states if state for name in ("exp_avg", "exp_avg_sq")]
+                self.team.average([*self.parameters, *moments])
+            self._follow()
         return StepResult(float(loss[1]), float(auxiliary.detach()), depth, float(norm), rate)
+
+    @property
+    def together(self) -> bool:
+        """All processes hold the same weights now, so that a save means the whole run."""
+        return self.step % self.config.average_every == 0
 
     def _losses(self, batch: Batch, depth: int, rng: np.random.Generator):
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.team.rank)
@@ -123,7 +134,7 @@ class Trainer:
     @torch.no_grad()
     def _follow(self) -> None:
         """Exponential moving average of the weights; short at first, so that it forgets the initial ones."""
-        decay = min(self.config.ema_decay, (1 + self.step) / (10 + self.step))
+        decay = min(self.config.ema_decay, self.step / (9 + self.step)) ** self.config.average_every
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1.0 - decay)
 
     @torch.no_grad()
