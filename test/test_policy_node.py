@@ -54,13 +54,14 @@ def checkpoint(tmp_path_factory):
 class Rig:
     """The policy node and a robot for it, spun together."""
 
-    def __init__(self, capfd, **parameters):
+    def __init__(self, capfd, remappings=(), **parameters):
         self.capfd, self.log = capfd, ""
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         values = {"robot": str(ROBOT_FILE), "instruction": INSTRUCTION, "gate": False, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.policy = PolicyNode(context=self.context, parameter_overrides=overrides)
+        arguments = ["--ros-args", *(word for pair in remappings for word in ("-r", ":=".join(pair)))]
+        self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
         self.robot = node = Node("robot", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.policy)
@@ -189,6 +190,15 @@ def test_halting_and_horizon_are_overridden_by_name(make_rig):
     assert rig.until(lambda: len(rig.decisions) >= 1)
     assert (rig.decisions[0].iterations, rig.decisions[0].limit, rig.decisions[0].stop_reason) == (3, 3, Convergence.FIXED_DEPTH)
     assert rig.decisions[0].horizon == 5
+
+
+def test_without_a_gate_the_motions_can_go_straight_to_the_controllers(make_rig):
+    rig = make_rig(remappings=[(f"/policy/{arm.name}/joint_trajectory", arm.trajectory_topic) for arm in ROBOT.arms])
+    received = []
+    for arm in ROBOT.arms:
+        rig.robot.create_subscription(JointTrajectory, arm.trajectory_topic, received.append, 10)
+    rig.start()
+    assert rig.until(lambda: len(received) >= 4) and not rig.sent["left"]
 
 
 # what is refused at configure

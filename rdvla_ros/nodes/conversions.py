@@ -6,16 +6,17 @@ J = joints of one message, N = points of a trajectory.
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rdvla_ros.compat import CvBridge
 from rdvla_ros.control.trajectory import Trajectory
 from rdvla_ros.msg import Convergence
 from rdvla_ros.robot import Camera, Joint, RobotDescription
@@ -27,7 +28,13 @@ RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anythi
 RANGE_MARGIN = 0.1
 COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
 
-_bridge = CvBridge()
+
+@functools.cache
+def _bridge() -> Any:
+    """Made when the first image is decoded: the gate converts trajectories here and needs no OpenCV."""
+    from rdvla_ros.compat import CvBridge
+
+    return CvBridge()
 
 
 def seconds(stamp: Time | Duration) -> float:
@@ -129,9 +136,9 @@ def rgb_image(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
     check_image(message, camera)
     try:
         if camera.transport == "compressed":
-            image = _bridge.compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
+            image = _bridge().compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
         else:
-            image = _bridge.imgmsg_to_cv2(message, desired_encoding="rgb8")
+            image = _bridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
     except Exception as error:  # OpenCV, the real bridge and the stand-in each raise classes of their own
         raise ObservationError(f"{camera.topic}: the image cannot be decoded: {error}") from None
     if image.shape != (camera.height, camera.width, 3):

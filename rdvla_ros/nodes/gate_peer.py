@@ -28,6 +28,7 @@ class GatePeer:
     def __init__(self, node: Node, timeout_s: float, on_change: Callable[[], None], on_refused: Callable[[str], None], complaints: Complaints):
         self._node, self._timeout_s = node, timeout_s
         self._on_change, self._on_refused, self._complaints = on_change, on_refused, complaints
+        self._since_s = time.monotonic()  # silence counts from here before the first status
         self._heard_s: float | None = None
         self._status: GateStatus | None = None
         self._subscription = node.create_subscription(
@@ -50,9 +51,12 @@ class GatePeer:
         return self._heard_s is None or time.monotonic() - self._heard_s > self._timeout_s
 
     def complain_if_silent(self) -> None:
-        if self.silent():
+        silence_s = time.monotonic() - (self._heard_s or self._since_s)
+        if silence_s > self._timeout_s:
             publishers = self._node.count_publishers(TOPIC)
-            self._complaints.say("gate", f"Waiting for {TOPIC}: nothing received; publishers: {publishers}. Without a gate, start with gate:=false.")
+            self._complaints.say(
+                "gate", f"Waiting for {TOPIC}: nothing received in {silence_s:.1f} s; publishers: {publishers}. Without a gate, start with gate:=false."
+            )
 
     def _on_status(self, status: GateStatus) -> None:
         before, self._status, self._heard_s = self._status, status, time.monotonic()
