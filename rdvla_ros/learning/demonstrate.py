@@ -8,6 +8,7 @@ import multiprocessing
 import os
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -16,7 +17,7 @@ from tqdm import tqdm
 
 from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
 from rdvla_ros.robot import RobotDescription
-from rdvla_ros.sim.disturbance import Disturbance, DisturbanceConfig
+from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
@@ -28,6 +29,19 @@ TIME_LIMIT_S = 15.0
 STORED_SIZE = (160, 120)  # [px] width, height
 DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
 PERIODS_PER_STEP = round(STEP_S / PERIOD_S)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One recorded step; fields as in episodes.Episode, without the time axis. finished: the task is done at this step."""
+
+    images: np.ndarray
+    positions: np.ndarray
+    labels: np.ndarray
+    executed: np.ndarray
+    stage: int
+    phase: str
+    finished: bool
 
 
 class Demonstrator:
@@ -44,14 +58,14 @@ class Demonstrator:
         sim.set_reference(self.robot.from_policy(reference))
         sim.step(self._steps)
 
-    def relabel(self, sim: AlohaSim, memory: Memory | None = None, rows: int = LABEL_ROWS) -> np.ndarray:
-        """(rows, 14) float32: what the nominal expert would command from the present state, one row per 0.1 s.
+    def relabel(self, sim: AlohaSim, memory: Memory | None = None, rows: int | None = None) -> np.ndarray:
+        """(rows (16), 14) float32: what the nominal expert would command from the present state, one row per 0.1 s.
 
         The simulator runs ahead and is put back. memory None: start from the references the actuators have now, at rest.
         """
         before = sim.snapshot()
         memory = memory or self.expert.begin(sim)
-        labels = np.empty((rows, len(memory.reference)), dtype=np.float32)
+        labels = np.empty((rows or LABEL_ROWS, len(memory.reference)), dtype=np.float32)
         for row in labels:
             for _ in range(PERIODS_PER_STEP):
                 memory, _ = self.expert.step(sim, memory)
@@ -67,21 +81,33 @@ class Demonstrator:
 
     def record(self, seed: int, disturbed: bool = True) -> Episode | None:
         """One episode; None where the expert did not succeed in it."""
+        rows = self.rows(seed, disturbed)
+        return self._episode(seed, rows) if sum(row.finished for row in rows) >= TAIL_STEPS else None
+
+    def rows(self, seed: int, disturbed: bool = True) -> list[Row]:
+        """Every 0.1 s of an episode, until some steps after the task is finished, or the time is up."""
         sim, rng = self.sim, np.random.default_rng(seed)
         style = self.expert.strategy.style_class.sample(rng) if disturbed else None
         performer = Expert(sim.task, self.robot, style)
-        disturbance = Disturbance(DisturbanceConfig(), rng) if disturbed else None
+        disturbance = Disturbance(DISTURBANCES[sim.task.name], rng) if disturbed else None
         sim.reset(seed, disturbance.start_offset if disturbance else None)
-        memory, rows, tail = performer.begin(sim), [], 0
-        while sim.time_s < TIME_LIMIT_S and tail < TAIL_STEPS:
-            labels = self.relabel(sim, memory)
-            phase = self.expert.step(sim, memory)[1]
-            rows.append((self.pictures(sim), self.robot.to_policy(sim.positions), labels, memory.reference, sim.stage(), phase))
+        memory, rows, finished = performer.begin(sim), [], 0
+        while sim.time_s < TIME_LIMIT_S and finished < TAIL_STEPS:
+            done = sim.stage() == MAX_STAGE and self.expert.strategy.finished(self.expert.view(sim))
+            finished += done
+            rows.append(
+                Row(
+                    images=self.pictures(sim),
+                    positions=self.robot.to_policy(sim.positions),
+                    labels=self.relabel(sim, memory),
+                    executed=memory.reference,
+                    stage=sim.stage(),
+                    phase=self.expert.step(sim, memory)[1],
+                    finished=done,
+                )
+            )
             memory = self._perform(performer, memory, disturbance)
-            tail = tail + 1 if self.expert.strategy.finished(self.expert.view(sim)) and sim.stage() == MAX_STAGE else 0
-        if tail < TAIL_STEPS:
-            return None
-        return self._episode(seed, rows)
+        return rows
 
     def _perform(self, performer: Expert, memory: Memory, disturbance: Disturbance | None) -> Memory:
         """0.1 s of the (disturbed) expert in its own way."""
@@ -94,15 +120,17 @@ class Demonstrator:
             memory = following
         return memory
 
-    def _episode(self, seed: int, rows: list[tuple]) -> Episode:
-        images, positions, labels, executed, stage, phase = zip(*rows)
+    def _episode(self, seed: int, rows: list[Row]) -> Episode:
+        def column(name: str, dtype) -> np.ndarray:
+            return np.stack([getattr(row, name) for row in rows]).astype(dtype, copy=False)
+
         return Episode(
-            images=np.stack(images),
-            positions=np.stack(positions).astype(np.float32),
-            labels=np.stack(labels),
-            executed=np.stack(executed).astype(np.float32),
-            stage=np.array(stage, dtype=np.int8),
-            phase=np.array(phase),
+            images=column("images", np.uint8),
+            positions=column("positions", np.float32),
+            labels=column("labels", np.float32),
+            executed=column("executed", np.float32),
+            stage=column("stage", np.int8),
+            phase=np.array([row.phase for row in rows]),
             camera_names=np.array(self.robot.camera_names),
             joint_names=np.array(self.robot.joint_names),
             task=self.sim.task.name,

@@ -29,6 +29,10 @@ class DisturbanceConfig:
     duration_s: float = 6.0  # pauses and fumbles begin within it
 
 
+# Millimetres decide about an insertion: what a cube forgives would leave no peg in its hole.
+DISTURBANCES = {"transfer_cube": DisturbanceConfig(), "insertion": DisturbanceConfig(drift=0.06, start_offset=0.08)}
+
+
 class Disturbance:
     """One episode's disturbance, drawn from a seed: a start offset, drift in bursts, at most one pause and one fumble."""
 

@@ -20,8 +20,9 @@ HELD_ACROSS_M, HELD_ALONG_M = 0.02, 0.045  # how far the tool may be from the pa
 LOWEST_GRASP_M = 0.017  # the fingertips end 14 mm further along the hand
 INSERTED_M = 0.10  # between the centres when the peg meets the pin: two half lengths of 0.06, 0.02 overlap
 APART_M = 0.145  # between the centres before the insertion
-TOUCH_M = 0.0005  # the peg is at the pin when it is this much deeper
-PRESS_M = 0.0015  # the goal lies this much beyond the pin
+INSIDE_M, HOLE_M = 0.116, 0.0085  # the peg's end is in the hole below this distance, its axis this near to the socket's
+TOUCH_M, LEAN_M = 0.0008, 0.0040  # within it the hand only leans on the pin, by a little more than the arm gives way
+PRESS_M = 0.0010  # the goal lies this much beyond the pin
 MEETING_M = 0.03  # socket this near to its place: the peg is aligned with the socket itself
 SLOPE, FREE_M, TURN_WEIGHT_M = 6.0, 0.0025, 0.05  # distance to keep per sideways error, as in view.approach
 
@@ -112,10 +113,14 @@ class InsertionStrategy:
         return along, float(np.linalg.norm(offset - along * axis)), angle
 
     def _insert(self, view: View) -> tuple[Goal, str]:
-        """As deep as the alignment allows, along the socket's own axis."""
+        """As deep as the alignment allows, along the socket's own axis; inside, straight on; at the pin, lean on it."""
         socket, socket_rotation = view.objects["socket"]
         axis = socket_rotation[:, 0] * np.sign(socket_rotation[0, 0])
         along, across, angle = self._gap(view)
-        deepest = INSERTED_M - PRESS_M if along > INSERTED_M - TOUCH_M else along  # at the pin: stay, pushing would slip
-        apart = np.clip(deepest + SLOPE * max(0.0, across + TURN_WEIGHT_M * angle - FREE_M), deepest, APART_M)
+        if along < INSERTED_M + TOUCH_M and across < HOLE_M:  # correcting on against contact would make the peg slip
+            goal = self._carry(view, "right", socket + (INSERTED_M - LEAN_M) * axis, socket_rotation, speed=0.05)
+            return replace(goal, exact=False), "insert"
+        apart = INSERTED_M - PRESS_M
+        if along > INSIDE_M or across > HOLE_M:
+            apart = min(APART_M, apart + SLOPE * max(0.0, across + TURN_WEIGHT_M * angle - FREE_M))
         return self._carry(view, "right", socket + apart * axis, socket_rotation, speed=0.10), "insert"

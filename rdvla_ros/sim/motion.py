@@ -16,7 +16,7 @@ APPROACH_RATE = 6.0  # [1/s] exponential end of a braking: speed = rate * distan
 JOINT_SPEED = 1.2  # [rad/s]
 JOINT_ACCELERATION = 6.0  # [rad/s^2]
 MAX_LEAD_RAD = 0.25  # the reference never leaves the measured joint further: a blocked arm must not wind up
-MAX_SAG_M = 0.006  # [m] of a tool below its reference
+MAX_SAG_M = 0.0035  # [m] of a tool below its reference
 GRIPPER_SPEED = 2.2  # [1/s] policy units: 0.08 m/s of the finger
 
 
