@@ -6,7 +6,7 @@ import argparse
 import json
 import multiprocessing
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,28 +86,33 @@ class Demonstrator:
 
     def rows(self, seed: int, disturbed: bool = True) -> list[Row]:
         """Every 0.1 s of an episode, until some steps after the task is finished, or the time is up."""
+        sim = self.sim
+        return [
+            Row(
+                images=self.pictures(sim),
+                positions=self.robot.to_policy(sim.positions),
+                labels=self.relabel(sim, memory),
+                executed=memory.reference,
+                stage=sim.stage(),
+                phase=self.expert.step(sim, memory)[1],
+                finished=finished,
+            )
+            for memory, finished in self.perform(seed, disturbed)
+        ]
+
+    def perform(self, seed: int, disturbed: bool = True) -> Iterator[tuple[Memory, bool]]:
+        """Run an episode; stops every 0.1 s to yield the expert's memory and whether the task is finished."""
         sim, rng = self.sim, np.random.default_rng(seed)
         style = self.expert.strategy.style_class.sample(rng) if disturbed else None
         performer = Expert(sim.task, self.robot, style)
         disturbance = Disturbance(DISTURBANCES[sim.task.name], rng) if disturbed else None
         sim.reset(seed, disturbance.start_offset if disturbance else None)
-        memory, rows, finished = performer.begin(sim), [], 0
-        while sim.time_s < TIME_LIMIT_S and finished < TAIL_STEPS:
-            done = sim.stage() == MAX_STAGE and self.expert.strategy.finished(self.expert.view(sim))
-            finished += done
-            rows.append(
-                Row(
-                    images=self.pictures(sim),
-                    positions=self.robot.to_policy(sim.positions),
-                    labels=self.relabel(sim, memory),
-                    executed=memory.reference,
-                    stage=sim.stage(),
-                    phase=self.expert.step(sim, memory)[1],
-                    finished=done,
-                )
-            )
+        memory, tail = performer.begin(sim), 0
+        while sim.time_s < TIME_LIMIT_S and tail < TAIL_STEPS:
+            finished = sim.stage() == MAX_STAGE and self.expert.strategy.finished(self.expert.view(sim))
+            tail += finished
+            yield memory, finished
             memory = self._perform(performer, memory, disturbance)
-        return rows
 
     def _perform(self, performer: Expert, memory: Memory, disturbance: Disturbance | None) -> Memory:
         """0.1 s of the (disturbed) expert in its own way."""
@@ -190,24 +195,47 @@ def demonstrate(
     return summary
 
 
+def measure(task: str, seeds: Iterable[int], robot: RobotDescription, disturbed: bool = False) -> dict:
+    """How often and how fast the expert succeeds; nothing is recorded, no picture is made."""
+    demonstrator, durations, failed = Demonstrator(task, robot), [], []
+    seeds = list(seeds)
+    for seed in tqdm(seeds, desc=task, unit="episode"):
+        if sum(finished for _, finished in demonstrator.perform(seed, disturbed)) >= TAIL_STEPS:
+            durations.append(demonstrator.sim.time_s)
+        else:
+            failed.append(seed)
+    mean_s = round(float(np.mean(durations)), 2) if durations else None
+    return {
+        "task": task,
+        "episodes": len(seeds),
+        "succeeded": len(durations),
+        "disturbed": disturbed,
+        "failed_seeds": failed,
+        "mean_duration_s": mean_s,
+    }
+
+
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla demonstrate", description=__doc__)
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=10000, help="seeds 0..99 are held out for evaluation")
-    parser.add_argument("--folder", type=Path, required=True)
+    parser.add_argument("--folder", type=Path, help="where the episodes go")
+    parser.add_argument("--measure", action="store_true", help="only count how often the expert succeeds; records nothing")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--undisturbed", action="store_true", help="the nominal expert only")
     arguments = parser.parse_args(argv)
-    summary = demonstrate(
-        arguments.task,
-        range(arguments.first_seed, arguments.first_seed + arguments.episodes),
-        arguments.folder,
-        RobotDescription.load(arguments.robot),
-        workers=arguments.workers,
-        disturbed=not arguments.undisturbed,
-    )
+    if arguments.folder is None and not arguments.measure:
+        parser.error("--folder is needed to record (or --measure to only count successes)")
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
+    robot, disturbed = RobotDescription.load(arguments.robot), not arguments.undisturbed
+    if arguments.measure:
+        summary = measure(arguments.task, seeds, robot, disturbed)
+    else:
+        summary = demonstrate(
+            arguments.task, seeds, arguments.folder, robot, workers=arguments.workers, disturbed=disturbed
+        )
     print(json.dumps(summary))
     return 0
 

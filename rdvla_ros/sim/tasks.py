@@ -81,9 +81,10 @@ def scene_path(task: Task) -> Path:
 class StageMeter:
     """gym-aloha's reward of the present state, computed by gym-aloha's own task class.
 
-    That class looks for one order of each contact pair, (object, finger) and (object, table). MuJoCo orders the geoms of a
-    contact by type, boxes (the objects) before meshes (fingers, table), and two boxes by index, in every version since
-    3.0, so these are the orders that occur; `test_sim_tasks.py` holds it.
+    That class looks for one order of each contact pair, (object, finger) and (object, table). MuJoCo puts the geom of the
+    lower type first, so boxes (the objects) come before meshes (fingers, table), and two boxes in the order of the scene
+    file: the orders asked for are the ones that occur, every stage is attainable, and nothing has to be mended.
+    test_sim_tasks.py holds it for the installed version.
     """
 
     def __init__(self, task: Task, model: mujoco.MjModel, data: mujoco.MjData):
