@@ -1,5 +1,7 @@
 """When a decision begins and what a chunk joins: laws on a clock that the test holds."""
 
+from itertools import pairwise
+
 import numpy as np
 import pytest
 
@@ -13,8 +15,8 @@ LIMITS = JointLimits.of_joints(JOINTS)
 STEP_S, LEAD_S, STOP_S, ROWS = 0.1, 0.04, 0.4, 8
 
 
-def present(position=np.zeros(4), at_s=0.0, commanded=True, velocity=np.zeros(4)):
-    return Present(np.asarray(position, float), np.asarray(velocity, float), np.full(4, 0.1), at_s, commanded)
+def present(position=(0.0,) * 4, at_s=0.0, commanded=True, velocity=(0.0,) * 4):
+    return Present(np.array(position, float), np.array(velocity, float), np.full(4, 0.1), at_s, commanded)
 
 
 def wave(at_s):
@@ -44,7 +46,15 @@ def test_the_latency_is_a_high_quantile_of_the_recent_ones():
 def test_rows_left_agrees_with_the_plan():
     for elapsed_s in np.arange(0.0, 0.7, 0.013):
         left = rows_left(ROWS, STEP_S, elapsed_s, LEAD_S)
-        motion = plan(np.zeros((ROWS, 4)), step_s=STEP_S, elapsed_s=elapsed_s, horizon=ROWS, start=Reference.at_rest(np.zeros(4)), limits=LIMITS, lead_s=LEAD_S)
+        motion = plan(
+            np.zeros((ROWS, 4)),
+            step_s=STEP_S,
+            elapsed_s=elapsed_s,
+            horizon=ROWS,
+            start=Reference.at_rest(np.zeros(4)),
+            limits=LIMITS,
+            lead_s=LEAD_S,
+        )
         last_due_s = ROWS * STEP_S - elapsed_s
         assert left == sum((i + 1) * STEP_S - elapsed_s >= LEAD_S + STEP_S / 2 for i in range(ROWS))
         assert motion.duration_s == pytest.approx(last_due_s + STOP_S, abs=1e-5)
@@ -84,19 +94,21 @@ def simulate(latencies_s, horizon=ROWS, camera_s=0.1, duration_s=12.0):
 def test_the_next_motion_takes_over_before_the_executed_rows_end(latency_s):
     sent, _ = simulate([latency_s])
     assert len(sent) > 8
-    for (base_s, motion), (next_base_s, _) in zip(sent, sent[1:]):
+    for (base_s, motion), (next_base_s, _) in pairwise(sent):
         assert next_base_s + LEAD_S <= base_s + motion.duration_s - STOP_S + 1e-9
 
 
 @pytest.mark.parametrize("latency_s", [0.05, 0.2, 0.3])
 def test_the_seam_is_continuous_and_never_a_stop(latency_s):
     sent, _ = simulate([latency_s])
-    for (old_s, old), (new_s, new) in zip(sent, sent[1:]):
+    for (old_s, old), (new_s, new) in pairwise(sent):
         switch_s = new_s + LEAD_S
         before, after = old.at(switch_s - old_s), new.at(LEAD_S)
         assert np.allclose(before.position, after.position, atol=1e-9) and np.allclose(before.velocity, after.velocity, atol=1e-9)
         around_s = np.arange(switch_s - 0.1, switch_s + 0.15, 0.005)
-        speed = [np.linalg.norm((old if t < switch_s else new).at(t - (old_s if t < switch_s else new_s)).velocity) for t in around_s]
+        speed = [
+            np.linalg.norm((old if t < switch_s else new).at(t - (old_s if t < switch_s else new_s)).velocity) for t in around_s
+        ]
         uninterrupted = [np.linalg.norm(0.3 * 0.8 * np.cos(0.8 * t + np.arange(4))) for t in around_s]
         assert (np.array(speed) > 0.5 * np.array(uninterrupted)).all()
 
@@ -109,7 +121,15 @@ def test_a_decision_does_not_begin_earlier_than_it_must():
 
 def test_a_slow_decision_among_fast_ones_makes_the_next_ones_begin_earlier():
     plans = schedule(0.05)
-    motion = plan(chunk_at(0.0), step_s=STEP_S, elapsed_s=0.05, horizon=ROWS, start=Reference.at_rest(wave(0.0)), limits=LIMITS, lead_s=LEAD_S)
+    motion = plan(
+        chunk_at(0.0),
+        step_s=STEP_S,
+        elapsed_s=0.05,
+        horizon=ROWS,
+        start=Reference.at_rest(wave(0.0)),
+        limits=LIMITS,
+        lead_s=LEAD_S,
+    )
     plans.sent(motion, 0.05, STOP_S)
     first = next(t for t in np.arange(0.05, 2, 0.01) if plans.due(t))
     plans.latency.add(0.3)
@@ -130,7 +150,9 @@ def test_cameras_slower_than_described_make_decisions_begin_earlier():
 
 
 def sent_once(plans, base_s=0.0):
-    motion = plan(chunk_at(0.0), step_s=STEP_S, elapsed_s=0.0, horizon=4, start=Reference.at_rest(wave(0.0)), limits=LIMITS, lead_s=LEAD_S)
+    motion = plan(
+        chunk_at(0.0), step_s=STEP_S, elapsed_s=0.0, horizon=4, start=Reference.at_rest(wave(0.0)), limits=LIMITS, lead_s=LEAD_S
+    )
     plans.sent(motion, base_s, STOP_S)
     return motion
 
@@ -158,7 +180,9 @@ def test_a_controller_that_commands_something_else_is_believed():
     plans = schedule()
     motion = sent_once(plans)
     follows = motion.at(0.3).position
-    assert np.array_equal(plans.reference(0.34, present(follows + 0.05, 0.3)).position, motion.at(0.34).position), "within the tolerance"
+    assert np.array_equal(plans.reference(0.34, present(follows + 0.05, 0.3)).position, motion.at(0.34).position), (
+        "within the tolerance"
+    )
     assert plans.reference(0.34, present(follows + 0.2, 0.3)).position == pytest.approx(follows + 0.2)
 
 

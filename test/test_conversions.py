@@ -5,6 +5,8 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat.cv_bridge_standin import CvBridge
@@ -19,7 +21,9 @@ CAMERA = Camera("top", "/cameras/top/image_raw", "raw", 6, 4, "top_camera")
 def robot(shared_topic=False):
     def arm(name):
         joints = tuple(Joint(f"{name}_{i}", -1.0, 1.0, 2.0, 10.0, 500.0) for i in range(3))
-        return Arm(name, joints, None, f"/{name}/joint_trajectory", "/joint_states" if shared_topic else f"/{name}/joint_states", "")
+        return Arm(
+            name, joints, None, f"/{name}/joint_trajectory", "/joint_states" if shared_topic else f"/{name}/joint_states", ""
+        )
 
     return RobotDescription("pair", (arm("one"), arm("two")), (CAMERA,), "absolute", Rates(10.0, 50.0, 0.25))
 
@@ -49,7 +53,7 @@ def pixels():
 
 
 def test_permuted_joints_give_bit_equal_positions():
-    values = dict(zip(GROUP.names, (0.1, 1 / 3, -0.7)))
+    values = dict(zip(GROUP.names, (0.1, 1 / 3, -0.7), strict=True))
     straight = conversions.joint_positions(joints(values.keys(), values.values()), GROUP)
     for order in ([2, 0, 1], [1, 2, 0]):
         names = [GROUP.names[i] for i in order]
@@ -60,7 +64,9 @@ def test_joints_of_others_are_ignored_and_one_topic_may_carry_both_arms():
     (group,) = conversions.joint_groups(robot(shared_topic=True))
     assert group.arms == ("one", "two") and len(group.joints) == 6
     names = ["torso", *reversed(group.names)]
-    assert np.array_equal(conversions.joint_positions(joints(names, [9.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), group), np.arange(6) / 10)
+    assert np.array_equal(
+        conversions.joint_positions(joints(names, [9.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), group), np.arange(6) / 10
+    )
 
 
 @pytest.mark.parametrize(
@@ -146,6 +152,42 @@ def test_the_bridge_returns_what_it_was_given(encoding):
     assert np.array_equal(bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(given, encoding)), given)
 
 
+# whatever comes: a value that can be trusted, or ObservationError, nothing else
+
+anything = st.floats(allow_nan=True, allow_infinity=True)
+small = st.integers(0, 40)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.sampled_from([*GROUP.names, "torso", ""]), max_size=6), st.lists(anything, max_size=6))
+def test_any_joint_state_is_taken_by_name_or_refused(names, values):
+    try:
+        taken = conversions.joint_positions(joints(names, values), GROUP)
+    except ObservationError:
+        return
+    assert np.isfinite(taken).all() and [values[names.index(name)] for name in GROUP.names] == taken.tolist()
+
+
+@settings(max_examples=300, deadline=None)
+@given(small, small, small, st.binary(max_size=120), st.sampled_from(["rgb8", "bgr8", "mono8", "", "8UC3"]), st.booleans())
+def test_any_image_is_read_inside_its_bytes_or_refused(width, height, step, data, encoding, fits):
+    size = (CAMERA.width, CAMERA.height) if fits else (width, height)
+    message = Image(width=size[0], height=size[1], step=step, encoding=encoding, data=data)
+    message.header.frame_id = CAMERA.frame_id
+    try:
+        pixels = conversions.rgb_image(message, CAMERA)
+    except ObservationError:
+        return
+    assert pixels.shape == (4, 6, 3) and len(data) == step * 4 >= 4 * 18
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.binary(max_size=200))
+def test_any_compressed_image_is_decoded_or_refused(data):
+    with pytest.raises(ObservationError):  # random bytes are no picture of this size
+        conversions.rgb_image(CompressedImage(format="jpeg", data=data), Camera("top", "/c", "compressed", 6, 4, ""))
+
+
 # trajectories, decisions, text
 
 
@@ -170,9 +212,17 @@ def test_stamps_are_normalised_and_return(seconds):
 
 def decision(**changes):
     fields = dict(
-        chunk=ActionChunk(np.zeros((8, 6)), 0.1, 12.5), refinement=None, timings={"vision": 0.02, "head": 0.01, "total": 0.035}, iterations=3,
-        limit=16, threshold=1e-3, change=np.array([np.nan, 0.1, 1e-4]), step_change=np.zeros(8), stop_reason=StopReason.CONVERGED, converged=True,
-    )  # fmt: skip
+        chunk=ActionChunk(np.zeros((8, 6)), 0.1, 12.5),
+        refinement=None,
+        timings={"vision": 0.02, "head": 0.01, "total": 0.035},
+        iterations=3,
+        limit=16,
+        threshold=1e-3,
+        change=np.array([np.nan, 0.1, 1e-4]),
+        step_change=np.zeros(8),
+        stop_reason=StopReason.CONVERGED,
+        converged=True,
+    )
     return Decision(**{**fields, **changes})
 
 
@@ -182,11 +232,16 @@ def test_a_decision_becomes_a_convergence_message():
     assert conversions.seconds(m.observation_stamp) == 12.5 and m.horizon == 5 and m.chunk_length == 8
     assert math.isnan(m.change[0]) and list(m.change)[1:] == [0.1, 1e-4]
     assert m.timing_names == ["vision", "head", "total"] and list(m.timings_s) == [0.02, 0.01, 0.035]
-    unpublished = conversions.convergence_message(decision(), sequence=8, now_s=13.0, instruction="go", horizon=5, published=False, note="held")
+    unpublished = conversions.convergence_message(
+        decision(), sequence=8, now_s=13.0, instruction="go", horizon=5, published=False, note="held"
+    )
     assert unpublished.horizon == 0 and unpublished.note == "held"
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "got none"), ("  ", "got none"), ("x" * 513, "got 513"), ("a\nb", "printable"), ("a\x1b[0m", "printable")])
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [("", "got none"), ("  ", "got none"), ("x" * 513, "got 513"), ("a\nb", "printable"), ("a\x1b[0m", "printable")],
+)
 def test_an_instruction_in_doubt_is_refused(text, words):
     assert words in conversions.instruction_problem(text)
     assert conversions.instruction_problem("pick up the rote Würfel 红色") == ""

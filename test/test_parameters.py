@@ -5,6 +5,8 @@ from dataclasses import dataclass
 
 import pytest
 import rclpy
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
@@ -120,6 +122,32 @@ def test_an_error_while_applying_a_change_does_not_escape(make_node):
 
     declare(node, Example, on_change=fails)
     assert set_one(node, "count", 5).successful and len(calls) == 1
+
+
+values = st.one_of(
+    st.floats(),
+    st.integers(-(2**63), 2**63 - 1),
+    st.text(max_size=5),
+    st.booleans(),
+    st.lists(st.text(max_size=3), max_size=3),
+)
+
+
+@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.lists(st.tuples(st.sampled_from(["low_s", "high_s", "count", "names", "mode"]), values), min_size=1, max_size=3))
+def test_whatever_is_set_the_values_stay_consistent(fuzzed_node, changes):
+    node, seen = fuzzed_node
+    before = seen[-1]
+    result = node.set_parameters_atomically([Parameter(name, value=value) for name, value in changes])
+    assert result.successful or (result.reason and seen[-1] is before)
+    assert 0.0 <= seen[-1].low_s <= seen[-1].high_s and seen[-1].count >= 1
+
+
+@pytest.fixture()
+def fuzzed_node(make_node):
+    node, seen = make_node(), []
+    seen.append(declare(node, Example, on_change=seen.append))
+    return node, seen
 
 
 def test_the_descriptor_tells_unit_and_range(make_node):

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -20,20 +21,20 @@ import rclpy
 import yaml
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
+from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_checkpoint
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rdvla_ros.msg import Convergence, GateStatus
+from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_checkpoint
 from rdvla_ros.model.checkpoint import save_checkpoint
 from rdvla_ros.model.normalization import Scaler
-from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.policy_node import PolicyNode
-from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import StopReason
 
 ROBOT = robot()
@@ -69,7 +70,9 @@ class Rig:
         self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}
         self.silent, self.positions, self.delay_s = set(), {arm.name: HOME.copy() for arm in ROBOT.arms}, 0.0
         self.images = {camera.topic: node.create_publisher(Image, camera.topic, 1) for camera in ROBOT.cameras}
-        self.joints = {arm.joint_states_topic: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms}
+        self.joints = {
+            arm.joint_states_topic: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms
+        }
         for arm in ROBOT.arms:
             node.create_subscription(JointTrajectory, f"/policy/{arm.name}/joint_trajectory", self.sent[arm.name].append, 10)
         node.create_subscription(Convergence, "/policy/convergence", self.decisions.append, 10)
@@ -157,7 +160,7 @@ def make_rig(checkpoint, capfd):
 def test_every_decision_moves_both_arms_together_and_ends_at_rest(make_rig):
     rig = make_rig().start()
     assert rig.until(lambda: min(len(s) for s in rig.sent.values()) >= 3 and len(rig.decisions) >= 3)
-    for left, right in zip(rig.sent["left"], rig.sent["right"]):
+    for left, right in zip(rig.sent["left"], rig.sent["right"], strict=True):
         assert left.header.stamp == right.header.stamp and left.header.frame_id == right.header.frame_id == ""
         assert [p.time_from_start for p in left.points] == [p.time_from_start for p in right.points]
     for arm in ROBOT.arms:
@@ -180,9 +183,11 @@ def test_a_motion_joins_the_one_before(make_rig):
     rig = make_rig().start()
     assert rig.until(lambda: len(rig.sent["left"]) >= 4)
     motions = [(conversions.seconds(m.header.stamp), conversions.trajectory(m)) for m in rig.sent["left"]]
-    for (old_s, old), (new_s, new) in zip(motions, motions[1:]):
+    for (old_s, old), (new_s, new) in pairwise(motions):
         joined = old.at(new_s + new.times_s[0] - old_s)
-        assert new.positions[0] == pytest.approx(joined.position, abs=1e-5) and new.velocities[0] == pytest.approx(joined.velocity, abs=1e-4)
+        assert new.positions[0] == pytest.approx(joined.position, abs=1e-5) and new.velocities[0] == pytest.approx(
+            joined.velocity, abs=1e-4
+        )
 
 
 def test_halting_and_horizon_are_overridden_by_name(make_rig):
@@ -350,7 +355,12 @@ def with_positions(change):
         (with_positions(lambda p: p.__setitem__((3, 9), np.nan)), "not finite"),
         (lambda decision: dataclasses.replace(decision, stop_reason=StopReason.NON_FINITE), "not finite"),
         (with_positions(lambda p: p.__setitem__((slice(None), 1), 40.0)), "left_shoulder"),
-        (lambda decision: dataclasses.replace(decision, chunk=dataclasses.replace(decision.chunk, stamp_s=decision.chunk.stamp_s - 2.0)), "Nothing of the chunk is left"),
+        (
+            lambda decision: dataclasses.replace(
+                decision, chunk=dataclasses.replace(decision.chunk, stamp_s=decision.chunk.stamp_s - 2.0)
+            ),
+            "Nothing of the chunk is left",
+        ),
     ],
 )
 def test_row_28_a_decision_in_doubt_moves_neither_arm_and_says_why(make_rig, alter, words):
@@ -450,7 +460,13 @@ def test_an_accepted_instruction_is_also_the_parameter(make_rig):
 
 def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_inactive(make_rig):
     rig = make_rig()
-    choices = [Transition.TRANSITION_CONFIGURE, Transition.TRANSITION_ACTIVATE, Transition.TRANSITION_DEACTIVATE, Transition.TRANSITION_CLEANUP, 99]
+    choices = [
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+        Transition.TRANSITION_DEACTIVATE,
+        Transition.TRANSITION_CLEANUP,
+        99,
+    ]
     rng = random.Random(1)
     assert not rig.change(Transition.TRANSITION_ACTIVATE)
     for _ in range(40):
@@ -458,8 +474,7 @@ def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_
         assert rig.state() in (UNCONFIGURED, INACTIVE, ACTIVE)
         if rig.state() != ACTIVE:
             rig.executor.spin_once(timeout_sec=0.0)
-            count = len(rig.sent["left"])
-            rig.until(lambda: len(rig.sent["left"]) > count, 0.05)
+            rig.spin(0.05)
             assert not rig.policy._active
     while rig.state() != ACTIVE:
         rig.change(Transition.TRANSITION_CONFIGURE if rig.state() == UNCONFIGURED else Transition.TRANSITION_ACTIVATE)
@@ -509,6 +524,13 @@ def test_row_66_a_misspelt_parameter_ends_the_process_with_one_line():
 
 def test_a_parameter_file_that_cannot_be_read_ends_the_process_with_one_line(tmp_path):
     (tmp_path / "parameters.yaml").write_text("policy: [")
-    command = [sys.executable, "-m", "rdvla_ros.nodes.policy_node", "--ros-args", "--params-file", str(tmp_path / "parameters.yaml")]
+    command = [
+        sys.executable,
+        "-m",
+        "rdvla_ros.nodes.policy_node",
+        "--ros-args",
+        "--params-file",
+        str(tmp_path / "parameters.yaml"),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
     assert done.returncode == 1 and "[ERROR] The arguments were not understood" in done.stderr and "Traceback" not in done.stderr

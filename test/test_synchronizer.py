@@ -19,7 +19,7 @@ START_S = 1_764_000_000.0
 class Rig:
     """Streams without a network: messages go straight into the filters, and time is what the test says."""
 
-    def __init__(self, options=Options(), cameras=CAMERAS, joints=("/left", "/right")):
+    def __init__(self, options=None, cameras=CAMERAS, joints=("/left", "/right")):
         self.steady_s, self.ros_s = 100.0, START_S
         self.sources = {name: message_filters.SimpleFilter() for name in (*cameras, *joints)}
         self.log = []
@@ -29,7 +29,7 @@ class Rig:
             {topic: (self.sources[topic], self.positions) for topic in joints},
             lambda: Moment(self.steady_s, self.ros_s),
             lambda severity, text: self.log.append((severity, text)),
-            options,
+            options or Options(),
         )
         self.synchronizer.registerCallback(self.matched.append)
 
@@ -81,7 +81,9 @@ def test_images_of_one_moment_come_with_the_joints_of_that_moment():
     for camera in CAMERAS:
         rig.image(camera, START_S + 0.005)
     (matched,) = rig.matched
-    assert matched.positions["/left"] == pytest.approx([1.25], abs=1e-4) and matched.positions["/right"] == pytest.approx([-1.5], abs=1e-4)
+    assert matched.positions["/left"] == pytest.approx([1.25], abs=1e-4) and matched.positions["/right"] == pytest.approx(
+        [-1.5], abs=1e-4
+    )
     assert list(matched.images) == list(CAMERAS) and matched.stamp_s == pytest.approx(START_S + 0.005, abs=1e-6)
     assert rig.synchronizer.latest() is matched
 
@@ -135,7 +137,9 @@ def reference_sets(package, events, slop_s):
     sources = {camera: package.SimpleFilter() for camera in CAMERAS}
     synchronizer = package.ApproximateTimeSynchronizer(list(sources.values()), 10, slop_s)
     sets = []
-    synchronizer.registerCallback(lambda *messages: sets.append(tuple((m.header.stamp.sec, m.header.stamp.nanosec) for m in messages)))
+    synchronizer.registerCallback(
+        lambda *messages: sets.append(tuple((m.header.stamp.sec, m.header.stamp.nanosec) for m in messages))
+    )
     for _, camera, stamp in events:
         message = Image()
         message.header.stamp = conversions.stamp(stamp)

@@ -40,7 +40,8 @@ class CvBridge:
         row_bytes = img_msg.width * channels * np.dtype(dtype).itemsize
         if img_msg.step < row_bytes or len(img_msg.data) < img_msg.step * img_msg.height:
             raise CvBridgeError(
-                f"expected {img_msg.height} rows of at least {row_bytes} bytes, got a step of {img_msg.step} and {len(img_msg.data)} bytes"
+                f"expected {img_msg.height} rows of at least {row_bytes} bytes, got a step of {img_msg.step} and "
+                f"{len(img_msg.data)} bytes"
             )
         order = ">" if img_msg.is_bigendian else "<"
         shape = (img_msg.height, img_msg.width, channels)
@@ -56,11 +57,15 @@ class CvBridge:
         if encoding == "passthrough":
             names = [n for n in ("8UC1", "8UC3", "8UC4", "16UC1", "32FC1") if _ENCODINGS[n] == (cvim.dtype.type, channels)]
             if not names:
-                raise CvBridgeError(f"expected an array of one of {', '.join(_ENCODINGS)}, got {cvim.dtype} with {channels} channels")
+                raise CvBridgeError(
+                    f"expected an array of one of {', '.join(_ENCODINGS)}, got {cvim.dtype} with {channels} channels"
+                )
             encoding = names[0]
         dtype, expected = _layout(encoding)
         if cvim.dtype != dtype or channels != expected:
-            raise CvBridgeError(f"{encoding}: expected {np.dtype(dtype)} with {expected} channels, got {cvim.dtype} with {channels}")
+            raise CvBridgeError(
+                f"{encoding}: expected {np.dtype(dtype)} with {expected} channels, got {cvim.dtype} with {channels}"
+            )
         cvim = np.ascontiguousarray(cvim)
         message = Image(height=cvim.shape[0], width=cvim.shape[1], encoding=encoding, is_bigendian=sys.byteorder == "big")
         message.step = cvim.strides[0]
@@ -71,9 +76,13 @@ class CvBridge:
 
     def compressed_imgmsg_to_cv2(self, cmprs_img_msg: CompressedImage, desired_encoding: str = "passthrough") -> np.ndarray:
         """Decodes to what OpenCV gives (bgr8 or mono8), then to the desired encoding."""
-        image = cv2.imdecode(np.frombuffer(cmprs_img_msg.data, np.uint8), cv2.IMREAD_ANYCOLOR) if len(cmprs_img_msg.data) else None
+        image = (
+            cv2.imdecode(np.frombuffer(cmprs_img_msg.data, np.uint8), cv2.IMREAD_ANYCOLOR) if len(cmprs_img_msg.data) else None
+        )
         if image is None:
-            raise CvBridgeError(f"expected a compressed image ({cmprs_img_msg.format or 'no format named'}), got bytes that do not decode")
+            raise CvBridgeError(
+                f"expected a compressed image ({cmprs_img_msg.format or 'no format named'}), got bytes that do not decode"
+            )
         return _converted(image, "mono8" if image.ndim == 2 else "bgr8", desired_encoding)
 
     def cv2_to_compressed_imgmsg(self, cvim: np.ndarray, dst_format: str = "jpg") -> CompressedImage:
@@ -91,7 +100,9 @@ def _layout(encoding: str) -> tuple[type, int]:
 
 
 def _converted(image: np.ndarray, source: str, desired: str) -> np.ndarray:
-    if desired in ("passthrough", source) or (desired in _ENCODINGS and _ENCODINGS[desired] == _ENCODINGS[source] and "U" in desired):
+    if desired in ("passthrough", source) or (
+        desired in _ENCODINGS and _ENCODINGS[desired] == _ENCODINGS[source] and "U" in desired
+    ):
         return image
     if source not in _COLOURS or desired not in _COLOURS:
         raise CvBridgeError(f"no conversion from '{source}' to '{desired}'; colours are {', '.join(_COLOURS)}")

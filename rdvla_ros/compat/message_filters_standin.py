@@ -72,7 +72,7 @@ class TimeSynchronizer(SimpleFilter):
             while len(queue) > self.queue_size:
                 del queue[min(queue)]
             chosen = self._match(index, stamp_ns)
-            messages = [q.pop(stamp) for q, stamp in zip(self.queues, chosen)] if chosen else None
+            messages = [q.pop(stamp) for q, stamp in zip(self.queues, chosen, strict=True)] if chosen else None
         if messages:
             self.signalMessage(*messages)
 

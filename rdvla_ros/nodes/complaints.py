@@ -36,9 +36,10 @@ class Complaints:
 
     def guarded(self, callback: Callable) -> Callable:
         """A callback that raises is reported; it ends neither the spin loop nor, for a service, the caller's wait."""
-        name = getattr(callback, "__name__", repr(callback))
+        inner = getattr(callback, "func", callback)  # of a partial
+        name = getattr(inner, "__name__", repr(inner))
 
-        @wraps(callback)
+        @wraps(inner)
         def guard(*args: Any) -> Any:
             try:
                 return callback(*args)

@@ -18,6 +18,7 @@ from rdvla_ros.compat import control_msgs
 from rdvla_ros.control.chunk import Present
 from rdvla_ros.control.trajectory import Reference
 from rdvla_ros.msg import ControllerState
+from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
@@ -32,12 +33,14 @@ if control_msgs is not None:
 class ControllerStates:
     """Calls on_state(arm, message) for every state of every arm whose description names a topic for it."""
 
-    def __init__(self, node: Node, robot: RobotDescription, on_state: Callable[[Arm, Any], None]):
-        self._node, self._on_state = node, on_state
+    def __init__(self, node: Node, robot: RobotDescription, on_state: Callable[[Arm, Any], None], complaints: Complaints):
+        self._node, self._on_state, self._complaints = node, on_state, complaints
         self._waiting = {arm.name: arm for arm in robot.arms if arm.controller_state_topic}
         self._subscriptions: list[Any] = []
         self._foreign: set[str] = set()
-        self._timer = node.create_timer(LOOK_PERIOD_S, self._look, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._timer = node.create_timer(
+            LOOK_PERIOD_S, complaints.guarded(self._look), clock=Clock(clock_type=ClockType.STEADY_TIME)
+        )
 
     def destroy(self) -> None:
         self._node.destroy_timer(self._timer)
@@ -54,14 +57,17 @@ class ControllerStates:
                 if info.topic_type not in self._foreign:
                     self._foreign.add(info.topic_type)
                     self._node.get_logger().error(
-                        f"{arm.controller_state_topic}: expected a publisher of {' or '.join(_TYPES)}, got one of {info.topic_type}."
+                        f"{arm.controller_state_topic}: expected a publisher of {' or '.join(_TYPES)}, "
+                        f"got one of {info.topic_type}."
                     )
         if not self._waiting:
             self._timer.cancel()
 
     def _subscribe(self, arm: Arm, message_type: type) -> None:
-        callback = partial(self._on_state, arm)
-        self._subscriptions.append(self._node.create_subscription(message_type, arm.controller_state_topic, callback, sensor_qos(5)))
+        callback = self._complaints.guarded(partial(self._on_state, arm))
+        self._subscriptions.append(
+            self._node.create_subscription(message_type, arm.controller_state_topic, callback, sensor_qos(5))
+        )
         del self._waiting[arm.name]
 
 
@@ -72,7 +78,11 @@ def commanded(message: Any, arm: Arm) -> Reference | None:
         return None
     order = [column[name] for name in arm.joint_names]
     position = np.array(point.positions, dtype=np.float64)[order]
-    velocity = np.array(point.velocities, dtype=np.float64)[order] if len(point.velocities) == len(message.joint_names) else np.zeros(len(order))
+    velocity = (
+        np.array(point.velocities, dtype=np.float64)[order]
+        if len(point.velocities) == len(message.joint_names)
+        else np.zeros(len(order))
+    )
     if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
         return None
     return Reference(position, velocity, np.zeros(len(order)))
@@ -81,10 +91,17 @@ def commanded(message: Any, arm: Arm) -> Reference | None:
 class ArmStates:
     """The present state of all arms of a robot. now_s() is the ROS clock; measured() gives (A,) joint positions."""
 
-    def __init__(self, node: Node, robot: RobotDescription, now_s: Callable[[], float], measured: Callable[[], np.ndarray]):
+    def __init__(
+        self,
+        node: Node,
+        robot: RobotDescription,
+        now_s: Callable[[], float],
+        measured: Callable[[], np.ndarray],
+        complaints: Complaints,
+    ):
         self._robot, self._now_s, self._measured = robot, now_s, measured
         self._reports: dict[str, tuple[float, Reference]] = {}
-        self._states = ControllerStates(node, robot, self._on_state)
+        self._states = ControllerStates(node, robot, self._on_state, complaints)
 
     def destroy(self) -> None:
         self._states.destroy()
@@ -98,7 +115,9 @@ class ArmStates:
             velocity = np.concatenate([reference.velocity for _, reference in reports])
             return Present(position, velocity, tolerance, min(at_s for at_s, _ in reports), commanded=True)
         measured = self._measured()
-        grippers = np.isin(self._robot.joint_names, self._robot.gripper_joints)  # one that holds something is not where it was sent
+        grippers = np.isin(
+            self._robot.joint_names, self._robot.gripper_joints
+        )  # one that holds something is not where it was sent
         return Present(measured, np.zeros_like(measured), np.where(grippers, np.inf, tolerance), now_s, commanded=False)
 
     def _on_state(self, arm: Arm, message: Any) -> None:

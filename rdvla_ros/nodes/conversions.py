@@ -88,9 +88,11 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         raise ObservationError(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
     missing = [name for name in group.names if name not in column]
     if missing:
-        raise ObservationError(f"{group.topic}: expected joint '{missing[0]}', which the message lacks. {nearest_names(missing[0], names)}")
+        raise ObservationError(
+            f"{group.topic}: expected joint '{missing[0]}', which the message lacks. {nearest_names(missing[0], names)}"
+        )
     values = np.array([positions[column[name]] for name in group.names], dtype=np.float64)
-    for joint, value in zip(group.joints, values):
+    for joint, value in zip(group.joints, values, strict=True):
         margin = RANGE_MARGIN * (joint.upper - joint.lower)
         if not math.isfinite(value):
             raise ObservationError(f"{group.topic}: joint '{joint.name}': expected a finite position, got {value}.")
@@ -106,13 +108,15 @@ def check_image(message: Image | CompressedImage, camera: Camera) -> None:
     """Refuse an image that is not what the robot description says, before any of its bytes are looked at."""
     if camera.frame_id and message.header.frame_id != camera.frame_id:
         raise ObservationError(
-            f"{camera.topic}: expected frame_id '{camera.frame_id}', got {printable(message.header.frame_id)!r}. Are two cameras swapped?"
+            f"{camera.topic}: expected frame_id '{camera.frame_id}', got {printable(message.header.frame_id)!r}. "
+            "Are two cameras swapped?"
         )
     pixel_bytes = camera.width * camera.height * 3
     if camera.transport == "compressed":
         if not 0 < len(message.data) <= pixel_bytes + COMPRESSED_OVERHEAD:
             raise ObservationError(
-                f"{camera.topic}: expected 1 .. {pixel_bytes + COMPRESSED_OVERHEAD} bytes for {camera.width}x{camera.height}, got {len(message.data)}."
+                f"{camera.topic}: expected 1 .. {pixel_bytes + COMPRESSED_OVERHEAD} bytes for "
+                f"{camera.width}x{camera.height}, got {len(message.data)}."
             )
         return
     if (message.width, message.height) != (camera.width, camera.height):
@@ -122,12 +126,14 @@ def check_image(message: Image | CompressedImage, camera: Camera) -> None:
         )
     if message.encoding not in RAW_CHANNELS:
         raise ObservationError(
-            f"{camera.topic}: expected encoding {' or '.join(RAW_CHANNELS)}, got {printable(message.encoding)!r}. Let the camera driver convert it."
+            f"{camera.topic}: expected encoding {' or '.join(RAW_CHANNELS)}, got {printable(message.encoding)!r}. "
+            "Let the camera driver convert it."
         )
     row_bytes = message.width * RAW_CHANNELS[message.encoding]
     if message.step < row_bytes or len(message.data) != message.step * message.height:
         raise ObservationError(
-            f"{camera.topic}: expected {message.height} rows of at least {row_bytes} bytes, got a step of {message.step} and {len(message.data)} bytes."
+            f"{camera.topic}: expected {message.height} rows of at least {row_bytes} bytes, got a step of {message.step} and "
+            f"{len(message.data)} bytes."
         )
 
 
@@ -159,7 +165,9 @@ def trajectory_message(trajectory: Trajectory, stamp_: Time) -> JointTrajectory:
     message.header.stamp = stamp_
     message.points = [
         JointTrajectoryPoint(positions=position.tolist(), velocities=velocity.tolist(), time_from_start=duration(time_s))
-        for time_s, position, velocity in zip(trajectory.times_s.tolist(), trajectory.positions, trajectory.velocities)
+        for time_s, position, velocity in zip(
+            trajectory.times_s.tolist(), trajectory.positions, trajectory.velocities, strict=True
+        )
     ]
     return message
 
@@ -170,7 +178,8 @@ def trajectory(message: JointTrajectory) -> Trajectory:
     for number, point in enumerate(message.points):
         if len(point.positions) != joints or len(point.velocities) not in (0, joints):
             raise ObservationError(
-                f"Trajectory point {number}: expected {joints} positions and velocities, got {len(point.positions)} and {len(point.velocities)}."
+                f"Trajectory point {number}: expected {joints} positions and velocities, got {len(point.positions)} and "
+                f"{len(point.velocities)}."
             )
     nothing = [math.nan] * joints
     return Trajectory(

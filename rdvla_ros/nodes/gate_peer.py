@@ -25,7 +25,14 @@ class GatePeer:
     was sent in AUTO.
     """
 
-    def __init__(self, node: Node, timeout_s: float, on_change: Callable[[], None], on_refused: Callable[[str], None], complaints: Complaints):
+    def __init__(
+        self,
+        node: Node,
+        timeout_s: float,
+        on_change: Callable[[], None],
+        on_refused: Callable[[str], None],
+        complaints: Complaints,
+    ):
         self._node, self._timeout_s = node, timeout_s
         self._on_change, self._on_refused, self._complaints = on_change, on_refused, complaints
         self._since_s = time.monotonic()  # silence counts from here before the first status
@@ -55,7 +62,9 @@ class GatePeer:
         if silence_s > self._timeout_s:
             publishers = self._node.count_publishers(TOPIC)
             self._complaints.say(
-                "gate", f"Waiting for {TOPIC}: nothing received in {silence_s:.1f} s; publishers: {publishers}. Without a gate, start with gate:=false."
+                "gate",
+                f"Waiting for {TOPIC}: nothing received in {silence_s:.1f} s; publishers: {publishers}. "
+                "Without a gate, start with gate:=false.",
             )
 
     def _on_status(self, status: GateStatus) -> None:

@@ -31,8 +31,9 @@ def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
 
     def incompatible(event: Any) -> None:
         node.get_logger().error(
-            f"{topic}: a publisher offers a quality of service that this subscription cannot use (policy {event.last_policy_kind}, "
-            f"{event.total_count} so far). Nothing of it will be received; change the publisher's QoS."
+            f"{topic}: a publisher offers a quality of service that this subscription cannot use "
+            f"(policy {event.last_policy_kind}, {event.total_count} so far). Nothing of it will be received; "
+            "change the publisher's QoS."
         )
 
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
@@ -41,12 +42,18 @@ def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
 class Inputs:
     """Subscribes on construction. Callbacks registered with `on_matched` get every complete set."""
 
-    def __init__(self, node: Node, robot: RobotDescription, options: Options, clock: Callable[[], Moment], log: Callable[[str, str], None]):
+    def __init__(
+        self, node: Node, robot: RobotDescription, options: Options, clock: Callable[[], Moment], log: Callable[[str, str], None]
+    ):
         self._node, self._robot = node, robot
         self._groups = conversions.joint_groups(robot)
         self._subscribers: list[Any] = []
         cameras = {
-            camera.name: (camera.topic, self._subscribe(IMAGE_TYPES[camera.transport], camera.topic, 1), partial(_checked, camera=camera))
+            camera.name: (
+                camera.topic,
+                self._subscribe(IMAGE_TYPES[camera.transport], camera.topic, 1),
+                partial(_checked, camera=camera),
+            )
             for camera in robot.cameras
         }
         joints = {
@@ -97,7 +104,7 @@ class Inputs:
         for group in self._groups:
             if group.topic not in by_topic:
                 raise ObservationError(f"{group.topic}: expected joint states, none were received yet.")
-            by_name.update(zip(group.names, by_topic[group.topic]))
+            by_name.update(zip(group.names, by_topic[group.topic], strict=True))
         return np.array([by_name[name] for name in self._robot.joint_names])
 
 

@@ -125,7 +125,9 @@ def declare(
     """
     overrides = {p.name: p.value for p in node._parameter_overrides.values()}
     _refuse_unknown(node, schema, overrides)
-    state = {"values": schema(**{name: _coerced(kinds(schema)[name], overrides[name]) for name in rules(schema) if name in overrides})}
+    state = {
+        "values": schema(**{name: _coerced(kinds(schema)[name], overrides[name]) for name in rules(schema) if name in overrides})
+    }
     for name in rules(schema):
         value = getattr(state["values"], name)
         value = list(value) if isinstance(value, tuple) else value
@@ -182,7 +184,12 @@ def _coerced(kind: type, value: Any) -> Any:
     """An integer may stand for a number (5 for 5.0); lists become tuples. Anything else stays as it came."""
     if kind is float and type(value) is int:
         return float(value)
-    if typing.get_origin(kind) is tuple and value is not None and not isinstance(value, (str, bytes)) and hasattr(value, "__iter__"):
+    if (
+        typing.get_origin(kind) is tuple
+        and value is not None
+        and not isinstance(value, (str, bytes))
+        and hasattr(value, "__iter__")
+    ):
         return tuple(_coerced(typing.get_args(kind)[0], item) for item in value)
     return value
 
@@ -198,9 +205,16 @@ def _problem(schema: type[Schema], name: str, value: Any) -> str:
     if not well_typed:
         return expected
     for item in items:
-        if isinstance(item, (int, float)) and not isinstance(item, bool):
-            if not math.isfinite(item) or (rule.low is not None and item < rule.low) or (rule.high is not None and item > rule.high):
-                return expected
+        if (
+            isinstance(item, (int, float))
+            and not isinstance(item, bool)
+            and (
+                not math.isfinite(item)
+                or (rule.low is not None and item < rule.low)
+                or (rule.high is not None and item > rule.high)
+            )
+        ):
+            return expected
         if rule.choices and item not in rule.choices:
             return expected
     return ""

@@ -12,13 +12,17 @@ from rdvla_ros.types import CheckpointError
 def load_policy(parameters: PolicyParameters, robot: RobotDescription) -> Any:
     """rdvla_ros.model.policy.Policy, bound to the robot. Call it in the thread that will decide."""
     if not parameters.checkpoint:
-        raise CheckpointError("checkpoint: expected a folder with manifest.json and model.safetensors, got none. Pass checkpoint:=<folder>.")
+        raise CheckpointError(
+            "checkpoint: expected a folder with manifest.json and model.safetensors, got none. Pass checkpoint:=<folder>."
+        )
     import torch
 
     from rdvla_ros.model.policy import Policy
 
     torch.set_num_threads(parameters.threads)
-    policy = Policy.load(parameters.checkpoint, device=parameters.device, halting=halting_settings(parameters), seed=parameters.seed)
+    policy = Policy.load(
+        parameters.checkpoint, device=parameters.device, halting=halting_settings(parameters), seed=parameters.seed
+    )
     policy.require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
     policy.warm_up()
     return policy

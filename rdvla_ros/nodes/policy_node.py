@@ -18,17 +18,14 @@ from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
-from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.chunk import Latency, Schedule, rows_left
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import PlanOptions, Trajectory, plan
 from rdvla_ros.msg import Convergence
 from rdvla_ros.nodes import conversions, process
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.controller_states import ArmStates
 from rdvla_ros.nodes.gate_peer import GatePeer
 from rdvla_ros.nodes.inputs import Inputs
+from rdvla_ros.nodes.motions import Motions
 from rdvla_ros.nodes.parameters import declare
 from rdvla_ros.nodes.policy_loading import horizon_rule, load_policy
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
@@ -36,13 +33,12 @@ from rdvla_ros.nodes.synchronizer import Matched, Moment, Options
 from rdvla_ros.nodes.worker import ThreadWorker
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
-from rdvla_ros.types import Decision, Observation, RdvlaError, StopReason, TrajectoryError
+from rdvla_ros.types import Decision, Observation, RdvlaError, TrajectoryError
 
 TICK_S = 0.1  # how often missing inputs are looked for
 SILENCE_S = 1.0  # a stream is reported after this time without a usable message
 SLOW_S = 5.0  # a decision that takes longer is reported while it runs
 CLOSE_S = 1.0  # at shutdown, a running decision may take this long to end
-RELIABLE = QoSReliabilityPolicy.RELIABLE
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
@@ -64,7 +60,7 @@ class PolicyNode(LifecycleNode):
         self._values = declare(self, PolicyParameters, on_change=self._changed, is_configured=lambda: self._configured)
         self._complaints = Complaints(self)
         self._resources: list[Any] = []  # what cleanup undoes, in reverse
-        self._schedule: Schedule | None = None
+        self._motions: Motions | None = None
         self._gate: GatePeer | None = None
         self._epoch = self._sequence = 0
         self._asked: Asked | None = None
@@ -122,23 +118,25 @@ class PolicyNode(LifecycleNode):
     def _configure(self) -> None:
         values = self._values
         if not values.robot:
-            raise RdvlaError("robot: expected a robot description file, got none. Pass robot:=<file>; docs/robot.md shows how to write one.")
+            raise RdvlaError(
+                "robot: expected a robot description file, got none. Pass robot:=<file>; docs/robot.md shows how to write one."
+            )
         self._robot = robot = RobotDescription.load(values.robot)
         self._worker = ThreadWorker(partial(load_policy, values, robot))
         self._resources.append(partial(self._worker.close, CLOSE_S))
         policy = self._worker.loaded.result()
-        self._horizon = horizon_rule(values, policy)
         self._max_age_s = values.max_observation_age_s or robot.rates.max_observation_age_s
         chunk_s = policy.contract.chunk_length * policy.contract.step_s
         if self._max_age_s >= chunk_s:
-            raise RdvlaError(f"max_observation_age_s: expected less than the chunk's {chunk_s:g} s, got {self._max_age_s:g}: every row would be past.")
-        self._limits = JointLimits.of_robot(robot)
-        self._plan_options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
-        self._schedule = Schedule(Latency(values.first_latency_s), lead_s=values.lead_s, observation_period_s=1.0 / robot.rates.camera_hz)
+            raise RdvlaError(
+                f"max_observation_age_s: expected less than the chunk's {chunk_s:g} s, got {self._max_age_s:g}: "
+                "every row would be past."
+            )
         self._subscribe(robot)
-        self._advertise(robot)
+        self._advertise(robot, horizon_rule(values, policy))
         self.get_logger().info(
-            f"Configured for {robot.name} ({len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}) with {values.checkpoint} ({policy.name})."
+            f"Configured for {robot.name} ({len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}) "
+            f"with {values.checkpoint} ({policy.name})."
         )
 
     def _subscribe(self, robot: RobotDescription) -> None:
@@ -147,20 +145,17 @@ class PolicyNode(LifecycleNode):
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         self._inputs = Inputs(self, robot, options, self._now, self._complaints.log)
         self._inputs.on_matched(self._on_matched)
-        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, self._inputs.measured)
+        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, self._inputs.measured, self._complaints)
         self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
             self._gate = GatePeer(self, values.gate_timeout_s, self._begin_epoch, self._on_refused, self._complaints)
             self._resources.append(self._gate.destroy)
 
-    def _advertise(self, robot: RobotDescription) -> None:
-        self._trajectories = {
-            arm.name: self.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", QoSProfile(depth=1, reliability=RELIABLE))
-            for arm in robot.arms
-        }
-        self._convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", QoSProfile(depth=10, reliability=RELIABLE))
-        for publisher in (*self._trajectories.values(), self._convergence):
-            self._resources.append(partial(self.destroy_lifecycle_publisher, publisher))
+    def _advertise(self, robot: RobotDescription, horizon: Any) -> None:
+        self._motions = Motions(self, robot, self._values, self._arms, horizon)
+        reliable = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
+        self._convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", reliable)
+        self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, self._convergence)]
 
     def _release(self) -> None:
         self._active = self._configured = False
@@ -172,8 +167,8 @@ class PolicyNode(LifecycleNode):
     def _begin_epoch(self) -> None:
         """Decisions begun before this move nothing, and what was sent before is not joined."""
         self._epoch += 1
-        if self._schedule:
-            self._schedule.forget()
+        if self._motions:
+            self._motions.schedule.forget()
 
     # ---- deciding
 
@@ -185,7 +180,7 @@ class PolicyNode(LifecycleNode):
         return self._gate.standing_back() if self._gate else ""
 
     def _on_matched(self, matched: Matched) -> None:
-        self._schedule.observed(self._now().ros_s)
+        self._motions.schedule.observed(self._now().ros_s)
         self._consider()
 
     def _consider(self) -> None:
@@ -194,13 +189,17 @@ class PolicyNode(LifecycleNode):
         if matched is None or matched is self._used or self._asked is not None:
             return
         now = self._now()
-        if not (self._held_decision_due(now) if self._standing_back() else self._schedule.due(now.ros_s)):
+        if not (self._held_decision_due(now) if self._standing_back() else self._motions.schedule.due(now.ros_s)):
             return
         if (age_s := matched.age_s(now)) > self._max_age_s:
-            self._complaints.say("age", f"No decision: the observation is {age_s:.3f} s old, expected at most {self._max_age_s:g} s.")
+            self._complaints.say(
+                "age", f"No decision: the observation is {age_s:.3f} s old, expected at most {self._max_age_s:g} s."
+            )
             return
         if not self._values.instruction:
-            self._complaints.say("instruction", "No decision: there is no instruction. Set parameter instruction or call ~/set_instruction.")
+            self._complaints.say(
+                "instruction", "No decision: there is no instruction. Set parameter instruction or call ~/set_instruction."
+            )
             return
         self._used = matched
         observation = self._inputs.observation(matched, self._values.instruction)
@@ -225,11 +224,15 @@ class PolicyNode(LifecycleNode):
         try:
             decision = asked.future.result()
         except Exception as error:
-            self._complaints.say("failed", f"A decision failed and nothing is published: {type(error).__name__}: {error}", "error")
+            self._complaints.say(
+                "failed", f"A decision failed and nothing is published: {type(error).__name__}: {error}", "error"
+            )
             return
+        for text in decision.notes:
+            self._complaints.say(text, f"The decision says: {conversions.printable(text)}")
         self._sequence += 1
         now_s, horizon, note = self._now().ros_s, 0, ""
-        self._schedule.latency.add(now_s - asked.begun.ros_s)
+        self._motions.schedule.latency.add(now_s - asked.begun.ros_s)
         try:
             horizon = self._publish(decision, asked, now_s)
         except RdvlaError as error:
@@ -237,40 +240,27 @@ class PolicyNode(LifecycleNode):
             self._complaints.say("unpublished", f"Decision {self._sequence} moves nothing: {note}")
         self._convergence.publish(
             conversions.convergence_message(
-                decision, sequence=self._sequence, now_s=now_s, instruction=asked.observation.instruction, horizon=horizon, published=not note, note=note
+                decision,
+                sequence=self._sequence,
+                now_s=now_s,
+                instruction=asked.observation.instruction,
+                horizon=horizon,
+                published=not note,
+                note=note,
             )
         )
         self._consider()
 
     def _publish(self, decision: Decision, asked: Asked, now_s: float) -> int:
-        """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
-        if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(decision.chunk.positions).all():
-            raise TrajectoryError("The decision is not finite.")
+        """Send the arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
         if reason := self._standing_back():
             raise TrajectoryError(f"Not sent: {reason}.")
         if asked.epoch != self._epoch:
             raise TrajectoryError("Not sent: a hold or a new start came during the decision.")
-        if decision.stop_reason == StopReason.ITERATION_LIMIT and not self._values.publish_unconverged:
-            raise TrajectoryError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
-        chunk, lead_s, present = decision.chunk, self._values.lead_s, self._arms.present()
-        rows, elapsed_s = len(chunk.positions), now_s - chunk.stamp_s
-        horizon = self._horizon.steps(decision.iterations, rows, decision.step_change)
-        trajectory = plan(
-            self._robot.from_policy(chunk.positions), step_s=chunk.step_s, elapsed_s=elapsed_s, horizon=horizon, limits=self._limits, lead_s=lead_s,
-            start=self._schedule.reference(now_s + lead_s, present), now=self._schedule.reference(now_s, present), options=self._plan_options,
-        )  # fmt: skip
-        self._send(trajectory, now_s)
-        return min(horizon, rows_left(rows, chunk.step_s, elapsed_s, lead_s))
-
-    def _send(self, trajectory: Trajectory, now_s: float) -> None:
-        stamp = conversions.stamp(now_s)  # one time base for all arms: the gate pairs them by it
-        messages = {arm.name: conversions.trajectory_message(trajectory.select(arm.joint_names), stamp) for arm in self._robot.arms}
-        for name, message in messages.items():
-            self._trajectories[name].publish(message)
-        self._schedule.sent(trajectory, now_s, self._values.stop_s)
+        return self._motions.send(decision, now_s, publish_unconverged=self._values.publish_unconverged)
 
     def _on_refused(self, reason: str) -> None:
-        self._schedule.refused()
+        self._motions.schedule.refused()
         self._complaints.say("refused", f"The gate refused a decision: {reason}")
 
     # ---- operator

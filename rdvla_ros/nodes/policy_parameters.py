@@ -20,31 +20,76 @@ class PolicyParameters(Schema):
 
     # how it computes
     device: str = parameter("cpu", "torch device", change="unconfigured")
-    threads: int = parameter(1, "torch threads of a decision; with more than there are idle cores it becomes much slower", low=1, high=256, change="unconfigured")
+    threads: int = parameter(
+        1,
+        "torch threads of a decision; with more than there are idle cores it becomes much slower",
+        low=1,
+        high=256,
+        change="unconfigured",
+    )
     seed: int = parameter(0, "seed of the initial scratchpads", low=0, high=2**31 - 1, change="unconfigured")
     halting_rule: str = parameter("", "halting rule by name; empty: the checkpoint's", change="unconfigured")
-    halting_threshold: float = parameter(0.0, "threshold of the halting rule; 0: the checkpoint's", low=0.0, change="unconfigured")
+    halting_threshold: float = parameter(
+        0.0, "threshold of the halting rule; 0: the checkpoint's", low=0.0, change="unconfigured"
+    )
     max_iterations: int = parameter(0, "iterations allowed; 0: the checkpoint's", low=0, high=10000, change="unconfigured")
     horizon_rule: str = parameter("", "horizon rule by name; empty: the checkpoint's", change="unconfigured")
-    deadline_s: float = parameter(0.0, "time after which a decision takes its best chunk so far; 0: none", unit="s", low=0.0, high=60.0, change="always")
+    deadline_s: float = parameter(
+        0.0, "time after which a decision takes its best chunk so far; 0: none", unit="s", low=0.0, high=60.0, change="always"
+    )
 
     # when it decides
-    publish_unconverged: bool = parameter(True, "publish a chunk that had not settled at the limit (the horizon rule shortens it)", change="always")
-    while_held: str = parameter("pause", "what the policy does while the gate holds: nothing, or decisions without trajectories", choices=("pause", "decide"), change="always")
-    held_period_s: float = parameter(1.0, "while_held decide: time between decisions", unit="s", low=0.1, high=60.0, change="always")
-    gate_timeout_s: float = parameter(1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0)
-    first_latency_s: float = parameter(0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured")
+    publish_unconverged: bool = parameter(
+        True, "publish a chunk that had not settled at the limit (the horizon rule shortens it)", change="always"
+    )
+    while_held: str = parameter(
+        "pause",
+        "what the policy does while the gate holds: nothing, or decisions without trajectories",
+        choices=("pause", "decide"),
+        change="always",
+    )
+    held_period_s: float = parameter(
+        1.0, "while_held decide: time between decisions", unit="s", low=0.1, high=60.0, change="always"
+    )
+    gate_timeout_s: float = parameter(
+        1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0
+    )
+    first_latency_s: float = parameter(
+        0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured"
+    )
 
     # what it accepts
-    max_observation_age_s: float = parameter(0.0, "older input makes no decision; 0: the robot description's", unit="s", low=0.0, high=10.0, change="unconfigured")
-    slop_s: float = parameter(0.0, "images of one moment lie less than this apart; 0: half a camera period", unit="s", low=0.0, high=1.0, change="unconfigured")
-    joint_gap_s: float = parameter(0.05, "a joint sample must lie this near to the images", unit="s", low=0.001, high=1.0, change="unconfigured")
-    future_s: float = parameter(0.05, "a stamp may lie this far ahead of the clock", unit="s", low=0.0, high=1.0, change="unconfigured")
+    max_observation_age_s: float = parameter(
+        0.0, "older input makes no decision; 0: the robot description's", unit="s", low=0.0, high=10.0, change="unconfigured"
+    )
+    slop_s: float = parameter(
+        0.0,
+        "images of one moment lie less than this apart; 0: half a camera period",
+        unit="s",
+        low=0.0,
+        high=1.0,
+        change="unconfigured",
+    )
+    joint_gap_s: float = parameter(
+        0.05, "a joint sample must lie this near to the images", unit="s", low=0.001, high=1.0, change="unconfigured"
+    )
+    future_s: float = parameter(
+        0.05, "a stamp may lie this far ahead of the clock", unit="s", low=0.0, high=1.0, change="unconfigured"
+    )
     zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
 
     # what it sends
-    lead_s: float = parameter(0.06, "from sending a trajectory to its first point; longer than it takes to reach the controllers", unit="s", low=0.005, high=0.5, change="unconfigured")
-    stop_s: float = parameter(0.4, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured")
+    lead_s: float = parameter(
+        0.06,
+        "from sending a trajectory to its first point; longer than it takes to reach the controllers",
+        unit="s",
+        low=0.005,
+        high=0.5,
+        change="unconfigured",
+    )
+    stop_s: float = parameter(
+        0.4, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured"
+    )
 
     def problems(self) -> Iterable[str]:
         if self.instruction and (problem := instruction_problem(self.instruction)):

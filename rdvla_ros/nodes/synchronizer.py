@@ -122,7 +122,7 @@ class _Stream:
 
 class Synchronizer(message_filters.SimpleFilter):
     """cameras: name -> (topic, filter, prepare); joints: topic -> (filter, prepare), where prepare(message) returns what is
-    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text) with severity "warning" or "error"."""
+    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text): 'warning' or 'error'."""
 
     def __init__(
         self,
@@ -165,9 +165,9 @@ class Synchronizer(message_filters.SimpleFilter):
             return ""
         apart_s = (newest[-1][0] - newest[0][0]) / NANOSECONDS
         return (
-            f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that of {newest[-1][1]}; "
-            f"expected images within {self._options.slop_s:g} s of each other and joint states around them within {self._options.joint_gap_s:g} s. "
-            "Are the clocks of their hosts synchronised?"
+            f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that "
+            f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s of each other and joint states around them "
+            f"within {self._options.joint_gap_s:g} s. Are the clocks of their hosts synchronised?"
         )
 
     def silent(self, after_s: float) -> list[Silence]:
@@ -207,7 +207,9 @@ class Synchronizer(message_filters.SimpleFilter):
                 matched = self._take(message, value, stream, now)
         except Exception as error:  # ObservationError on purpose; nothing else may end the spin loop either
             stream.refused += 1
-            stream.reason = str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
+            stream.reason = (
+                str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
+            )
             self._report(stream.name, "refused", "warning", f"Message refused: {stream.reason}")
             return
         if matched is not None:
@@ -226,12 +228,17 @@ class Synchronizer(message_filters.SimpleFilter):
         stamp_ns, now_ns = stamp.sec * NANOSECONDS + stamp.nanosec, round(now.ros_s * NANOSECONDS)
         if stamp_ns == 0:
             if self._options.zero_stamps == "reject":
-                raise ObservationError(f"{stream.topic}: expected a stamp, got 0. Parameter zero_stamps: receive takes the time of receipt.")
+                raise ObservationError(
+                    f"{stream.topic}: expected a stamp, got 0. Parameter zero_stamps: receive takes the time of receipt."
+                )
             stamp_ns = now_ns
         ahead_s = (stamp_ns - now_ns) / NANOSECONDS
         if ahead_s > self._options.future_s:
             hint = " The ROS clock stands at 0: use_sim_time is on, but nothing publishes /clock." if now_ns == 0 else ""
-            raise ObservationError(f"{stream.topic}: the stamp lies {ahead_s:.3f} s in the future, expected at most {self._options.future_s:g} s.{hint}")
+            raise ObservationError(
+                f"{stream.topic}: the stamp lies {ahead_s:.3f} s in the future, expected at most "
+                f"{self._options.future_s:g} s.{hint}"
+            )
         if stream.newest_ns is not None and stamp_ns <= stream.newest_ns:
             self._older_than_before(stream, (stream.newest_ns - stamp_ns) / NANOSECONDS)
         return stamp_ns
@@ -242,9 +249,13 @@ class Synchronizer(message_filters.SimpleFilter):
             raise ObservationError(f"{stream.topic}: expected a new stamp, got the one of the message before.")
         stream.late += 1
         if back_s < self._options.jump_s and stream.late < 3:
-            raise ObservationError(f"{stream.topic}: expected stamps that advance, got one {back_s:.3f} s older than the message before.")
+            raise ObservationError(
+                f"{stream.topic}: expected stamps that advance, got one {back_s:.3f} s older than the message before."
+            )
         self._flush()
-        self._report("", "jump", "error", f"{stream.topic}: stamps jumped back by {back_s:.3f} s. All waiting inputs are dropped.")
+        self._report(
+            "", "jump", "error", f"{stream.topic}: stamps jumped back by {back_s:.3f} s. All waiting inputs are dropped."
+        )
 
     def _images_around(self, stamp_ns: int) -> tuple[int, dict[str, tuple]] | None:
         """One image of each camera, nearest to the stamp, if all lie within the slop; they and older ones leave the queues."""

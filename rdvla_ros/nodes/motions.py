@@ -1,0 +1,70 @@
+"""From a decision to the arms' trajectories on the wire."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.control.chunk import Latency, Schedule, rows_left
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.trajectory import PlanOptions, Trajectory, plan
+from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.controller_states import ArmStates
+from rdvla_ros.nodes.policy_parameters import PolicyParameters
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import Decision, StopReason, TrajectoryError
+
+
+class Motions:
+    """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed."""
+
+    def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
+        self._robot, self._arms, self._horizon = robot, arms, horizon
+        self._lead_s, self._stop_s = values.lead_s, values.stop_s
+        self._limits = JointLimits.of_robot(robot)
+        self._options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
+        self.schedule = Schedule(
+            Latency(values.first_latency_s), lead_s=values.lead_s, observation_period_s=1.0 / robot.rates.camera_hz
+        )
+        newest = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+        self._publishers = {
+            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", newest)
+            for arm in robot.arms
+        }
+        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+
+    def send(self, decision: Decision, now_s: float, *, publish_unconverged: bool) -> int:
+        """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
+        chunk = decision.chunk
+        if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(chunk.positions).all():
+            raise TrajectoryError("The decision is not finite.")
+        if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
+            raise TrajectoryError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
+        rows, elapsed_s = len(chunk.positions), now_s - chunk.stamp_s
+        horizon = self._horizon.steps(decision.iterations, rows, decision.step_change)
+        present = self._arms.present()
+        motion = plan(
+            self._robot.from_policy(chunk.positions),
+            step_s=chunk.step_s,
+            elapsed_s=elapsed_s,
+            horizon=horizon,
+            start=self.schedule.reference(now_s + self._lead_s, present),
+            limits=self._limits,
+            lead_s=self._lead_s,
+            now=self.schedule.reference(now_s, present),
+            options=self._options,
+        )
+        self._publish(motion, now_s)
+        self.schedule.sent(motion, now_s, self._stop_s)
+        return min(horizon, rows_left(rows, chunk.step_s, elapsed_s, self._lead_s))
+
+    def _publish(self, motion: Trajectory, now_s: float) -> None:
+        stamp = conversions.stamp(now_s)  # one time base for all arms: the gate pairs them by it
+        parts = {arm.name: conversions.trajectory_message(motion.select(arm.joint_names), stamp) for arm in self._robot.arms}
+        for name, part in parts.items():
+            self._publishers[name].publish(part)
