@@ -8,13 +8,16 @@ on the ROS clock and come in as arguments. J joints, N points.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 
 from rdvla_ros.sim import SimulationError
-from rdvla_ros.sim.interpolation import Desired, Waypoint, interpolate
+from rdvla_ros.sim.interpolation import Desired, Segment, Waypoint
 
 VARIANTS = ("jazzy", "master")
 VELOCITY_EPSILON = float(np.finfo(np.float32).eps)  # a last velocity up to here counts as zero
@@ -49,17 +52,27 @@ class _Path:
     def end_s(self) -> float:
         return self.points[-1].time_s
 
+    @cached_property
+    def _times(self) -> list[float]:
+        return [self.before.time_s, *(point.time_s for point in self.points)]
+
+    @cached_property
+    def _segments(self) -> dict[int, Segment]:
+        return {}
+
     def at(self, now_s: float) -> Desired:
         if self.predecessor is not None and now_s < self.begin_s:
             return self.predecessor.at(now_s)
         if now_s < self.before.time_s:  # the clock went back: stay where the path began
             return _standing(self.before)
-        if now_s < self.points[0].time_s:
-            return interpolate(self.before, self.points[0], now_s)
         if now_s >= self.end_s:
             return _standing(self.points[-1])
-        index = int(np.searchsorted([point.time_s for point in self.points], now_s, side="right")) - 1
-        return interpolate(self.points[index], self.points[index + 1], now_s)
+        # points[index] is ahead; what lies before it is the point before, or the state before the message
+        index = bisect_right(self._times, now_s, lo=1) - 1
+        if index not in self._segments:
+            previous = self.points[index - 1] if index else self.before
+            self._segments[index] = Segment.between(previous, self.points[index])
+        return self._segments[index].at(now_s)
 
 
 def _standing(point: Waypoint) -> Desired:
@@ -196,7 +209,7 @@ class JointTrajectoryController:
             return full
 
         return tuple(
-            Waypoint(float(time_s), *(fill(field, rest, index) for field, rest in zip(FIELDS, rests)))
+            Waypoint(float(time_s), *(fill(field, rest, index) for field, rest in zip(FIELDS, rests, strict=True)))
             for index, time_s in enumerate(points.times_s)
         )
 
@@ -208,7 +221,7 @@ def _row(rows: Sequence[Sequence[float]] | None, index: int) -> np.ndarray | Non
 
 def _shape_objection(width: int, points: Points) -> str:
     """Times increase strictly; positions are needed, velocities and accelerations may be left out, per point."""
-    if points.times_s[0] < 0.0 or any(after <= before for before, after in zip(points.times_s, points.times_s[1:])):
+    if points.times_s[0] < 0.0 or any(after <= before for before, after in pairwise(points.times_s)):
         return f"the times do not increase: {', '.join(f'{float(time_s):g}' for time_s in points.times_s[:10])}"
     for field in FIELDS:
         rows = getattr(points, field)

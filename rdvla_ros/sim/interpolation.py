@@ -26,20 +26,32 @@ class Desired:
     acceleration: np.ndarray
 
 
-def interpolate(start: Waypoint, end: Waypoint, time_s: float) -> Desired:
-    """What is commanded at `time_s` between two points whose times are on the same clock as `time_s`."""
-    length, passed = end.time_s - start.time_s, time_s - start.time_s
-    if start.velocity is None or end.velocity is None:
-        coefficients = _linear(start, end, length)
-    elif start.acceleration is None or end.acceleration is None:
-        coefficients = _cubic(start, end, length)
-    else:
-        coefficients = _quintic(start, end, length)
-    powers = np.arange(len(coefficients))
-    position = sum(c * passed**n for n, c in zip(powers, coefficients))
-    velocity = sum(n * c * passed ** (n - 1) for n, c in zip(powers[1:], coefficients[1:]))
-    acceleration = sum(n * (n - 1) * c * passed ** (n - 2) for n, c in zip(powers[2:], coefficients[2:]))
-    return Desired(position, velocity + np.zeros_like(position), acceleration + np.zeros_like(position))
+@dataclass(frozen=True)
+class Segment:
+    """The way between two points: coefficients (6, J) by rising power of the time since begin_s."""
+
+    begin_s: float
+    coefficients: np.ndarray
+
+    @classmethod
+    def between(cls, start: Waypoint, end: Waypoint) -> Segment:
+        length = end.time_s - start.time_s
+        if start.velocity is None or end.velocity is None:
+            rows = _linear(start, end, length)
+        elif start.acceleration is None or end.acceleration is None:
+            rows = _cubic(start, end, length)
+        else:
+            rows = _quintic(start, end, length)
+        coefficients = np.zeros((6, len(start.position)))
+        coefficients[: len(rows)] = rows
+        return cls(start.time_s, coefficients)
+
+    def at(self, time_s: float) -> Desired:
+        """Value and two derivatives in one product: this runs for every arm at every step of the simulator."""
+        t = time_s - self.begin_s
+        t2, t3, t4, t5 = t * t, t**3, t**4, t**5
+        powers = [[1.0, t, t2, t3, t4, t5], [0.0, 1.0, 2 * t, 3 * t2, 4 * t3, 5 * t4], [0.0, 0.0, 2.0, 6 * t, 12 * t2, 20 * t3]]
+        return Desired(*(np.array(powers) @ self.coefficients))
 
 
 def _linear(start: Waypoint, end: Waypoint, length: float) -> list[np.ndarray]:
