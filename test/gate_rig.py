@@ -56,14 +56,20 @@ class GateRig:
         self.joints = {arm.name: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms}
         self.reports = {arm.name: node.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms}
         self.sources = {
-            prefix: {arm.name: node.create_publisher(JointTrajectory, f"{prefix}/{arm.name}/joint_trajectory", 10) for arm in ROBOT.arms}
+            prefix: {
+                arm.name: node.create_publisher(JointTrajectory, f"{prefix}/{arm.name}/joint_trajectory", 10)
+                for arm in ROBOT.arms
+            }
             for prefix in ("/policy", "/teleop")
         }
         if controllers:
             for arm in ROBOT.arms:
                 node.create_subscription(JointTrajectory, arm.trajectory_topic, self.received[arm.name].append, 10)
         node.create_timer(0.02, self.publish_states)
-        self.clients = {kind: node.create_client(kind, f"/gate/{name}") for kind, name in ((Hold, "hold"), (Resume, "resume"), (SetMode, "set_mode"))}
+        self.clients = {
+            kind: node.create_client(kind, f"/gate/{name}")
+            for kind, name in ((Hold, "hold"), (Resume, "resume"), (SetMode, "set_mode"))
+        }
         if wait:
             self.until(lambda: self.status and not self.status.causes, "a gate with nothing in the way")
             self.until(self.sources_matched, "the gate to listen")

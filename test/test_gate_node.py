@@ -13,11 +13,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from gate_rig import HOME, LIMITS, MOVES, ROBOT, ROBOT_FILE, SLICES, GateRig, motion
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetMode
 from trajectory_msgs.msg import JointTrajectory
 
-from gate_rig import HOME, LIMITS, MOVES, ROBOT, ROBOT_FILE, SLICES, GateRig, motion
 from rdvla_ros.control import cubic
 from rdvla_ros.nodes import conversions
 
@@ -53,6 +53,7 @@ def stops(rig):
 
 
 # -- passing
+
 
 def test_after_its_start_the_gate_holds_and_nothing_passes(rig):
     assert rig.status.mode == GateStatus.HOLD and rig.status.hold_id == 1 and "start-up" in rig.status.reason
@@ -105,6 +106,7 @@ def test_a_motion_from_another_time_is_refused_without_a_hold(rig, offset_s, wor
 
 
 # -- what holds
+
 
 def nan(message):
     message.points[1].positions[2] = float("nan")
@@ -236,12 +238,15 @@ def test_a_controllers_report_goes_before_the_measured_positions(rig):
 
 # -- supervision
 
+
 def test_no_resume_before_the_robot_is_there_and_the_causes_are_named():
     with contextlib.closing(GateRig(states=False, controllers=False, wait=False)) as rig:
         rig.until(lambda: rig.status, "a status")
         answer = rig.call(Resume, hold_id=1, who="test")
         assert not answer.accepted
-        assert {arm.joint_states_topic for arm in ROBOT.arms} <= {word.strip(".") for cause in answer.causes for word in cause.split()}
+        assert {arm.joint_states_topic for arm in ROBOT.arms} <= {
+            word.strip(".") for cause in answer.causes for word in cause.split()
+        }
         assert any("No controller listens" in cause for cause in answer.causes)
 
 
@@ -329,6 +334,7 @@ def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(ri
 
 
 # -- start and end of the process
+
 
 def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
     with contextlib.closing(GateRig(start_mode="auto")) as rig:

@@ -38,7 +38,8 @@ def sample(
 
 
 def peaks(times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> dict[str, np.ndarray]:
-    """Exact extremes over the whole motion, each (J,): 'lower' and 'upper' position, largest |velocity|, |acceleration|, |jerk|."""
+    """Exact extremes over the whole motion, each (J,): 'lower' and 'upper' position; 'velocity', 'acceleration' and 'jerk',
+    the largest absolute values."""
     acceleration, jerk = coefficients(times_s, positions, velocities)
     h = np.broadcast_to(np.diff(times_s)[:, None], jerk.shape)
     q0, v0 = positions[:-1], velocities[:-1]

@@ -2,8 +2,7 @@
 
 N segments between N + 1 knots, J joints, R targets. With the start state given, position, velocity and acceleration at
 every knot are linear in the N jerks of a joint, so tracking with limits is a small quadratic programme, and its matrices are
-the same for all joints. Where the best motion without limits keeps them, it is the answer; the other joints go through an
-interior point method. Quantities of a joint are divided by its velocity limit first, which makes rad and m comparable.
+the same for all joints. Quantities of a joint are divided by its velocity limit first, which makes rad and m comparable.
 """
 
 from __future__ import annotations
@@ -12,8 +11,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-ITERATIONS = 25
-MARGIN = 0.03  # the programme keeps this share of every limit in reserve, so that an almost converged solution and the spaces between knots are legal
+from rdvla_ros.control import quadratic
+
+# The programme keeps this share of every limit in reserve, so that what lies between the knots is legal too.
+MARGIN = 0.03
 
 
 @dataclass(frozen=True)
@@ -85,8 +86,8 @@ def nearest_motion(
     pull = weighted.T @ (targets / scale - free[0]) - hessian @ particular
     rows, low, high = _constraints(basis, free, bounds, unit)
     low, high = low - rows @ particular, high - rows @ particular
-    y = _solve(null.T @ hessian @ null, null.T @ pull, rows @ null, low, high)
-    if y is None:
+    y = quadratic.minimise(null.T @ hessian @ null, null.T @ pull, rows @ null, low, high)
+    if (quadratic.violation(rows @ null @ y, low, high) > MARGIN / 2).any():
         return None
     x = (particular + null @ y) * unit
     positions = (free[0] + basis.position @ x) * scale
@@ -95,9 +96,7 @@ def nearest_motion(
     return positions, velocities
 
 
-def _constraints(
-    basis: Basis, free: list[np.ndarray], bounds: Bounds, unit: float
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _constraints(basis: Basis, free: list[np.ndarray], bounds: Bounds, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Rows (C, N) and bounds (C, J) in scaled quantities: jerk, velocity at knots and mid-segments, acceleration, position."""
     h = np.diff(basis.times_s)[:, None]
     scale = bounds.velocity
@@ -115,65 +114,5 @@ def _constraints(
         (basis.acceleration[1:] * unit / step, (-most - free[2][1:]) / step, (most - free[2][1:]) / step),
         (basis.position[1:] * unit, bounds.lower / scale - free[0][1:], bounds.upper / scale - free[0][1:]),
     ]
-    rows, low, high = (np.concatenate(x) for x in zip(*parts))
+    rows, low, high = (np.concatenate(x) for x in zip(*parts, strict=True))
     return rows, low, high
-
-
-def _solve(hessian: np.ndarray, pull: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray | None:
-    """argmin 1/2 y'Hy - pull'y with low <= rows y <= high for every column; None where limits cannot be kept."""
-    size = np.trace(hessian) / len(hessian)
-    hessian, pull = hessian / size, pull / size
-    y = np.linalg.solve(hessian + 1e-9 * np.eye(len(hessian)), pull)
-    beyond = _violation(rows @ y, low, high) > 0.0
-    if beyond.any():
-        y[:, beyond] = _interior_point(hessian, pull[:, beyond], rows, low[:, beyond], high[:, beyond], y[:, beyond])
-    return None if (_violation(rows @ y, low, high) > MARGIN / 2).any() else y
-
-
-def _interior_point(
-    hessian: np.ndarray, pull: np.ndarray, rows: np.ndarray, low: np.ndarray, high: np.ndarray, y: np.ndarray
-) -> np.ndarray:
-    """Mehrotra's predictor-corrector method for all columns (n, P) at once; the caller checks what it reached.
-
-    With slack s = bound - constraint and multiplier m, both positive, each Newton step solves H dy + G' dm = -(Hy - pull + G'm),
-    ds = -(Gy + s - bound) - G dy and s dm + m ds = target - s m, where G stacks the rows and their negatives.
-    """
-    stacked = np.concatenate([rows, -rows])
-    bound = np.concatenate([high, -low]).T  # (P, 2C)
-    y, pull = y.T, pull.T
-    slack = np.maximum(bound - y @ stacked.T, 0.1)
-    multiplier = np.full_like(slack, 0.1)
-    for _ in range(ITERATIONS):
-        gap = (slack * multiplier).mean(axis=1, keepdims=True)
-        dual = y @ hessian - pull + multiplier @ stacked
-        primal = y @ stacked.T + slack - bound
-        if gap.max() < 1e-7 and np.abs(primal).max() < 1e-6:
-            break
-        ratio = multiplier / slack
-        both = ratio[:, : len(rows)] + ratio[:, len(rows) :]
-        inverse = np.linalg.inv(hessian + np.einsum("ci,pc,cj->pij", rows, both, rows, optimize=True))
-
-        def newton(complementarity: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-            right = -dual - ((multiplier * primal - complementarity) / slack) @ stacked
-            dy = np.einsum("pij,pj->pi", inverse, right)
-            ds = -primal - dy @ stacked.T
-            return dy, ds, (-complementarity - multiplier * ds) / slack
-
-        _, ds, dm = newton(slack * multiplier)
-        step = np.minimum(_longest_step(slack, ds), _longest_step(multiplier, dm))
-        ahead = ((slack + step * ds) * (multiplier + step * dm)).mean(axis=1, keepdims=True)
-        centre = gap * (ahead / gap) ** 3
-        dy, ds, dm = newton(slack * multiplier + ds * dm - centre)
-        step = 0.99 * np.minimum(_longest_step(slack, ds), _longest_step(multiplier, dm))
-        y, slack, multiplier = y + step * dy, slack + step * ds, multiplier + step * dm
-    return y.T
-
-
-def _longest_step(values: np.ndarray, change: np.ndarray) -> np.ndarray:
-    """(P, 1) largest share of the change, at most 1, that keeps all values of a row positive."""
-    with np.errstate(divide="ignore"):
-        return np.minimum(1.0, np.where(change < 0.0, -values / change, np.inf).min(axis=1, keepdims=True))
-
-
-def _violation(values: np.ndarray, low: np.ndarray, high: np.ndarray) -> np.ndarray:
-    return np.maximum(low - values, values - high).max(axis=0)

@@ -43,6 +43,10 @@ class JointLimits:
         """(J,) distance between the position limits."""
         return self.upper - self.lower
 
+    def span(self, joint: int) -> str:
+        """The position limits of one joint, for messages."""
+        return f"{self.lower[joint]:.4g} .. {self.upper[joint]:.4g}"
+
     def clip(self, positions: np.ndarray) -> np.ndarray:
         """Nearest positions inside the limits; NaN stays NaN, so look for it first."""
         return np.clip(positions, self.lower, self.upper)
@@ -124,11 +128,15 @@ def _check_finite(times_s: np.ndarray, positions: np.ndarray, velocities: np.nda
 
 def _check_times(times_s: np.ndarray) -> None:
     if times_s[0] <= 0.0:
-        raise TrajectoryError(f"The first point lies at {times_s[0]:.4g} s, expected after 0: without time to get there the arm would jump.")
+        raise TrajectoryError(
+            f"The first point lies at {times_s[0]:.4g} s, expected after 0: without time to get there the arm would jump."
+        )
     steps = np.diff(times_s)
     if (steps <= 0.0).any():
         point = int(np.argmax(steps <= 0.0))
-        raise TrajectoryError(f"Times must increase: point {point} lies at {times_s[point]:.4g} s, point {point + 1} at {times_s[point + 1]:.4g} s.")
+        raise TrajectoryError(
+            f"Times must increase: point {point} lies at {times_s[point]:.4g} s, point {point + 1} at {times_s[point + 1]:.4g} s."
+        )
     if times_s[-1] > LONGEST_S:
         raise TrajectoryError(f"The last point lies at {times_s[-1]:.4g} s, expected at most {LONGEST_S:g} s.")
 
@@ -138,9 +146,7 @@ def _check_peaks(peaks: dict[str, np.ndarray], limits: JointLimits, tolerances: 
     for joint, name in enumerate(limits.names):
         for value in (peaks["lower"][joint], peaks["upper"][joint]):
             if not limits.lower[joint] - margin[joint] <= value <= limits.upper[joint] + margin[joint]:
-                raise TrajectoryError(
-                    f"Joint '{name}' would go to {value:.4g}, expected within {limits.lower[joint]:.4g} .. {limits.upper[joint]:.4g}."
-                )
+                raise TrajectoryError(f"Joint '{name}' would go to {value:.4g}, expected within {limits.span(joint)}.")
         for what in ("velocity", "acceleration", "jerk"):
             tolerance = getattr(tolerances, what)
             limit, value = getattr(limits, what)[joint], peaks[what][joint]

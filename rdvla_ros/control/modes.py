@@ -120,9 +120,7 @@ class GateModes:
         if not self.holding:
             return Answer(False, False, "There is no hold to lift: the mode is AUTO already.")
         if hold_id != self.state.hold_id:
-            return Answer(
-                False, False, f"Expected the hold in force, {self.state.hold_id} ({self.state.reason}), got {hold_id}."
-            )
+            return Answer(False, False, f"Expected the hold in force, {self.state.hold_id} ({self.state.reason}), got {hold_id}.")
         if causes:
             return Answer(False, False, f"Hold {hold_id} stays: {' '.join(causes)}", tuple(causes))
         return None

@@ -129,7 +129,9 @@ class Passage:
         switch_s = max(stamp_s + trajectory.times_s[0], now_s)
         reference = self.reference(arm, switch_s)
         if reference is None:
-            raise JumpError(f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard.")
+            raise JumpError(
+                f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard."
+            )
         new = trajectory.at(switch_s - stamp_s)
         try:
             check_continuity(new.position, new.velocity, reference.position, reference.velocity, self.limits[arm])

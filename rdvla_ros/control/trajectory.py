@@ -12,9 +12,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rdvla_ros.control import cubic, fit
-from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
 from rdvla_ros.types import TrajectoryError
 
+EXACT = Tolerances(velocity=0.0, acceleration=0.0, jerk=1e-3)  # the fit keeps a reserve, so there is nothing to tolerate
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
 
 
@@ -140,7 +141,7 @@ def plan(
             missed = motion[1][stretched_s[:executed] > lead_s + options.catch_up_s]
             if not (missed[:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
                 return replace(motion[0], before=now)
-        stretch = stretch * 1.25
+        stretch = stretch * 1.35
     raise TrajectoryError(
         f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
         "duration no legal motion follows it."
@@ -154,13 +155,15 @@ def _checked_targets(targets: np.ndarray, limits: JointLimits, margin: float) ->
         raise TrajectoryError(f"Expected a chunk of rows with {len(limits.names)} joints, got shape {targets.shape}.")
     if not np.isfinite(targets).all():
         row, joint = (int(i[0]) for i in np.nonzero(~np.isfinite(targets)))
-        raise TrajectoryError(f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]}, expected a finite number.")
+        raise TrajectoryError(
+            f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]}, expected a finite number."
+        )
     outside = np.abs(targets - limits.clip(targets)) > margin * limits.range
     if outside.any():
         row, joint = (int(i[0]) for i in np.nonzero(outside))
         raise TrajectoryError(
             f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]:.4g}, expected within "
-            f"{limits.lower[joint]:.4g} .. {limits.upper[joint]:.4g}."
+            f"{limits.span(joint)}."
         )
     return limits.clip(targets)
 
@@ -173,9 +176,10 @@ def _check_reach(
     far = (gap > 0.0) & ~lags
     if far.any():
         joint = int(np.argmax(far))
+        reach = (options.reach_s + after_s) * limits.velocity[joint]
         raise TrajectoryError(
-            f"Joint '{limits.names[joint]}': the chunk begins at {first[joint]:.4g}, the controller is at {start.position[joint]:.4g}, "
-            f"expected at most {(options.reach_s + after_s) * limits.velocity[joint]:.4g} apart."
+            f"Joint '{limits.names[joint]}': the chunk begins at {first[joint]:.4g}, the controller is at "
+            f"{start.position[joint]:.4g}, expected at most {reach:.4g} apart."
         )
 
 
@@ -189,7 +193,13 @@ def _needed_stretch(targets: np.ndarray, due_s: np.ndarray, limits: JointLimits,
 
 
 def _follow(
-    targets: np.ndarray, due_s: np.ndarray, executed: int, start: Reference, limits: JointLimits, lead_s: float, options: PlanOptions
+    targets: np.ndarray,
+    due_s: np.ndarray,
+    executed: int,
+    start: Reference,
+    limits: JointLimits,
+    lead_s: float,
+    options: PlanOptions,
 ) -> tuple[Trajectory, np.ndarray] | None:
     """The legal motion nearest to the rows and its distance (executed, J) from them; None where limits cannot be kept."""
     tail_s = due_s[executed - 1] + options.stop_s
@@ -215,13 +225,17 @@ def _follow(
     if solution is None:
         return None
     positions, velocities = solution
+    try:  # between the knots as well, where a start that runs against a limit may go beyond it
+        check_trajectory(limits.names, times_s, positions, velocities, limits, tolerances=EXACT)
+    except TrajectoryError:
+        return None
     return Trajectory(limits.names, times_s, positions, velocities), np.abs(positions[at_row] - targets[:executed])
 
 
 def _knots(corners_s: np.ndarray, longest_s: float) -> np.ndarray:
     """Times (N+1,) through all corners with at most longest_s between neighbours, on whole microseconds."""
     parts = [corners_s[:1]]
-    for begin, end in zip(corners_s[:-1], corners_s[1:]):
+    for begin, end in zip(corners_s[:-1], corners_s[1:], strict=True):
         parts.append(np.linspace(begin, end, max(1, int(np.ceil((end - begin) / longest_s - 1e-6))) + 1)[1:])
     return np.round(np.concatenate(parts), 6)
 
@@ -234,7 +248,12 @@ def _slowing(targets: np.ndarray, due_s: np.ndarray, from_s: float, stop_s: floa
 
 
 def stop(
-    start: Reference, *, limits: JointLimits, lead_s: float = 0.02, now: Reference | None = None, longest_s: float = LONGEST_STOP_S
+    start: Reference,
+    *,
+    limits: JointLimits,
+    lead_s: float = 0.02,
+    now: Reference | None = None,
+    longest_s: float = LONGEST_STOP_S,
 ) -> Trajectory:
     """All joints come to rest together, as soon as their limits allow; a resting start gives a motion that stays.
 
@@ -245,7 +264,7 @@ def stop(
     phases, plateau = _stop_phases(start, limits, longest_s)
     states, times_s = [(start.position, start.velocity)], [lead_s]
     q, v, a = start.position, start.velocity, start.acceleration
-    for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau))):
+    for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau)), strict=True):
         if duration <= 0.0:
             continue
         j = (end - a) / duration
@@ -254,7 +273,7 @@ def stop(
         a = end
         states.append((q, v))
         times_s.append(times_s[-1] + duration)
-    positions, velocities = (np.stack(x) for x in zip(*states))
+    positions, velocities = (np.stack(x) for x in zip(*states, strict=True))
     velocities[-1] = 0.0
     return Trajectory(limits.names, np.round(times_s, 6), positions, velocities, now)
 

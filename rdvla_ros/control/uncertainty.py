@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rdvla_ros.types import RdvlaError, StopReason
@@ -119,7 +118,8 @@ class UncertaintyMonitor:
         worst = max(self._scores)
         alarm = worst > self.threshold.value or math.isinf(worst)
         if alarm and not reason:
-            reason = f"The plans do not settle: {worst:.2f} within {len(self._scores)} decisions, alarm above {self.threshold.value:.2f}."
+            limit = f"alarm above {self.threshold.value:.2f}"
+            reason = f"The plans do not settle: {worst:.2f} within {len(self._scores)} decisions, {limit}."
         return Assessment(settling.sequence, value, worst, len(self._scores), self.threshold, alarm, reason)
 
     def _repeated(self, settling: Settling) -> str:
@@ -127,5 +127,6 @@ class UncertaintyMonitor:
         self._traces.append(tuple(c for _, c in _evaluated(settling)))
         full = len(self._traces) == self._traces.maxlen
         if full and len(set(self._traces)) == 1:
-            return f"The last {len(self._traces)} decisions settled with exactly the same numbers: the input does not reach the network."
+            count = len(self._traces)
+            return f"The last {count} decisions settled with exactly the same numbers: the input does not reach the network."
         return ""

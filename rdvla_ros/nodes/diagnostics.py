@@ -46,7 +46,9 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
     held = gate.message is not None and gate.message.mode != GateStatus.AUTO
     if message is None or heard.silent(now_s, stale_s):
         if held:
-            return _status("policy", OK, f"No decisions while the gate is in {GATE_MODES[gate.message.mode]}.", heard.rates(now_s))
+            return _status(
+                "policy", OK, f"No decisions while the gate is in {GATE_MODES[gate.message.mode]}.", heard.rates(now_s)
+            )
         return _status("policy", STALE, f"No decision within {stale_s:g} s.", heard.rates(now_s))
     timings = dict(zip(message.timing_names, message.timings_s, strict=False))
     observation_age_s = conversions.seconds(message.header.stamp) - conversions.seconds(message.observation_stamp)
@@ -63,7 +65,11 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
         **heard.rates(now_s),
     }
     if assessment is not None:
-        values |= {"uncertainty": f"{assessment.window_score:.3f}", "alarm": assessment.alarm, "calibrated": assessment.threshold.calibrated}
+        values |= {
+            "uncertainty": f"{assessment.window_score:.3f}",
+            "alarm": assessment.alarm,
+            "calibrated": assessment.threshold.calibrated,
+        }
     if message.stop_reason == StopReason.NON_FINITE:
         return _status("policy", ERROR, "The last decision was not finite.", values)
     if assessment is not None and assessment.alarm:
@@ -104,7 +110,9 @@ def controller_status(arm: str, heard: Heard, rejected_before: int, now_s: float
         return _status(name, OK, f"Largest error {errors.max():.4f}.", values)
     values |= {"accepted": message.accepted, "rejected": message.rejected, "last_rejection": message.last_rejection}
     if message.rejected > rejected_before:
-        return _status(name, ERROR, f"Rejected {message.rejected - rejected_before} trajectories: {message.last_rejection}", values)
+        return _status(
+            name, ERROR, f"Rejected {message.rejected - rejected_before} trajectories: {message.last_rejection}", values
+        )
     return _status(name, OK, f"Largest error {errors.max():.4f}.", values)
 
 

@@ -50,9 +50,7 @@ class MonitorNode(Node):
         self._values = values = declare(self, MonitorParameters)
         self._robot = robot = RobotDescription.load(values.robot)
         threshold = Threshold(values.alarm_threshold) if values.alarm_threshold else Threshold()
-        self._judge = UncertaintyMonitor(
-            window=values.window, threshold=threshold, default_threshold=values.default_threshold
-        )
+        self._judge = UncertaintyMonitor(window=values.window, threshold=threshold, default_threshold=values.default_threshold)
         self._assessment: Assessment | None = None
         self._decisions, self._gate = Heard(), Heard()
         self._controllers = {arm.name: Heard() for arm in robot.arms if arm.controller_state_topic}

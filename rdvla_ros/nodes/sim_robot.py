@@ -94,9 +94,13 @@ class SimRobotNode(Node):
     def _advertise(self) -> None:
         arms = self._robot.arms
         # arms that share a joint state topic share its publisher and its message, as with one joint_state_broadcaster
-        self._joints = {group: self.create_publisher(JointState, group.topic, 10) for group in conversions.joint_groups(self._robot)}
+        self._joints = {
+            group: self.create_publisher(JointState, group.topic, 10) for group in conversions.joint_groups(self._robot)
+        }
         self._states = {
-            arm.name: self.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in arms if arm.controller_state_topic
+            arm.name: self.create_publisher(ControllerState, arm.controller_state_topic, 10)
+            for arm in arms
+            if arm.controller_state_topic
         }
         for arm in arms:
             self.create_subscription(JointTrajectory, arm.trajectory_topic, functools.partial(self._on_trajectory, arm), 10)

@@ -138,7 +138,9 @@ class RealTimeRobot:
                 elapsed_s=sim.time_s,
             )
 
-    def picture_state(self, data: mujoco.MjData | None, model: mujoco.MjModel | None) -> tuple[mujoco.MjModel, mujoco.MjData, float]:
+    def picture_state(
+        self, data: mujoco.MjData | None, model: mujoco.MjModel | None
+    ) -> tuple[mujoco.MjModel, mujoco.MjData, float]:
         """Copy the whole state for a renderer: model, data (the given one where it fits the model) and the time of the state."""
         with self._lock:
             if model is not self._sim.model or data is None:
