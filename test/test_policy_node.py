@@ -26,7 +26,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rdvla_ros.msg import Convergence, GateStatus
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus
 from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -188,6 +188,38 @@ def test_a_motion_joins_the_one_before(make_rig):
         assert new.positions[0] == pytest.approx(joined.position, abs=1e-5) and new.velocities[0] == pytest.approx(
             joined.velocity, abs=1e-4
         )
+
+
+def test_a_first_motion_begins_where_the_controllers_say_they_are(make_rig):
+    """A gripper that holds something, or an arm that sags, is not where its controller commands it to be."""
+    rig = make_rig()
+    commanded = {arm.name: HOME + 0.01 * np.array([3, -3, 3, 3, -3, 3, -0.1]) for arm in ROBOT.arms}
+    publishers = {arm.name: rig.robot.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms}
+
+    def report():
+        for arm in ROBOT.arms:
+            message = ControllerState(joint_names=list(reversed(arm.joint_names)))
+            message.reference.positions = commanded[arm.name][::-1].tolist()
+            message.reference.velocities = [0.0] * len(HOME)
+            publishers[arm.name].publish(message)
+
+    rig.robot.create_timer(0.02, report)
+    assert rig.change(Transition.TRANSITION_CONFIGURE)
+    rig.spin(0.6)
+    assert rig.change(Transition.TRANSITION_ACTIVATE)
+    assert rig.until(lambda: all(rig.sent.values()))
+    for name, messages in rig.sent.items():
+        assert conversions.trajectory(messages[0]).positions[0] == pytest.approx(commanded[name], abs=1e-6)
+    assert not rig.said("", "ERROR")
+
+
+def test_a_controller_state_of_another_type_is_named(make_rig):
+    rig = make_rig()
+    rig.robot.create_publisher(JointState, ROBOT.arms[0].controller_state_topic, 10)
+    assert rig.change(Transition.TRANSITION_CONFIGURE)
+    words = f"{ROBOT.arms[0].controller_state_topic}: expected a publisher of rdvla_ros/msg/ControllerState"
+    assert rig.until(lambda: rig.said(words, "ERROR"), 3.0)
+    assert "got one of sensor_msgs/msg/JointState" in rig.log
 
 
 def test_halting_and_horizon_are_overridden_by_name(make_rig):

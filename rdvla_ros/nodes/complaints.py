@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from functools import wraps
 from typing import Any
 
 from rclpy.node import Node
@@ -36,10 +35,9 @@ class Complaints:
 
     def guarded(self, callback: Callable) -> Callable:
         """A callback that raises is reported; it ends neither the spin loop nor, for a service, the caller's wait."""
-        inner = getattr(callback, "func", callback)  # of a partial
-        name = getattr(inner, "__name__", repr(inner))
+        name = getattr(getattr(callback, "func", callback), "__name__", repr(callback))  # func: of a partial
 
-        @wraps(inner)
+        # not functools.wraps: rclpy counts the parameters of what it wraps, and would hand over more than a partial takes
         def guard(*args: Any) -> Any:
             try:
                 return callback(*args)
