@@ -19,6 +19,7 @@ PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
 CHECKPOINT = "checkpoints/compact_aloha"
 VIEW_CAMERA = "angle"  # of gym-aloha's scene
+SIM_JOINT_TIMEOUT_S = 1.0
 TASKS = ("transfer_cube", "insertion")
 
 
@@ -143,9 +144,12 @@ def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:
-    """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there."""
-    start_mode = "auto" if values["sim"] else "hold"
-    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], "start_mode": start_mode, **_clock(values)})
+    """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there.
+
+    The simulator shares its processor with the policy, and is now and then kept waiting as no real driver may be.
+    """
+    simulated = {"start_mode": "auto", "joint_timeout_s": SIM_JOINT_TIMEOUT_S} if values["sim"] else {}
+    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], **simulated, **_clock(values)})
 
 
 def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
