@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import partial, wraps
 from typing import Any
 
@@ -17,7 +16,6 @@ from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.limits import Tolerances
@@ -25,47 +23,19 @@ from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
 from rdvla_ros.control.trajectory import LONGEST_STOP_S
-from rdvla_ros.control.watchdog import Streak, StreamWatch
+from rdvla_ros.control.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes import conversions, process
-from rdvla_ros.nodes.controller_states import ControllerStates, commanded
-from rdvla_ros.nodes.inputs import sensor_qos
-from rdvla_ros.nodes.parameters import Schema, declare, parameter
-from rdvla_ros.robot import Arm, RobotDescription
+from rdvla_ros.nodes.gate_parameters import GateParameters
+from rdvla_ros.nodes.parameters import declare
+from rdvla_ros.nodes.robot_watch import RobotWatch, node_names
+from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
 
 NAMES_S = 0.3  # from the discovery of a publisher until its node's name is known
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-
-
-@dataclass(frozen=True)
-class GateParameters(Schema):
-    robot: str = parameter("", "robot description, a YAML file", unit="path")
-    start_mode: str = parameter(
-        "hold", "hold: nothing passes until ~/resume; auto: nothing passes until the robot is there", choices=("hold", "auto")
-    )
-    policy_prefix: str = parameter("/policy", "the policy publishes on <prefix>/<arm>/joint_trajectory")
-    takeover_prefix: str = parameter("/teleop", "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
-    pair_timeout_s: float = parameter(0.1, "wait for the other arm's part of a decision", unit="s", low=0.005, high=1.0)
-    longest_age_s: float = parameter(0.2, "age by its stamp up to which a motion passes", unit="s", low=0.02, high=2.0)
-    longest_motion_s: float = parameter(3.0, "longest motion that may go on the wire at once", unit="s", low=0.2, high=10.0)
-    joint_timeout_s: float = parameter(
-        0.25, "silence of joint states after which the arms are held", unit="s", low=0.02, high=5.0
-    )
-    bad_joint_s: float = parameter(
-        0.05, "time without a good joint state, while bad ones come, until the hold", unit="s", low=0.0, high=5.0
-    )
-    clock_tolerance_s: float = parameter(
-        1.0, "largest distance of joint states' stamps from this node's clock", unit="s", low=0.05, high=60.0
-    )
-    hold_lead_s: float = parameter(0.02, "the hold begins this long after it is sent", unit="s", low=0.002, high=0.2)
-    refusals_to_hold: int = parameter(3, "successive motions that begin in the wrong place until the hold", low=1, high=100)
-    status_hz: float = parameter(20.0, "rate of ~/status", unit="Hz", low=10.0, high=200.0)
-    discovery_s: float = parameter(
-        0.5, "at start, look so long for another publisher to the controllers", unit="s", low=0.0, high=10.0
-    )
 
 
 class GateNode(Node):
@@ -87,7 +57,7 @@ class GateNode(Node):
         self._outputs = {arm.name: self.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in self._robot.arms}
         self._status = self.create_publisher(GateStatus, "~/status", LATEST)
         self._subscribe_motions()
-        self._subscribe_states()
+        self._watch = RobotWatch(self, self._robot, self._values, self._passage, self._outputs, self._safe)
         self._serve()
         self.create_timer(1.0 / self._values.status_hz, self._safe(self._tick), clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._announce()
@@ -102,8 +72,9 @@ class GateNode(Node):
             taken = [topic for topic in topics if self.count_publishers(topic)]
             if taken:
                 time.sleep(NAMES_S)  # a publisher is discovered before the name of its node
+                names = node_names(self.get_publishers_info_by_topic(taken[0]))
                 raise RdvlaError(
-                    f"Expected to be the only publisher on {taken[0]}, found {_node_names(self.get_publishers_info_by_topic(taken[0]))}. "
+                    f"Expected to be the only publisher on {taken[0]}, found {names}. "
                     "Stop it first: is a gate already running, or does a policy bypass it (gate:=false)?"
                 )
             time.sleep(0.02)
@@ -117,15 +88,6 @@ class GateNode(Node):
             for name in names:
                 callback = self._safe(partial(self._on_motion, mode, name))
                 self.create_subscription(JointTrajectory, f"{prefix}/{name}/joint_trajectory", callback, 10)
-
-    def _subscribe_states(self) -> None:
-        self._watches = {}
-        for group in conversions.joint_groups(self._robot):
-            self._watches[group.topic] = StreamWatch(
-                group.topic, timeout_s=self._values.joint_timeout_s, bad_s=self._values.bad_joint_s
-            )
-            self.create_subscription(JointState, group.topic, self._safe(partial(self._on_joints, group)), sensor_qos(5))
-        self._controllers = ControllerStates(self, self._robot, self._safe(self._on_controller))
 
     def _serve(self) -> None:
         self.create_service(Hold, "~/hold", self._safe(self._on_hold))
@@ -183,36 +145,6 @@ class GateNode(Node):
             self.get_logger().warning(f"Refused a motion: {reason}", throttle_duration_sec=1.0)
         self._last_refusal = reason
 
-    # -- inputs
-
-    def _on_joints(self, group: conversions.JointGroup, message: JointState) -> None:
-        watch = self._watches[group.topic]
-        try:
-            positions = conversions.joint_positions(message, group)
-            self._check_clock(group.topic, conversions.seconds(message.header.stamp))
-        except ObservationError as error:
-            watch.bad(str(error))
-            return
-        watch.good(time.monotonic())
-        now_s, start = self._ros_s(), 0
-        for name in group.arms:
-            count = len(self._passage.limits[name].names)
-            self._passage.report_measured(name, positions[start : start + count], now_s)
-            start += count
-
-    def _check_clock(self, topic: str, stamp_s: float) -> None:
-        difference = stamp_s - self._ros_s()
-        if abs(difference) > self._values.clock_tolerance_s:
-            raise ObservationError(
-                f"{topic}: the stamp differs from this node's clock by {difference:.3g} s, expected at most "
-                f"{self._values.clock_tolerance_s:g} s. Do all nodes agree on use_sim_time, and all hosts on the time?"
-            )
-
-    def _on_controller(self, arm: Arm, message: Any) -> None:
-        reference = commanded(message, arm)
-        if reference is not None:
-            self._passage.report_controller(arm.name, reference, self._ros_s())
-
     # -- services
 
     def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
@@ -221,7 +153,7 @@ class GateNode(Node):
         return response
 
     def _on_resume(self, request: Resume.Request, response: Resume.Response) -> Resume.Response:
-        causes, held_since_s = self._causes(), self._modes.state.since_s
+        causes, held_since_s = self._watch.causes(), self._modes.state.since_s
         answer = self._modes.resume(self._ros_s(), request.hold_id, request.who, causes)
         if answer.changed:
             self._begin_anew(held_since_s)
@@ -231,7 +163,7 @@ class GateNode(Node):
 
     def _on_set_mode(self, request: SetMode.Request, response: SetMode.Response) -> SetMode.Response:
         before = self._modes.state
-        answer = self._modes.set_mode(self._ros_s(), request.mode, request.reason, request.who, self._causes())
+        answer = self._modes.set_mode(self._ros_s(), request.mode, request.reason, request.who, self._watch.causes())
         if answer.changed and before.mode is Mode.HOLD:
             self._begin_anew(before.since_s)
         elif answer.changed:
@@ -287,7 +219,7 @@ class GateNode(Node):
                     f"Only the part of {', '.join(unpaired.came)} came within {self._values.pair_timeout_s:g} s, "
                     f"{', '.join(unpaired.missing)} is missing: both arms or none."
                 )
-        causes = self._causes()
+        causes = self._watch.causes()
         if causes and not self._modes.holding:
             self._hold(causes[0], "gate")
         if self._wait_for_robot and not causes:
@@ -300,34 +232,22 @@ class GateNode(Node):
         if self._modes.state.hold_id == 1 and self._modes.counts.repeated_holds == 0:
             self._tell(self._modes.resume(self._ros_s(), 1, "gate", []))
 
-    def _causes(self) -> list[str]:
-        """What stands in the way of moving now; one sentence each."""
-        now_s = time.monotonic()
-        causes = [problem for watch in self._watches.values() if (problem := watch.problem(now_s))]
-        for arm in self._robot.arms:
-            if self.count_publishers(arm.trajectory_topic) > 1:
-                publishers = self.get_publishers_info_by_topic(arm.trajectory_topic)
-                others = [p for p in publishers if p.node_name != self.get_name()]
-                causes.append(f"Another node publishes on {arm.trajectory_topic}: {_node_names(others or publishers)}.")
-            if self._outputs[arm.name].get_subscription_count() == 0:
-                causes.append(f"No controller listens on {arm.trajectory_topic}.")
-        return causes
-
     def _tell(self, answer: Answer) -> None:
         """One log line and one status message per change."""
         if answer.changed and self._modes.holding:
             self.get_logger().warning(f"{answer.message} To go on: {self._resume_command()}")
         elif answer.changed or not answer.accepted:
             self.get_logger().info(answer.message)
-        self._publish_status(self._causes())
+        self._publish_status(self._watch.causes())
 
     def _resume_command(self) -> str:
-        return f"ros2 service call {self.get_fully_qualified_name()}/resume rdvla_ros/srv/Resume '{{hold_id: {self._modes.state.hold_id}}}'"
+        request = f"'{{hold_id: {self._modes.state.hold_id}}}'"
+        return f"ros2 service call {self.get_fully_qualified_name()}/resume rdvla_ros/srv/Resume {request}"
 
     def _announce(self) -> None:
         way = "It ends by itself once the robot is there." if self._wait_for_robot else f"To go on: {self._resume_command()}"
         self.get_logger().warning(f"The gate holds ({self._modes.state.reason}). {way}")
-        self._publish_status(self._causes())
+        self._publish_status(self._watch.causes())
 
     def _publish_status(self, causes: list[str]) -> None:
         state = self._modes.state
@@ -353,11 +273,6 @@ class GateNode(Node):
         self._hold_safely("the gate shuts down")
         for output in self._outputs.values():
             output.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S / len(self._outputs)))
-
-
-def _node_names(publishers: list) -> str:
-    names = {f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if "UNKNOWN" not in p.node_name}
-    return ", ".join(sorted(names)) or "a node whose name is not known yet"
 
 
 def main(args: list[str] | None = None) -> int:
