@@ -68,7 +68,7 @@ class Baseline(nn.Module):
         latents = {i: torch.cat([states, token], 1) for i, states in latent_states.items()}
 
         def stack(layers: nn.ModuleList, indices: tuple[int, ...], x: Tensor) -> Tensor:
-            for layer, i in zip(layers, indices):
+            for layer, i in zip(layers, indices, strict=True):
                 x = layer(x, latents[i], task_states[i], self.rotary)
             return x
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -58,9 +59,10 @@ def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], late
             name = f"{group}[{index}]"
             _check_tensor(name, states[index], (batch, None, config.context_width), head)
             checked[name] = states[index]
-    # One answer from the device for all tensors together.
-    finite = torch.stack([torch.isfinite(tensor).all() for tensor in checked.values()]).tolist()
-    bad = [name for name, ok in zip(checked, finite) if not ok]
+    # A sum is finite only if everything in it is, and one pass; one answer from the device for all tensors together.
+    sums = torch.stack([tensor.detach().sum(dtype=torch.float32) for tensor in checked.values()]).tolist()
+    suspects = [name for name, total in zip(checked, sums, strict=True) if not math.isfinite(total)]
+    bad = [name for name in suspects if not bool(torch.isfinite(checked[name]).all())]
     if bad:
         raise HeadInputError(f"expected finite numbers, got NaN or infinity in {', '.join(bad)}")
 

@@ -11,6 +11,7 @@ the last `patience` measures were all below `level`. The loop in `refine.py` kno
     measure(previous, current)   (N, H, A) twice -> (N,), 0 for equal chunks and quadratic in small differences
     compares        False: the rule never looks at a chunk, and one is decoded at the end only
     evaluate        "needed": chunks whose change is surely above the level are not decoded; "every": all are
+    ratio           measure per latent change that is typical of this head, where known: spares a decision its first look
     limit_reason    why it stopped when max_iterations was reached
     begin()         a fresh `Stopwatch` for one refinement
 """
@@ -79,6 +80,7 @@ class FixedDepth:
     level = -math.inf  # no measure is below it
     patience = 1
     evaluate = "needed"
+    ratio = None
     limit_reason = StopReason.FIXED_DEPTH
 
     def __post_init__(self) -> None:
@@ -112,6 +114,7 @@ class _ChangeRule:
     min_iterations: int = 2
     patience: int = 1
     evaluate: str = "needed"
+    ratio: float | None = None
 
     compares = True
     limit_reason = StopReason.ITERATION_LIMIT
@@ -120,8 +123,12 @@ class _ChangeRule:
         _whole("max_iterations", self.max_iterations, 1)
         _whole("min_iterations", self.min_iterations, 2)
         _whole("patience", self.patience, 1)
-        if isinstance(self.threshold, bool) or not isinstance(self.threshold, (int, float)) or not self.threshold >= 0:
-            raise HaltingError(f"threshold: expected a number of at least 0, got {self.threshold!r}")
+        for name in ("threshold", "ratio"):
+            value = getattr(self, name)
+            if value is None and name == "ratio":
+                continue
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
+                raise HaltingError(f"{name}: expected a number of at least 0, got {value!r}")
         if self.evaluate not in EVALUATE:
             raise HaltingError(f"evaluate: unknown '{self.evaluate}'. {nearest_names(self.evaluate, EVALUATE)}")
 

@@ -104,10 +104,10 @@ class RDVLAHead(nn.Module):
             # Training decodes several depths at once and differentiates: plain keys and values everywhere.
             often = evaluated_often or torch.is_grad_enabled()
             return tuple((layer.project_context if often else layer.fold_context)(latents[i], task_states[i])
-                         for layer, i in zip(layers, indices))
+                         for layer, i in zip(layers, indices, strict=True))
 
         plan = self.action_queries.expand(proprio.shape[0], -1, -1)
-        for layer, context in zip(self.prelude, contexts(self.prelude, self.config.prelude_layers, False)):
+        for layer, context in zip(self.prelude, contexts(self.prelude, self.config.prelude_layers, False), strict=True):
             plan = layer(plan, context, self.rotary)
         return HeadContext(anchor=self.adapter_plan(plan),
                            core=contexts(self.core, self.config.core_layers, True),
@@ -126,14 +126,14 @@ class RDVLAHead(nn.Module):
     def iterate(self, context: HeadContext, state: Tensor) -> Tensor:
         """S_{k-1} -> S_k, (B, K, D)."""
         x = self.adapter_norm(self.gamma_adapt * (self.adapter_state(state) + context.anchor))
-        for layer, layer_context in zip(self.core, context.core):
+        for layer, layer_context in zip(self.core, context.core, strict=True):
             x = layer(x, layer_context, self.rotary)
         return self.core_norm(x)
 
     def decode(self, context: HeadContext, state: Tensor) -> Tensor:
         """S_k -> normalised action chunk a_k, (B, H, A); several states at once where the context is of one decision."""
         x = state
-        for layer, layer_context in zip(self.coda, context.coda):
+        for layer, layer_context in zip(self.coda, context.coda, strict=True):
             x = layer(x, layer_context, self.rotary)
         rows = self.output(self.output_norm(x))
         if self.config.steps_per_row > 1:  # row i holds steps i * steps_per_row ...
@@ -156,7 +156,7 @@ class RDVLAHead(nn.Module):
     def project_coda(self, context: HeadContext) -> HeadContext:
         """`context` for a refinement that decodes at every iteration: keys and values instead of folded maps."""
         coda = tuple(layer.project_context(part.latents, part.vision) if isinstance(part, FoldedContext) else part
-                     for layer, part in zip(self.coda, context.coda))
+                     for layer, part in zip(self.coda, context.coda, strict=True))
         return replace(context, coda=coda)
 
     def runner(self, context: HeadContext) -> EagerRunner:

@@ -33,7 +33,7 @@ class RMSNorm(nn.Module):
 class ProjectedContext:
     """Keys and values of one head layer over the T = Q + 1 + P context rows: each (B, heads, T, d).
 
-    Vision keys carry the factor tanh(gate), which multiplies their scores.
+    Vision keys carry the factor tanh(gate), which multiplies their scores; all carry 1 / sqrt(d).
     """
 
     keys: Tensor
@@ -42,8 +42,9 @@ class ProjectedContext:
     def attend(self, query: Tensor) -> Tensor:
         """(M, heads, K, d) -> the same; M = B, or any M where B = 1 (several states of one decision)."""
         if len(query) != len(self.keys):
-            return _one_batch(F.scaled_dot_product_attention, query, self.keys, self.values)
-        return F.scaled_dot_product_attention(query, self.keys, self.values)
+            return _one_batch(self, query)
+        # Plain products: for a handful of rows faster than the fused attention kernel, which is made for long queries.
+        return torch.matmul(torch.matmul(query, self.keys.transpose(2, 3)).softmax(-1), self.values)
 
     def select(self, rows: Tensor) -> ProjectedContext:
         """The batch rows that go on."""
@@ -68,26 +69,28 @@ class FoldedContext:
     def attend(self, query: Tensor) -> Tensor:
         """See ProjectedContext.attend."""
         if len(query) != len(self.latents):
-            return _one_batch(lambda q: self.attend(q), query)
+            return _one_batch(self, query)
         groups = (self.latents, self.vision)
         factors = (1.0, torch.tanh(self.gate))
-        scores = [factor * torch.matmul(torch.matmul(query, maps).flatten(1, 2), group.transpose(1, 2))
-                  for group, maps, factor in zip(groups, self.key_maps, factors)]
-        weights = torch.cat(scores, -1).div(math.sqrt(query.shape[-1]))
-        weights = weights.softmax(-1).split([group.shape[1] for group in groups], -1)
-        read = [torch.matmul(part, group).unflatten(1, query.shape[1:3]) for part, group in zip(weights, groups)]
-        return sum(torch.matmul(rows, maps.transpose(1, 2)) for rows, maps in zip(read, self.value_maps))
+        query = query / math.sqrt(query.shape[-1])
+        # h . (W_k^T q) with the long side first, which the matrix kernels prefer: (B, T, heads * K).
+        scores = [torch.matmul(group, torch.matmul(query, maps).flatten(1, 2).transpose(1, 2)) * factor
+                  for group, maps, factor in zip(groups, self.key_maps, factors, strict=True)]
+        weights = torch.cat(scores, 1).transpose(1, 2).softmax(-1).split([group.shape[1] for group in groups], -1)
+        read = [torch.matmul(part, group).unflatten(1, query.shape[1:3])
+                for part, group in zip(weights, groups, strict=True)]
+        return sum(torch.matmul(rows, maps.transpose(1, 2)) for rows, maps in zip(read, self.value_maps, strict=True))
 
     def select(self, rows: Tensor) -> FoldedContext:
         return FoldedContext(self.latents.index_select(0, rows), self.vision.index_select(0, rows),
                              self.key_maps, self.value_maps, self.gate)
 
 
-def _one_batch(attend, query: Tensor, *rest: Tensor) -> Tensor:
+def _one_batch(context: ProjectedContext | FoldedContext, query: Tensor) -> Tensor:
     """Rows attend to the context independently, so M states of one decision are M * K rows of one attention."""
     heads, rows, width = query.shape[1:]
     merged = query.transpose(0, 1).reshape(1, heads, -1, width)
-    return attend(merged, *rest).reshape(heads, -1, rows, width).transpose(0, 1)
+    return context.attend(merged).reshape(heads, -1, rows, width).transpose(0, 1)
 
 
 class HeadLayer(nn.Module):
@@ -112,12 +115,12 @@ class HeadLayer(nn.Module):
 
     def project_context(self, latents: Tensor, vision: Tensor) -> ProjectedContext:
         """latents (B, Q + 1, C), vision (B, P, C) -> keys and values, for a layer that is evaluated many times."""
-        latent_keys, latent_values = self.kv_latents(latents).chunk(2, dim=-1)
-        vision_keys, vision_values = self.kv_vision(vision).chunk(2, dim=-1)
-        # (tanh(g) k) . q = tanh(g) (k . q): the gate is paid here once instead of on the scores of every iteration.
-        vision_keys = vision_keys * torch.tanh(self.gate)
-        return ProjectedContext(self._heads(torch.cat([latent_keys, vision_keys], 1)).contiguous(),
-                                self._heads(torch.cat([latent_values, vision_values], 1)).contiguous())
+        latent_keys, latent_values = self._heads(self.kv_latents(latents), groups=2).chunk(2, dim=1)
+        vision_keys, vision_values = self._heads(self.kv_vision(vision), groups=2).chunk(2, dim=1)
+        # (tanh(g) k) . q = tanh(g) (k . q): gate and scale are paid here once instead of on the scores of every iteration.
+        scale = 1 / math.sqrt(latent_keys.shape[-1])
+        return ProjectedContext(torch.cat([latent_keys * scale, vision_keys * (scale * torch.tanh(self.gate))], 2),
+                                torch.cat([latent_values, vision_values], 2))
 
     def fold_context(self, latents: Tensor, vision: Tensor) -> FoldedContext:
         """The same context for a layer that is evaluated a few times."""
@@ -127,16 +130,18 @@ class HeadLayer(nn.Module):
         return FoldedContext(latents, vision, keys, values, self.gate)
 
     def forward(self, x: Tensor, context: ProjectedContext | FoldedContext, rotary: Rotary) -> Tensor:
-        query, key, value = (self._heads(part) for part in self.qkv_self(self.norm1(x)).chunk(3, dim=-1))
-        x = x + self.o_self(self._rows(F.scaled_dot_product_attention(rotary(query), rotary(key), value)))
+        qkv = self._heads(self.qkv_self(self.norm1(x)), groups=3)
+        query, key = rotary(qkv[:, : 2 * self.num_heads]).chunk(2, dim=1)
+        value = qkv[:, 2 * self.num_heads:]
+        x = x + self.o_self(self._rows(F.scaled_dot_product_attention(query, key, value)))
         query = self._heads(self.q_cross(self.norm2(x)))
         x = x + self.o_cross(self._rows(context.attend(query)))
         gate, up = self.ffn_in(self.norm3(x)).chunk(2, dim=-1)
         return x + self.ffn_down(F.silu(gate) * up)
 
-    def _heads(self, x: Tensor) -> Tensor:
-        """(B, R, D) -> (B, heads, R, d)"""
-        return x.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+    def _heads(self, x: Tensor, groups: int = 1) -> Tensor:
+        """(B, R, groups * D) -> (B, groups * heads, R, d)"""
+        return x.unflatten(-1, (groups * self.num_heads, -1)).transpose(1, 2)
 
     @staticmethod
     def _rows(x: Tensor) -> Tensor:
@@ -156,15 +161,24 @@ class Rotary(nn.Module):
         half = config.head_dim // 2
         frequency = config.rope_base ** (-torch.arange(half, dtype=torch.float64) / half)
         angle = torch.outer(torch.arange(config.rows, dtype=torch.float64), frequency).repeat(1, 2)
-        self.published = config.rotary_form == "published"
-        self.register_buffer("cos", angle.cos().float(), persistent=False)
-        self.register_buffer("sin", angle.sin().float(), persistent=False)
+        # x cos + turned sin, where `turned` is x with the numbers of each pair exchanged and the first one negated.
+        if config.rotary_form == "published":
+            partner = torch.arange(2 * half).view(-1, 2).flip(1).flatten()
+            sign = torch.tensor([-1.0, 1.0]).repeat(half)
+        else:
+            partner = torch.arange(2 * half).roll(half)
+            sign = torch.tensor([-1.0, 1.0]).repeat_interleave(half)
+        self._exact = angle.cos(), angle.sin() * sign, partner
+        self._rounded: dict[tuple[torch.device, torch.dtype], tuple[Tensor, Tensor, Tensor]] = {}
+
+    def _tables(self, device: torch.device, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:
+        """Not buffers: a head in bfloat16 still turns by angles of full precision."""
+        if (device, dtype) not in self._rounded:
+            cos, sin, partner = self._exact
+            self._rounded[device, dtype] = cos.to(device, dtype), sin.to(device, dtype), partner.to(device)
+        return self._rounded[device, dtype]
 
     def forward(self, x: Tensor) -> Tensor:
-        if self.published:
-            even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
-            turned = torch.stack([-odd, even], -1).flatten(-2)
-        else:
-            first, second = x.chunk(2, dim=-1)
-            turned = torch.cat([-second, first], -1)
-        return (x * self.cos + turned * self.sin).to(x.dtype)
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        cos, sin, partner = self._tables(wide.device, wide.dtype)
+        return torch.addcmul(wide * cos, wide.index_select(-1, partner), sin).to(x.dtype)

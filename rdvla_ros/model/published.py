@@ -152,7 +152,7 @@ def _renamed(weights: Mapping[str, Tensor], projector: Mapping[str, Tensor], con
 def _check_parts(names: list[str], tensors: list[Tensor], config: HeadConfig, fused: str, folder: Path) -> None:
     """Stacked maps could hide two wrong sizes that add up to a right one, so each part is checked."""
     rows = config.ffn_multiple * config.hidden_dim if fused == "ffn_in" else config.hidden_dim
-    for name, tensor in zip(names, tensors):
+    for name, tensor in zip(names, tensors, strict=True):
         if tuple(tensor.shape) != (rows, config.hidden_dim):
             raise CheckpointError(f"{folder}: {name}: expected {rows} x {config.hidden_dim}, "
                                   f"found {' x '.join(map(str, tensor.shape))}")

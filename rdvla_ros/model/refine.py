@@ -91,14 +91,14 @@ def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
     broken = [row.reason == StopReason.NON_FINITE for row in rows]
     longest = max(len(row.change) for row in rows)
     return Refinement(
-        actions=torch.stack([nothing if bad else row.chunk for row, bad in zip(rows, broken)]),
+        actions=torch.stack([nothing if bad else row.chunk for row, bad in zip(rows, broken, strict=True)]),
         iterations=torch.tensor([len(row.change) for row in rows]),
         change=torch.tensor([row.change + [math.nan] * (longest - len(row.change)) for row in rows]),
         halted=torch.tensor([row.reason in (StopReason.CONVERGED, StopReason.FIXED_DEPTH) for row in rows]),
         state=torch.stack([row.state for row in rows]),
         stop_reason=torch.tensor([int(row.reason) for row in rows]),
         step_change=torch.stack([unseen if bad or row.step_change is None else row.step_change.float()
-                                 for row, bad in zip(rows, broken)]))
+                                 for row, bad in zip(rows, broken, strict=True)]))
 
 
 class _Pace:

@@ -84,7 +84,7 @@ class GraphCache:
             self._calls.clear()
             self._held = _map_tensors(context, torch.clone)
         else:
-            for target, source in zip(old, new):
+            for target, source in zip(old, new, strict=True):
                 if target is not source:
                     target.copy_(source)
         return self._held

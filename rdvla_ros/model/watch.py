@@ -20,9 +20,9 @@ from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.types import StopReason
 
 FAR = 16.0  # times the level: a change predicted above is not looked at
-NEAR = 4.0  # times the level: one predicted below is looked at now
+NEAR = 2.0  # times the level: one predicted below is looked at now
 PUT_OFF = 4  # chunks that wait at most
-RECHECK = 8  # iterations after which the ratio is measured anew
+RECHECK = 12  # iterations after which the ratio is measured anew
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,16 @@ class Row:
     broken_at: int | None = None
     hits: int = 0
     ratio: float | None = None
-    measured_at: int = 0
+    measured_at: int = 0  # iteration of the last comparison
     chunk: Tensor | None = None  # (H, A), of iteration chunk_at
     chunk_at: int = 0
     change: list[float] = field(default_factory=list)
     step_change: Tensor | None = None
     reason: StopReason | None = None
     state: Tensor | None = None
+
+    def __post_init__(self) -> None:
+        self.ratio = self.rule.ratio
 
     def visit(self, visit: Visit, in_block: bool) -> None:
         """The next iteration was made; in_block: it will be looked at together with others anyway."""
