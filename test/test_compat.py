@@ -11,7 +11,6 @@ from rdvla_ros import compat
 from rdvla_ros.compat import cv_bridge_standin, message_filters_standin
 from rdvla_ros.nodes import conversions
 
-
 NAMES = ("message_filters", "cv_bridge", "control_msgs", "control_msgs.msg")
 
 
