@@ -29,7 +29,7 @@ from rdvla_ros.sim.tasks import TASKS
 from rdvla_ros.srv import ResetTask
 
 IMAGES = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
-CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT)
+CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # heard by best-effort subscribers too
 STAGE_HZ = 10.0
 CLOCK_HZ = 100.0  # [wall] of /clock
 JPEG_QUALITY = 90
