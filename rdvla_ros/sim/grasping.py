@@ -16,9 +16,11 @@ NEAR_SPEED_M = 0.06  # the hand slows down within this distance
 LIFT_BEGIN_M, LIFT_HEIGHT_M = 0.015, 0.05  # sideways motion opens between these heights above the rest
 
 
-def moving(position: np.ndarray, rotation: np.ndarray, gripper: float, speed: float, scale: float) -> Goal:
+def moving(
+    position: np.ndarray, rotation: np.ndarray, gripper: float, speed: float, scale: float, exact: bool = False
+) -> Goal:
     """A goal whose speeds are scaled by the style."""
-    return Goal(position, rotation, gripper, speed * scale, TURN_SPEED * scale)
+    return Goal(position, rotation, gripper, speed * scale, TURN_SPEED * scale, exact)
 
 
 def reach_and_close(
@@ -29,15 +31,16 @@ def reach_and_close(
     clearance: float,
     speeds: tuple[float, float],
     scale: float,
+    exact: bool = False,
 ) -> tuple[Goal, bool]:
     """Goal of a hand that is to hold at `grasp`, and whether it closes. speeds: [m/s] far from the grasp and near it."""
     tool, opening = view.tools[arm], view.openings[arm]
     distance = float(np.linalg.norm(tool[0] - grasp))
     if distance < (STILL_NEAR_M if opening < CLOSING else NEAR_M):
-        return moving(centred(tool, grasp, rotation), rotation, 0.0, 0.10, scale), True
+        return moving(centred(tool, grasp, rotation), rotation, 0.0, 0.10, scale, exact), True
     least = clearance if opening < OPEN_ENOUGH else 0.0
     position = approach(tool, grasp, rotation, clearance, least)
-    return moving(position, rotation, 1.0, speeds[0] if distance > NEAR_SPEED_M else speeds[1], scale), False
+    return moving(position, rotation, 1.0, speeds[0] if distance > NEAR_SPEED_M else speeds[1], scale, exact), False
 
 
 def lift_first(tool: np.ndarray, goal: np.ndarray, height: float) -> np.ndarray:

@@ -32,7 +32,7 @@ class InsertionStyle:
     """Ways of doing it. The defaults are the nominal expert, whose actions are the labels."""
 
     speed: float = 1.0
-    pitch: float = np.deg2rad(60.0)  # of both hands [rad]
+    pitch: float = np.deg2rad(75.0)  # of both hands [rad]; near 60 the wrist cameras look straight down and spin
     along: tuple[float, float] = (0.0, 0.0)  # [m] where the right and left hands grasp, along the part
     meet: tuple[float, float, float] = (-0.06, 0.5, 0.18)  # [m] place of the socket
     clearance: float = 0.09  # [m] before a grasp, along the hand
@@ -90,7 +90,7 @@ class InsertionStrategy:
         rotation = hand_rotation(arm, self.style.pitch, yaw=yaw_of(part_rotation, axis=0, symmetry=np.pi))
         grasp = part + part_rotation[:, 0] * self.style.along[arm == "left"]
         grasp[2] = max(grasp[2], LOWEST_GRASP_M)
-        goal, closes = reach_and_close(view, arm, grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed)
+        goal, closes = reach_and_close(view, arm, grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed, exact=True)
         return goal, "close" if closes else "reach"
 
     def _carry(self, view: View, arm: str, place: np.ndarray, upright: np.ndarray, speed: float = 0.22) -> Goal:
@@ -98,7 +98,7 @@ class InsertionStrategy:
         (tool, tool_rotation), (part, part_rotation) = view.tools[arm], view.objects[PART[arm]]
         turn = upright_turn(part_rotation, upright)
         goal = lift_first(tool, place + turn @ (tool - part), part[2] - REST_M[arm])
-        return replace(moving(goal, turn @ tool_rotation, 0.0, speed, self.style.speed), exact=True)
+        return moving(goal, turn @ tool_rotation, 0.0, speed, self.style.speed, exact=True)
 
     def _socket_ready(self, view: View) -> bool:
         return float(np.linalg.norm(view.objects["socket"][0] - self._places["left"])) < MEETING_M
