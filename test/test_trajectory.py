@@ -167,6 +167,14 @@ def test_a_row_a_little_outside_the_limits_is_moved_onto_the_limit():
     assert plan_(targets).positions[:, ~ARM].max() <= LIMITS.upper[~ARM].max() + 1e-6
 
 
+def test_rows_that_are_not_executed_may_lie_far_outside():
+    targets = line()
+    targets[6:, 8] = 3.0
+    assert plan_(targets, horizon=4).positions[:, 8].max() <= LIMITS.upper[8] + 1e-6
+    with pytest.raises(TrajectoryError, match="executed row 6"):
+        plan_(targets, horizon=7)
+
+
 def spoiled(row, column, value):
     targets = line()
     targets[row, column] = value

@@ -120,7 +120,7 @@ def plan(
     lead_s and half a step more are dropped. horizon: rows executed, counted from the first one that is left.
     start: what the controller follows at lead_s; the motion leaves it there with its position, velocity and acceleration.
     """
-    targets = _checked_targets(targets, limits, options.position_margin)
+    targets = _checked_targets(targets, limits)
     due_s = (np.arange(len(targets)) + 1) * step_s - elapsed_s
     left = due_s >= lead_s + step_s / 2
     if horizon < 1 or not left.any():
@@ -130,6 +130,7 @@ def plan(
         )
     targets, due_s = targets[left], due_s[left]
     executed = min(horizon, len(targets))
+    targets = _inside(targets, executed, limits, options.position_margin)
     lags = np.array([name in options.may_lag for name in limits.names])
     _check_reach(targets[0], due_s[0] - lead_s, start, limits, lags, options)
 
@@ -148,8 +149,8 @@ def plan(
     )
 
 
-def _checked_targets(targets: np.ndarray, limits: JointLimits, margin: float) -> np.ndarray:
-    """Finite and inside the limits; what lies a little outside is moved onto the limit."""
+def _checked_targets(targets: np.ndarray, limits: JointLimits) -> np.ndarray:
+    """(H, J) finite numbers."""
     targets = np.asarray(targets, dtype=np.float64)
     if targets.ndim != 2 or targets.shape[1] != len(limits.names) or not len(targets):
         raise TrajectoryError(f"Expected a chunk of rows with {len(limits.names)} joints, got shape {targets.shape}.")
@@ -158,11 +159,16 @@ def _checked_targets(targets: np.ndarray, limits: JointLimits, margin: float) ->
         raise TrajectoryError(
             f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]}, expected a finite number."
         )
-    outside = np.abs(targets - limits.clip(targets)) > margin * limits.range
+    return targets
+
+
+def _inside(targets: np.ndarray, executed: int, limits: JointLimits, margin: float) -> np.ndarray:
+    """What lies a little outside the limits is moved onto them, and so are the later rows, of which only the stop sees something."""
+    outside = np.abs(targets - limits.clip(targets))[:executed] > margin * limits.range
     if outside.any():
         row, joint = (int(i[0]) for i in np.nonzero(outside))
         raise TrajectoryError(
-            f"Joint '{limits.names[joint]}': row {row} of the chunk is {targets[row, joint]:.4g}, expected within "
+            f"Joint '{limits.names[joint]}': executed row {row} of the chunk is {targets[row, joint]:.4g}, expected within "
             f"{limits.span(joint)}."
         )
     return limits.clip(targets)
