@@ -135,7 +135,7 @@ def test_stamps_are_of_the_measurement_rise_and_come_at_the_described_rates(rig)
         times_s = stamps(rig.heard[topic])
         gaps_s = np.diff(times_s)
         assert (gaps_s > 0).all() and times_s[-1] <= now_s + 0.01 and now_s - times_s[-1] < 1.0
-        assert np.median(gaps_s) < 1.5 / hz  # a busy machine drops some; the median stands
+        assert np.median(gaps_s) < 3.0 / hz, topic  # loose: the machine may be busy
 
 
 def test_a_trajectory_moves_both_arms_to_its_end_and_the_controllers_hold_it(rig):
