@@ -135,6 +135,7 @@ def plan(
     _check_reach(targets[0], due_s[0] - lead_s, start, limits, lags, options)
 
     stretch = _needed_stretch(targets, due_s, limits, lags)
+    stretch[executed:] = np.minimum(stretch[executed:], stretch[:executed].max())  # nobody follows the later rows
     while stretch.max() <= options.longest_stretch:
         stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
         motion = _follow(targets, stretched_s, executed, start, limits, lead_s, options)
