@@ -27,7 +27,7 @@ def episode(request):
         stages.append(sim.stage())
         pairs |= sim.meter.contacts()
         if len(speeds) % 5 == 0:
-            snapshots.append((sim.snapshot(), sim.stage()))
+            snapshots.append(sim.snapshot())
     return {"sim": sim, "snapshots": snapshots, "stages": stages, "pairs": pairs, "speeds": np.array(speeds)}
 
 
@@ -56,12 +56,15 @@ def test_the_stage_equals_the_reward_on_a_dm_control_physics(episode):
     sim = episode["sim"]
     physics = mujoco.Physics.from_xml_path(str(scene_path(sim.task)))
     task = getattr(tasks, sim.task.reward_class)(random=False)
-    for snapshot, stage in episode["snapshots"][::4]:
+    met = set()
+    for snapshot in episode["snapshots"][::4]:
         sim.restore(snapshot)
         with physics.reset_context():
             physics.data.qpos[:], physics.data.qvel[:] = sim.data.qpos, sim.data.qvel
             physics.data.ctrl[:] = sim.data.ctrl
-        assert task.get_reward(physics) == sim.stage() == stage
+        assert task.get_reward(physics) == sim.stage()
+        met.add(sim.stage())
+    assert {0, 2, 4} <= met
 
 
 def test_the_expert_keeps_its_speed_and_acceleration(episode):
