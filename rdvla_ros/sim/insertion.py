@@ -90,7 +90,9 @@ class InsertionStrategy:
         rotation = hand_rotation(arm, self.style.pitch, yaw=yaw_of(part_rotation, axis=0, symmetry=np.pi))
         grasp = part + part_rotation[:, 0] * self.style.along[arm == "left"]
         grasp[2] = max(grasp[2], LOWEST_GRASP_M)
-        goal, closes = reach_and_close(view, arm, grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed, exact=True)
+        goal, closes = reach_and_close(
+            view, arm, grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed, exact=True
+        )
         return goal, "close" if closes else "reach"
 
     def _carry(self, view: View, arm: str, place: np.ndarray, upright: np.ndarray, speed: float = 0.22) -> Goal:
