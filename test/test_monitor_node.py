@@ -1,0 +1,191 @@
+"""The monitor over DDS: an uncertainty per decision, and diagnostics that say which part is silent or unwell."""
+
+import contextlib
+import math
+import time
+
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
+
+import rclpy
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from gate_rig import ROBOT, ROBOT_FILE
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rclpy.qos import DurabilityPolicy, QoSProfile
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
+from rdvla_ros.srv import Hold
+from sensor_msgs.msg import CameraInfo
+
+from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.monitor_node import MonitorNode
+from rdvla_ros.nodes.parameters import ParameterError
+
+PATIENCE_S = 20.0
+
+
+class MonitorRig:
+    """The monitor and everything that it listens to, spun together."""
+
+    def __init__(self, **parameters):
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        values = {"robot": str(ROBOT_FILE), "diagnostics_hz": 20.0, "stale_s": 0.3, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        self.monitor = MonitorNode(context=self.context, parameter_overrides=overrides)
+        self.node = node = Node("others", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.monitor)
+        self.executor.add_node(node)
+        self.scores, self.diagnostics, self.holds, self.sequence = [], [], [], 0
+        node.create_subscription(Uncertainty, "/monitor/uncertainty", self.scores.append, 10)
+        node.create_subscription(DiagnosticArray, "/diagnostics", self.diagnostics.append, 10)
+        node.create_service(Hold, "/gate/hold", self._on_hold)
+        self.decisions = node.create_publisher(Convergence, "/policy/convergence", 10)
+        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        self.gate = node.create_publisher(GateStatus, "/gate/status", latched)
+        self.controllers = {
+            arm.name: node.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms
+        }
+        topic = conversions.camera_info_topic(ROBOT.cameras[0].topic)
+        self.camera = node.create_publisher(CameraInfo, topic, 10)
+        publishers = (self.decisions, self.gate, *self.controllers.values(), self.camera)
+        self.until(lambda: all(p.get_subscription_count() for p in publishers), "the monitor to listen")
+
+    def _on_hold(self, request, response):
+        self.holds.append(request)
+        return response
+
+    def until(self, condition, what):
+        end = time.monotonic() + PATIENCE_S
+        while not (value := condition()):
+            assert time.monotonic() < end, f"waited for {what}"
+            self.executor.spin_once(timeout_sec=0.02)
+        return value
+
+    def decide(self, change, **fields):
+        """Publish a decision with this trace and return the monitor's answer."""
+        self.sequence += 1
+        now_s = self.node.get_clock().now().nanoseconds * 1e-9
+        values = {"limit": 32, "stop_reason": 1, "converged": True, "threshold": 1e-3, "published": True, "horizon": 6}
+        message = Convergence(
+            sequence=self.sequence, iterations=len(change), change=change, chunk_length=8, **{**values, **fields}
+        )
+        message.header.stamp, message.observation_stamp = conversions.stamp(now_s), conversions.stamp(now_s - 0.08)
+        message.timing_names, message.timings_s = ["vision", "head", "total"], [0.03, 0.01, 0.04]
+        count = len(self.scores)
+        self.decisions.publish(message)
+        return self.until(lambda: len(self.scores) > count, "a score") and self.scores[-1]
+
+    def part(self, name):
+        """The newest status of one part."""
+        found = [s for s in self.diagnostics[-1].status if s.name == f"rdvla: {name}"] if self.diagnostics else []
+        return found[0] if found else None
+
+    def until_level(self, name, level):
+        return self.until(lambda: (s := self.part(name)) is not None and s.level == level and s, f"{name} at level {level}")
+
+    def close(self):
+        self.executor.shutdown(timeout_sec=1.0)
+        self.monitor.destroy_node()
+        self.node.destroy_node()
+        self.context.try_shutdown()
+
+
+@pytest.fixture
+def rig():
+    with contextlib.closing(MonitorRig()) as rig:
+        yield rig
+
+
+def values(status):
+    return {item.key: item.value for item in status.values}
+
+
+def test_a_calm_decision_scores_low_and_the_numbers_are_in_the_diagnostics(rig):
+    score = rig.decide([math.nan, 0.01, 5e-4])
+    assert score.sequence == 1 and 0.0 < score.score < 0.1 and score.window == 1
+    assert not score.alarm and not score.calibrated and score.alarm_threshold == math.inf and not score.reason
+    status = rig.until_level("policy", DiagnosticStatus.OK)
+    numbers = values(status)
+    assert (numbers["iterations"], numbers["horizon"], numbers["stop_reason"]) == ("3", "6", "CONVERGED")
+    assert float(numbers["latency_s"]) == pytest.approx(0.04) and float(numbers["vision_s"]) == pytest.approx(0.03)
+    assert float(numbers["observation_age_s"]) == pytest.approx(0.08, abs=1e-4)
+    assert status.hardware_id == ROBOT.name
+
+
+@pytest.mark.parametrize(
+    ("change", "fields"),
+    [
+        ([math.nan, 0.1, math.inf], {"stop_reason": 4, "converged": False}),
+        ([math.nan, 0.0], {}),
+        ([], {}),
+        ([math.nan, 1e-4], {"stop_reason": 99}),
+    ],
+)
+def test_what_cannot_be_trusted_never_looks_certain(rig, change, fields):
+    score = rig.decide(change, **fields)
+    assert score.score == math.inf and score.alarm and score.reason
+    assert rig.until(lambda: (s := rig.part("policy")) and s.level != DiagnosticStatus.STALE and s, "a level").level in (
+        DiagnosticStatus.WARN,
+        DiagnosticStatus.ERROR,
+    )
+
+
+def test_an_alarm_asks_the_gate_to_hold_once_where_that_is_configured():
+    with contextlib.closing(MonitorRig(alarm_threshold=0.5, hold_on_alarm=True)) as rig:
+        rig.decide([math.nan, 5e-4])
+        assert not rig.holds
+        hard = [math.nan, *[0.1] * 29, 0.2, 0.3]
+        for factor in (1.0, 1.1):
+            assert rig.decide([c * factor for c in hard], converged=False, stop_reason=2).alarm
+        rig.until(lambda: rig.holds, "the hold")
+        rig.decide([math.nan, 4e-4])
+        (request,) = rig.holds
+        assert request.who == "monitor" and "alarm" in request.reason
+
+
+def test_a_hold_on_an_alarm_that_is_not_configured_is_refused_at_start():
+    with pytest.raises(ParameterError, match="alarm_threshold"):
+        MonitorRig(hold_on_alarm=True)
+
+
+def test_silent_parts_are_stale_and_a_silent_policy_is_well_while_the_gate_holds(rig):
+    rig.until_level("policy", DiagnosticStatus.STALE)
+    rig.until_level("gate", DiagnosticStatus.STALE)
+    rig.until_level(f"controller {ROBOT.arms[0].name}", DiagnosticStatus.STALE)
+    rig.gate.publish(GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="test"))
+    assert "HOLD" in rig.until_level("policy", DiagnosticStatus.OK).message
+
+
+def test_the_gates_mode_and_causes_are_reported(rig):
+    rig.gate.publish(GateStatus(mode=GateStatus.AUTO, reason="hold 1 lifted", passed=7))
+    assert values(rig.until_level("gate", DiagnosticStatus.OK))["passed"] == "7"
+    rig.gate.publish(GateStatus(mode=GateStatus.HOLD, reason="a hand in the way\n\x1b[31m", hold_id=3))
+    status = rig.until_level("gate", DiagnosticStatus.WARN)
+    assert "a hand in the way" in status.message and "\n" not in status.message and "\x1b" not in status.message
+    rig.gate.publish(GateStatus(mode=GateStatus.HOLD, reason="silent", causes=["Nothing has come on /left/joint_states."]))
+    assert "/left/joint_states" in values(rig.until_level("gate", DiagnosticStatus.ERROR))["cause_0"]
+
+
+def test_a_controllers_rejection_is_an_error_once(rig):
+    arm = ROBOT.arms[0]
+    rig.controllers[arm.name].publish(ControllerState(accepted=3, rejected=2))
+    rig.until_level(f"controller {arm.name}", DiagnosticStatus.OK)  # rejections before its time are not news
+    rig.controllers[arm.name].publish(ControllerState(accepted=3, rejected=3, last_rejection="the times do not increase"))
+    status = rig.until_level(f"controller {arm.name}", DiagnosticStatus.ERROR)
+    assert "Rejected 1" in status.message and "times do not increase" in status.message
+    rig.controllers[arm.name].publish(ControllerState(accepted=4, rejected=3))
+    rig.until_level(f"controller {arm.name}", DiagnosticStatus.OK)
+
+
+def test_a_camera_that_falls_silent_is_stale(rig):
+    name = f"camera {ROBOT.cameras[0].name}"
+    assert "not known" in rig.until_level(name, DiagnosticStatus.OK).message
+    for _ in range(3):
+        rig.camera.publish(CameraInfo())
+    rig.until(lambda: "Hz" in rig.part(name).message, "a rate")
+    rig.until_level(name, DiagnosticStatus.STALE)

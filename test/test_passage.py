@@ -1,0 +1,120 @@
+"""What the gate lets pass, without ROS: time, place and legality of both arms' motions, and from where it stops."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.passage import JumpError, LateError, Passage
+from rdvla_ros.control.trajectory import Reference, Trajectory, plan
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import TrajectoryError
+
+ROBOT = RobotDescription.load(Path(__file__).parent.parent / "config" / "aloha_sim.yaml")
+LIMITS = JointLimits.of_robot(ROBOT)
+MIDDLE = (LIMITS.lower + LIMITS.upper) / 2
+NOW_S = 1.8e9  # as large as a ROS time is
+ARMS = {arm.name: arm.joint_names for arm in ROBOT.arms}
+
+
+def motion(start=MIDDLE, change=0.05, velocity=None):
+    begin = Reference.at_rest(start) if velocity is None else Reference(start, velocity, np.zeros_like(start))
+    rows = start + change * LIMITS.range * np.linspace(0.1, 1.0, 8)[:, None]
+    return plan(rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=begin, limits=LIMITS, now=begin)
+
+
+def parts(trajectory):
+    return {arm: trajectory.select(names) for arm, names in ARMS.items()}
+
+
+@pytest.fixture
+def passage():
+    """Both arms measured in the middle of their range a moment ago."""
+    passage = Passage(ROBOT)
+    for arm, columns in ROBOT.arm_slices.items():
+        passage.report_measured(arm, MIDDLE[columns], NOW_S - 0.01)
+    return passage
+
+
+def test_a_motion_from_where_the_arms_are_passes(passage):
+    checked = passage.check(parts(motion()), NOW_S, NOW_S + 0.005)
+    assert set(checked) == set(ARMS)
+
+
+def test_one_illegal_arm_refuses_both(passage):
+    both = parts(motion())
+    both["right"].positions[2, 3] = np.nan
+    with pytest.raises(TrajectoryError, match="right_forearm_roll"):
+        passage.check(both, NOW_S, NOW_S)
+
+
+@pytest.mark.parametrize(("age_s", "word"), [(0.21, "0.210 s old"), (-0.06, "future"), (1e9, "old"), (-3600.0, "future")])
+def test_a_motion_for_another_time_is_late(passage, age_s, word):
+    with pytest.raises(LateError, match=word):
+        passage.check(parts(motion()), NOW_S - age_s, NOW_S)
+
+
+def test_a_motion_that_would_run_on_for_long_is_refused(passage):
+    slow = motion()
+    long = Trajectory(slow.joint_names, slow.times_s * 3, slow.positions, slow.velocities / 3)
+    with pytest.raises(TrajectoryError, match="lasts"):
+        passage.check(parts(long), NOW_S, NOW_S)
+
+
+def test_nothing_passes_while_an_arm_is_unknown():
+    with pytest.raises(JumpError, match="Nothing is known"):
+        Passage(ROBOT).check(parts(motion()), NOW_S, NOW_S)
+
+
+def test_an_old_report_is_no_report(passage):
+    with pytest.raises(JumpError, match="Nothing is known"):
+        passage.check(parts(motion()), NOW_S + 5, NOW_S + 5)
+
+
+def test_a_motion_from_elsewhere_is_a_jump(passage):
+    with pytest.raises(JumpError, match="would jump"):
+        passage.check(parts(motion(MIDDLE + 0.1 * LIMITS.range)), NOW_S, NOW_S)
+
+
+def test_the_next_motion_must_leave_the_one_that_passed(passage):
+    first = motion()
+    passage.passed(parts(first), NOW_S)
+    start = first.at(0.3 + 0.04)
+    passage.check(parts(motion(start.position, velocity=start.velocity)), NOW_S + 0.3, NOW_S + 0.3)
+    with pytest.raises(JumpError):
+        passage.check(parts(motion(MIDDLE)), NOW_S + 0.5, NOW_S + 0.5)
+
+
+def test_a_motion_that_comes_after_its_first_point_is_compared_where_it_takes_over(passage):
+    """120 ms on the way: its first point has passed, and the old motion, which rests, has been left behind."""
+    passage.check(parts(motion(change=0.02)), NOW_S - 0.12, NOW_S)
+    with pytest.raises(JumpError):
+        passage.check(parts(motion(change=0.2)), NOW_S - 0.19, NOW_S)
+
+
+def test_a_stop_begins_on_the_motion_that_is_followed_and_rests_in_half_a_second(passage):
+    first = motion(change=0.2)
+    passage.passed(parts(first), NOW_S)
+    stop = passage.stop(NOW_S + 0.4, 0.02)
+    for arm, names in ARMS.items():
+        expected = first.select(names).at(0.42)
+        np.testing.assert_allclose(stop[arm].positions[0], expected.position, atol=1e-6)
+        np.testing.assert_allclose(stop[arm].velocities[0], expected.velocity, atol=1e-6)
+        assert np.abs(expected.velocity).max() > 0.1 and stop[arm].duration_s <= 0.52
+    passage.check(stop, NOW_S + 0.4, NOW_S + 0.4)  # it is itself a legal motion
+
+
+def test_without_any_state_there_is_no_stop_to_send():
+    assert Passage(ROBOT).stop(NOW_S, 0.02) is None
+
+
+def test_a_controllers_report_counts_more_than_the_measured_positions_and_a_motion_more_than_both(passage):
+    commanded = MIDDLE + 0.1 * LIMITS.range
+    for arm, columns in ROBOT.arm_slices.items():
+        passage.report_controller(arm, Reference.at_rest(commanded[columns]), NOW_S)
+    np.testing.assert_array_equal(passage.reference("left", NOW_S).position, commanded[:7])
+    passage.passed(parts(motion()), NOW_S)
+    np.testing.assert_allclose(passage.reference("left", NOW_S + 0.04).position, MIDDLE[:7], atol=1e-9)
+    passage.forget()
+    np.testing.assert_array_equal(passage.reference("left", NOW_S).position, commanded[:7])
