@@ -26,6 +26,7 @@ NANOSECONDS = 1_000_000_000
 RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anything else is refused, never guessed
 # A measured position may lie this share of the joint's range outside its limits (sag, encoder offsets); degrees do not.
 RANGE_MARGIN = 0.1
+LEAST_MARGIN = 0.02  # [rad or m] also a finger of small range, which gives by some millimetres when it is pressed on the table
 COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
 
 
@@ -93,7 +94,7 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         )
     values = np.array([positions[column[name]] for name in group.names], dtype=np.float64)
     for joint, value in zip(group.joints, values, strict=True):
-        margin = RANGE_MARGIN * (joint.upper - joint.lower)
+        margin = max(RANGE_MARGIN * (joint.upper - joint.lower), LEAST_MARGIN)
         if not math.isfinite(value):
             raise ObservationError(f"{group.topic}: joint '{joint.name}': expected a finite position, got {value}.")
         if not joint.lower - margin <= value <= joint.upper + margin:
