@@ -145,7 +145,12 @@ def one_point(message):
     message.points = message.points[-1:]
 
 
+def endless(message):
+    message.points = message.points * 200
+
+
 SPOILED = {
+    endless: "at most 1000 points",
     nan: "finite",
     infinite_velocity: "finite",
     misnamed: "elbow_of_another_robot",
@@ -169,6 +174,14 @@ def test_an_illegal_motion_of_one_arm_stops_both(rig, spoil):
     for arm, part in parts.items():
         assert np.isfinite(part.positions).all()
         np.testing.assert_allclose(part.positions, np.broadcast_to(HOME[SLICES[arm]], part.positions.shape), atol=1e-9)
+
+
+def test_text_from_a_message_reaches_logs_and_status_without_control_characters(rig):
+    rig.go()
+    rig.send(motion(), change=lambda message: message.joint_names.__setitem__(0, "\x1b[31m evil\n" + "x" * 100_000))
+    status = rig.held()
+    for text in (status.reason, status.last_refusal):
+        assert "evil" in text and "\n" not in text and "\x1b" not in text and len(text) < 600
 
 
 def test_three_motions_in_a_row_from_another_place_hold(rig):

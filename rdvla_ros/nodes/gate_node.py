@@ -22,7 +22,7 @@ from rdvla_ros.control.limits import Tolerances
 from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.trajectory import LONGEST_STOP_S, Trajectory
 from rdvla_ros.control.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes import conversions, process
@@ -33,6 +33,7 @@ from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
 
+MOST_POINTS = 1000  # of one trajectory; a policy sends some thirty
 NAMES_S = 0.3  # from the discovery of a publisher until its node's name is known
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -121,7 +122,7 @@ class GateNode(Node):
             return
         stamp_s = conversions.seconds(message.header.stamp)
         try:
-            motions = {name: conversions.trajectory(part) for name, part in parts.items()}
+            motions = {name: _bounded(part) for name, part in parts.items()}
             checked = self._passage.check(motions, stamp_s, self._ros_s())
         except LateError as error:
             self._refuse(str(error))
@@ -140,6 +141,7 @@ class GateNode(Node):
             self._passed += 1
 
     def _refuse(self, reason: str) -> None:
+        reason = conversions.printable(reason)  # it may quote names from the message
         self._refused += 1
         if reason != self._last_refusal:
             self.get_logger().warning(f"Refused a motion: {reason}", throttle_duration_sec=1.0)
@@ -273,6 +275,15 @@ class GateNode(Node):
         self._hold_safely("the gate shuts down")
         for output in self._outputs.values():
             output.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S / len(self._outputs)))
+
+
+def _bounded(message: JointTrajectory) -> Trajectory:
+    """The message as a trajectory; one of absurd size is refused before any of it is converted."""
+    if len(message.points) > MOST_POINTS or len(message.joint_names) > MOST_POINTS:
+        raise TrajectoryError(
+            f"Expected at most {MOST_POINTS} points, got {len(message.points)} of {len(message.joint_names)} joints."
+        )
+    return conversions.trajectory(message)
 
 
 def main(args: list[str] | None = None) -> int:

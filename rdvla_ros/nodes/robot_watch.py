@@ -61,7 +61,7 @@ class RobotWatch:
             positions = conversions.joint_positions(message, group)
             self._check_clock(group.topic, conversions.seconds(message.header.stamp) - now_s)
         except ObservationError as error:
-            stream.bad(str(error))
+            stream.bad(conversions.printable(str(error)))  # it may quote names from the message
             return
         stream.good(time.monotonic())
         start = 0
