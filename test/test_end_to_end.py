@@ -24,6 +24,7 @@ from rdvla_ros.robot import RobotDescription
 ROOT = Path(__file__).parent.parent
 MOVED_RAD = 0.05
 LEFT, RIGHT = "/left_arm_controller/joint_trajectory", "/right_arm_controller/joint_trajectory"
+STOP_IMAGES = 7  # longer than any stop takes
 SILENCE_IMAGES = 15  # 1.5 s of images: many decisions long
 
 
@@ -53,6 +54,7 @@ def moved(wire, start):
 
 def nothing_moves(wire):
     """No trajectory passes while 1.5 s of images arrive, and the joints stay where they are."""
+    wire.more(wire.robot.cameras[-1].topic, STOP_IMAGES)
     wire.until(wire.at_rest, "arms at rest")
     start, count = wire.positions(), wire.trajectory_count()
     wire.more(wire.robot.cameras[-1].topic, SILENCE_IMAGES)

@@ -26,7 +26,7 @@ NANOSECONDS = 1_000_000_000
 RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anything else is refused, never guessed
 # A measured position may lie this share of the joint's range outside its limits (sag, encoder offsets); degrees do not.
 RANGE_MARGIN = 0.1
-LEAST_MARGIN = 0.02  # [rad or m] also a finger of small range, which gives by some millimetres when it is pressed on the table
+LEAST_MARGIN = 0.05  # [rad or m] also a finger of small range, which gives by centimetres when a whole arm presses on it
 COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
+from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.bringup import BringupError
 from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode
@@ -21,6 +22,7 @@ START_S = 180.0  # from the start of the processes to the gate's first answer, o
 RESUME_S = 60.0
 REFUSED_S = 3.0  # a policy that says for so long that it is unconfigured could not use what it was given
 SILENCE_S = 15.0  # of the simulated robot
+SETTLE_S = LONGEST_STOP_S + 0.2  # simulated time from the reset to the resume
 AFTERMATH_S = 1.0  # simulated time filmed after the success
 RETRY_S = 0.5
 
@@ -34,6 +36,7 @@ class Runner:
         self._episode: Episode | None = None
         self._video: EpisodeVideo | None = None
         self._hold_seen = 0
+        self._begun_s = 0.0  # simulated time from the reset to the resume
         link.on_decision, link.on_picture = self._decision, self._picture
 
     def wait_for_policy(self, policy: Running) -> None:
@@ -62,9 +65,9 @@ class Runner:
         waiting = self._waiting_line(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
-        begun = lambda: link.stage is not None and link.stage.episode == number  # noqa: E731
-        link.wait(begun, SILENCE_S, "/sim_robot/task_stage of the new episode.", waiting)
+        link.wait(lambda: self._settled(number), SILENCE_S, "/sim_robot/task_stage of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
+        self._begun_s = link.stage.elapsed_s
         self._episode = episode
         try:
             self._watch(episode)
@@ -73,6 +76,11 @@ class Runner:
             if self._video:
                 self._video.close()
                 self._video = None
+
+    def _settled(self, number: int) -> bool:
+        """The simulator has begun the episode, and long enough ago for the gate to look anew where the arms are."""
+        stage = self._link.stage
+        return stage is not None and stage.episode == number and stage.elapsed_s >= SETTLE_S
 
     def _waiting_line(self, episode: Episode) -> Callable[[], None]:
         started_s = time.monotonic()
@@ -102,7 +110,8 @@ class Runner:
             self._link.spin()
             if self._link.stage is not stage_seen:
                 stage_seen, seen_s = self._link.stage, time.monotonic()
-                episode.note_stage(stage_seen.best_stage, stage_seen.stage_name, stage_seen.reached, stage_seen.elapsed_s)
+                elapsed_s = stage_seen.elapsed_s - self._begun_s
+                episode.note_stage(stage_seen.best_stage, stage_seen.stage_name, stage_seen.reached, elapsed_s)
             if time.monotonic() - seen_s > SILENCE_S:
                 raise BringupError(f"/sim_robot/task_stage: expected a message every second, got none for {SILENCE_S:.0f} s.")
             self._lift_new_hold(episode)
