@@ -165,6 +165,12 @@ class RealTimeRobot:
         )
 
     def _run(self) -> None:
+        try:
+            self._keep_pace()
+        except Exception as error:  # a thread dies silently; the state stays readable but ages, which its stamps show
+            self._on_problem(f"The physics stopped: {type(error).__name__}: {error}")
+
+    def _keep_pace(self) -> None:
         last_s = time.monotonic()
         owed_s = 0.0  # simulated time that the wall clock is ahead
         while not self._stopped.wait(WAKE_S):
@@ -257,16 +263,28 @@ class CameraThread:
             self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
+        try:
+            self._render_until_stopped()
+        except SimulationError as error:
+            self._failure = error
+        except Exception as error:
+            self._failure = SimulationError(f"The cameras stopped: {type(error).__name__}: {error}")
+        if self._failure is not None and self._ready.is_set():
+            self._on_problem(str(self._failure))
+        self._ready.set()
+
+    def _render_until_stopped(self) -> None:
         """GL contexts belong to a thread: the renderer lives and dies here."""
         renderer, model, data = None, None, None
         due_s = -np.inf
         try:
             while not self._stopped.is_set():
-                if self._robot.time_s < due_s and due_s - self._robot.time_s < 2 * self._period_s:
-                    self._stopped.wait(0.002)
+                now_s = self._robot.time_s
+                if now_s < due_s < now_s + 2 * self._period_s:  # else the clock was set back
+                    self._stopped.wait(WAKE_S)
                     continue
-                late = self._robot.time_s - due_s > self._period_s
-                due_s = self._robot.time_s + self._period_s if late else due_s + self._period_s
+                on_time = abs(now_s - due_s) < self._period_s
+                due_s = (due_s if on_time else now_s) + self._period_s
                 new_model, data, stamp_s = self._robot.picture_state(data, model)
                 if new_model is not model:
                     if renderer is not None:
@@ -277,11 +295,6 @@ class CameraThread:
                     if self._ready.is_set():
                         self._deliver(Picture(camera.name, image, stamp_s))
                 self._ready.set()
-        except SimulationError as error:
-            self._failure = error
-            if self._ready.is_set():
-                self._on_problem(str(error))
-            self._ready.set()
         finally:
             if renderer is not None:
                 renderer.close()

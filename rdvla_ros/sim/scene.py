@@ -21,6 +21,8 @@ JOINT_NAMES = tuple(f"{arm}_{joint}" for arm in ARMS for joint in (*ARM_JOINTS, 
 # gym-aloha's START_ARM_POSE, one arm: the gripper stands almost closed
 START_POSITIONS = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.02239] * len(ARMS))
 SETTLE_S = 0.4  # the objects are placed above the table and fall; an episode starts when they lie still
+# what MuJoCo answers with a silent reset of its own
+UNSTABLE = (mujoco.mjtWarning.mjWARN_BADQPOS, mujoco.mjtWarning.mjWARN_BADQVEL, mujoco.mjtWarning.mjWARN_BADQACC)
 STATE = mujoco.mjtState.mjSTATE_INTEGRATION  # all that the next step depends on, warm start included
 
 
@@ -88,8 +90,8 @@ class AlohaSim:
     def step(self, steps: int = 1) -> None:
         """Advance by `steps` of 2 ms, and note how far the task has come."""
         mujoco.mj_step(self.model, self.data, steps)
-        if self.data.warning[mujoco.mjtWarning.mjWARN_BADQACC].number:
-            raise SimulationError("The simulation became unstable (MuJoCo: bad acceleration); reset it.")
+        if any(self.data.warning[kind].number for kind in UNSTABLE):
+            raise SimulationError("The simulation became unstable (MuJoCo: bad position, velocity or acceleration); reset it.")
         if self.max_stage < MAX_STAGE:
             self.max_stage = max(self.max_stage, self.stage())
         self.reached = self.reached or self.meter.reached()
