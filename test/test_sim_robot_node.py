@@ -14,7 +14,7 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from rosgraph_msgs.msg import Clock
-from sensor_msgs.msg import CameraInfo, CompressedImage
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory
 from wire import Wire
 
@@ -271,7 +271,7 @@ def test_another_speed_publishes_the_clock_and_stamps_in_it(tmp_path):
             rig.end()
 
 
-def test_compressed_transport_sends_pictures_that_can_be_read(tmp_path):
+def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(tmp_path):
     file = tmp_path / "robot.yaml"
     text = ROBOT_FILE.read_text()
     file.write_text(
@@ -280,12 +280,15 @@ def test_compressed_transport_sends_pictures_that_can_be_read(tmp_path):
     robot = RobotDescription.load(file)
     assert robot.cameras[0].transport == "compressed"
     with starter.free_domain() as domain:
-        rig = SimRig(domain, robot, robot=file)
+        rig = SimRig(domain, robot, robot=file, view_camera="angle", view_width=160, view_height=120)
         try:
             rig._hear(CompressedImage, robot.cameras[0].topic)
             message = rig.until(lambda: rig.heard[robot.cameras[0].topic], "a compressed image")[-1]
             image = conversions.rgb_image(message, robot.cameras[0])
             assert image.shape == (TOP.height, TOP.width, 3) and image.std() > 10
+            rig._hear(Image, "/sim_robot/view/image_raw")
+            view = rig.until(lambda: rig.heard["/sim_robot/view/image_raw"], "the view")[-1]
+            assert (view.width, view.height, view.header.frame_id) == (160, 120, "angle_camera")
         finally:
             rig.end()
 
