@@ -8,7 +8,7 @@ import pytest
 import torch
 from head_cases import SMALL, load_case, oracle_case
 
-from rdvla_ros.model.halting import (ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting)
+from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.types import StopReason
@@ -66,7 +66,7 @@ def test_cosine_stops_where_the_chunk_keeps_its_direction(case):
     every = head.refine(context, FixedDepth(1), start).actions, *(
         head.refine(context, FixedDepth(k), start).actions for k in range(2, 13))
     for row in range(2):
-        cosines = [torch.cosine_similarity(a[row].flatten(), b[row].flatten(), dim=0) for a, b in zip(every, every[1:])]
+        cosines = [torch.cosine_similarity(a[row].flatten(), b[row].flatten(), dim=0) for a, b in zip(every, every[1:], strict=False)]
         first = next(k for k, cosine in enumerate(cosines, start=2) if cosine > 0.999)
         assert int(got.iterations[row]) == first
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import random
+from dataclasses import replace
 
 import pytest
 import torch
 from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, relative_error
 from head_oracle import Oracle, OracleConfig
 
+from rdvla_ros.model.bench_head import FULL_SIZE, make_subject
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
@@ -94,11 +96,26 @@ def test_stops_at_the_published_iteration_counts(tmp_path, seed, evaluate):
     for threshold in (1e-1, 3e-2, 1e-2, 1e-3, 5e-4, 1e-4, 1e-5, 1e-7):
         chunk, count = oracle.published_adaptive(start, threshold)
         with torch.no_grad():
-            got = head.refine(head.encode(*states), ActionChange(threshold, evaluate=evaluate), start)
+            # So small a head's chunk changes erratically (fivefold from one iteration to the next): a wide margin.
+            got = head.refine(head.encode(*states), ActionChange(threshold, evaluate=evaluate, margin=16.0), start)
         assert got.iterations.tolist() == [count]
         assert relative_error(got.actions, chunk) < 1e-4
         counts.append(count)
     assert len(set(counts)) >= 4  # the thresholds tell stops apart
+
+
+@pytest.mark.parametrize("ratio", [None, 0.01, 0.001])
+def test_skipping_chunks_changes_no_stop_at_a_realistic_width(ratio):
+    subject = make_subject(torch.float32, torch.device("cpu"), replace(FULL_SIZE, hidden_dim=192, num_heads=6), rows=(60, 12))
+    trace = subject.ours(ActionChange(0.0, 20, evaluate="every")).change[0]
+    decoded = []
+    decode = subject.head.decode
+    subject.head.decode = lambda context, states: decoded.append(len(states)) or decode(context, states)
+    for threshold in torch.logspace(-2.4, -6.4, 25).tolist():
+        expected = next((k for k in range(2, 21) if trace[k - 1] < threshold), 20)
+        assert subject.ours(ActionChange(threshold, 20, ratio=ratio)).iterations.tolist() == [expected]
+    every = sum(min(20, next((k for k in range(2, 21) if trace[k - 1] < t), 20)) for t in torch.logspace(-2.4, -6.4, 25).tolist())
+    assert sum(decoded) < 0.6 * every
 
 
 def test_each_row_of_a_batch_equals_its_run_alone(tmp_path):
@@ -130,7 +147,9 @@ def test_finished_rows_cost_nothing_further(tmp_path):
     head.core_norm.register_forward_hook(lambda module, args, out: rows.append(len(out)))
     with torch.no_grad():
         got = head.refine(head.encode(*states), ActionChange(1e-4), start)
-    assert sum(rows) == int(got.iterations.sum())
+    assert len(set(got.iterations.tolist())) > 1
+    # A chunk may be looked at some iterations late; apart from that, finished rows are not iterated.
+    assert int(got.iterations.sum()) <= sum(rows) <= int(got.iterations.sum()) + 2
 
 
 def recorded_eagerly(function, static):

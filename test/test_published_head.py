@@ -139,7 +139,8 @@ def test_tensors_of_wrong_size_or_content_are_named(tmp_path, weights, name, ten
 
 @pytest.mark.parametrize("settings, words", [
     ({"hidden_dim": 30}, "describes no head: hidden_dim"), ({"num_heads": "many"}, "num_heads: expected a whole number"),
-    ({"recurrent_vlm_layers": [3, 3, 3]}, "missing recurrent.2."), ({"coda_vlm_layers": []}, "coda_layers: expected at least one"),
+    ({"recurrent_vlm_layers": [3, 3, 3]}, "missing recurrent.2."),
+    ({"coda_vlm_layers": []}, "coda_layers: expected at least one"),
     ({"rope_base": None}, "rope_base: expected a finite number")])
 def test_settings_that_do_not_fit_are_named(tmp_path, weights, settings, words):
     write_published_folder(tmp_path, SMALL, *weights[:2], **settings)
@@ -149,7 +150,8 @@ def test_settings_that_do_not_fit_are_named(tmp_path, weights, settings, words):
 def test_a_configuration_that_is_no_json_object_is_refused(tmp_path, weights):
     write_published_folder(tmp_path, SMALL, *weights[:2])
     path = tmp_path / "action_head_config--40000_checkpoint.json"
-    for content, words in (("{", "expected JSON"), ("[1]", "found list"), (json.dumps({"hidden_dim": 32}), "expected num_heads, prelude_vlm_layers")):
+    for content, words in (("{", "expected JSON"), ("[1]", "found list"),
+                           (json.dumps({"hidden_dim": 32}), "expected num_heads, prelude_vlm_layers")):
         path.write_text(content)
         refused(tmp_path, words)
 

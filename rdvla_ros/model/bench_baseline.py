@@ -76,8 +76,9 @@ class Baseline(nn.Module):
             return self.output(self.output_norm(stack(self.coda, self.config.coda_layers, x)))
 
         plan = stack(self.prelude, self.config.prelude_layers, self.queries.expand(len(proprio), -1, -1))
-        previous = None
-        for k in range(1, limit + 1):
+        previous, made = None, 0
+        while made < limit:
+            made += 1
             x = self.adapter_norm(self.gamma * self.adapter(torch.cat([state, plan], -1)))
             state = self.core_norm(stack(self.core, self.config.core_layers, x))
             actions = coda(state)
@@ -86,7 +87,7 @@ class Baseline(nn.Module):
                 if threshold is not None and change < threshold:
                     break
             previous = actions
-        return coda(state), k
+        return coda(state), made
 
 
 def _split(linear: nn.Linear, parts: int) -> list[nn.Linear]:

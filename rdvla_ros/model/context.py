@@ -77,7 +77,7 @@ def check_state(head: RDVLAHead, state: Tensor, batch: int) -> None:
 def _check_tensor(name: str, tensor: Tensor, shape: tuple[int | None, ...], head: RDVLAHead) -> None:
     if not isinstance(tensor, Tensor):
         raise HeadInputError(f"{name}: expected a tensor, got {type(tensor).__name__}")
-    fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape))
+    fits = tensor.ndim == len(shape) and all(want in (None, got) for want, got in zip(shape, tensor.shape, strict=True))
     if not fits or tensor.numel() == 0:
         wanted = " x ".join("any" if want is None else str(want) for want in shape)
         raise HeadInputError(f"{name}: expected shape {wanted}, got {' x '.join(map(str, tensor.shape)) or 'a scalar'}")

@@ -11,6 +11,7 @@ the last `patience` measures were all below `level`. The loop in `refine.py` kno
     measure(previous, current)   (N, H, A) twice -> (N,), 0 for equal chunks and quadratic in small differences
     compares        False: the rule never looks at a chunk, and one is decoded at the end only
     evaluate        "needed": chunks whose change is surely above the level are not decoded; "every": all are
+    margin          how many times above the level a change must be predicted to count as surely above
     ratio           measure per latent change that is typical of this head, where known: spares a decision its first look
     limit_reason    why it stopped when max_iterations was reached
     begin()         a fresh `Stopwatch` for one refinement
@@ -80,6 +81,7 @@ class FixedDepth:
     level = -math.inf  # no measure is below it
     patience = 1
     evaluate = "needed"
+    margin = 1.0
     ratio = None
     limit_reason = StopReason.FIXED_DEPTH
 
@@ -114,6 +116,7 @@ class _ChangeRule:
     min_iterations: int = 2
     patience: int = 1
     evaluate: str = "needed"
+    margin: float = 4.0
     ratio: float | None = None
 
     compares = True
@@ -123,7 +126,7 @@ class _ChangeRule:
         _whole("max_iterations", self.max_iterations, 1)
         _whole("min_iterations", self.min_iterations, 2)
         _whole("patience", self.patience, 1)
-        for name in ("threshold", "ratio"):
+        for name in ("threshold", "margin", "ratio"):
             value = getattr(self, name)
             if value is None and name == "ratio":
                 continue

@@ -126,7 +126,7 @@ class HeadLayer(nn.Module):
         """The same context for a layer that is evaluated a few times."""
         maps = [module.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0)
                 for module in (self.kv_latents, self.kv_vision)]
-        keys, values = zip(*maps)
+        keys, values = zip(*maps, strict=True)
         return FoldedContext(latents, vision, keys, values, self.gate)
 
     def forward(self, x: Tensor, context: ProjectedContext | FoldedContext, rotary: Rotary) -> Tensor:

@@ -1,9 +1,9 @@
 """What the adaptive loop remembers of each batch row, and which chunks it decodes for the halting rule.
 
 Decoding is half as dear as an iteration, so a chunk is decoded only when its change may matter. The scratchpad's own change
-costs nothing; times the ratio of the two changes seen last it predicts the chunk's. Predicted far above the rule's level:
-not decoded. Near it: decoded at once. Between: put off, and decoded with the next one as one batch, which costs little more
-than one chunk; a stop that is found late is still the stop, with its own state and chunk.
+costs nothing; times the ratio of the two changes seen last it predicts the chunk's. Predicted more than `margin` times
+above the rule's level: not decoded. About at the level: decoded at once. Between: put off, and decoded with the next one as
+one batch, which costs far less than one by one; a stop that is found late is still the stop, with its own state and chunk.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from rdvla_ros.model.halting import step_change
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.types import StopReason
 
-FAR = 16.0  # times the level: a change predicted above is not looked at
-NEAR = 2.0  # times the level: one predicted below is looked at now
-PUT_OFF = 4  # chunks that wait at most
+NEAR = 1.15  # times the level: a change predicted below is looked at now
+PUT_OFF = 5  # chunks that wait at most
 RECHECK = 12  # iterations after which the ratio is measured anew
 
 
@@ -74,7 +73,7 @@ class Row:
             return
         if not now and self.ratio is not None and visit.at - self.measured_at < RECHECK:
             predicted = self.ratio * visit.latent
-            if predicted > FAR * self.rule.level:
+            if predicted > self.rule.margin * self.rule.level:
                 return
             now = predicted <= NEAR * self.rule.level
         else:
