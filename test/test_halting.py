@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -66,7 +67,7 @@ def test_cosine_stops_where_the_chunk_keeps_its_direction(case):
     every = head.refine(context, FixedDepth(1), start).actions, *(
         head.refine(context, FixedDepth(k), start).actions for k in range(2, 13))
     for row in range(2):
-        cosines = [torch.cosine_similarity(a[row].flatten(), b[row].flatten(), dim=0) for a, b in zip(every, every[1:], strict=False)]
+        cosines = [torch.cosine_similarity(a[row].flatten(), b[row].flatten(), dim=0) for a, b in pairwise(every)]
         first = next(k for k, cosine in enumerate(cosines, start=2) if cosine > 0.999)
         assert int(got.iterations[row]) == first
 
