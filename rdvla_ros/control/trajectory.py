@@ -164,7 +164,7 @@ def _checked_targets(targets: np.ndarray, limits: JointLimits) -> np.ndarray:
 
 
 def _inside(targets: np.ndarray, executed: int, limits: JointLimits, margin: float) -> np.ndarray:
-    """What lies a little outside the limits is moved onto them, and so are the later rows, of which only the stop sees something."""
+    """What lies a little outside the limits is moved onto them, and so are the later rows, which only give the stop its way."""
     outside = np.abs(targets - limits.clip(targets))[:executed] > margin * limits.range
     if outside.any():
         row, joint = (int(i[0]) for i in np.nonzero(outside))
