@@ -127,7 +127,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     folder = Path(folder)
     path = folder / MANIFEST
     if not path.is_file():
-        found = ", ".join(sorted(item.name for item in folder.iterdir())) if folder.is_dir() else "no such folder"
+        names = sorted(item.name for item in folder.iterdir()) if folder.is_dir() else ["no such folder"]
+        found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise CheckpointError(
             f"Checkpoint {folder}: expected {MANIFEST} and {WEIGHTS}, found {found or 'an empty folder'}. A published folder "
             "(config.json, action_head--*.pt) is converted by 'rdvla import-checkpoint'."

@@ -75,11 +75,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             session.run(specs)
     except KeyboardInterrupt:
         code, outcome = INTERRUPTED, "interrupted"
-        status.say("Interrupted.")
     except (RdvlaError, OSError) as error:
         code, outcome = 1, str(error)
-        status.say(f"rdvla demo: {error}")
     write_summary(folder / "summary.json", settings, session.episodes, outcome, session.exit_codes)
+    if code:
+        status.say(f"rdvla demo: {outcome}")
     if session.episodes:
         status.say(table(session.episodes))
     status.say(f"Summary: {folder / 'summary.json'}")
