@@ -171,10 +171,11 @@ class Poisoned(EagerRunner):
         self.made, self.poison_at, self.value = 0, at, value
 
     def iterate(self, state, count):
-        self.made += count
         states = super().iterate(state, count).clone()
-        if self.made >= self.poison_at and len(states[0]) == 2:
-            states[:, 0, 3, 5] = self.value
+        first = max(0, self.poison_at - self.made - 1)  # of the block
+        self.made += count
+        if len(states[0]) == 2:
+            states[first:, 0, 3, 5] = self.value
         return states
 
 

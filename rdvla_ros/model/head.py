@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.context import HeadContext, check_context_input
 from rdvla_ros.model.layers import FoldedContext, HeadLayer, RMSNorm, Rotary
-from rdvla_ros.model.packed import PackedLinear, pack_linears, packing_works
+from rdvla_ros.model.packed import pack_linears, packing_works
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
 from rdvla_ros.types import Refinement
@@ -146,11 +146,9 @@ class RDVLAHead(nn.Module):
         neither trained, saved nor moved any more. Where no faster layout exists, nothing changes."""
         if packing_works(self.device, self.dtype):
             rows = self.config.rows
-            pack_linears(self.core, rows)
-            pack_linears(self.prelude, rows, skip=("kv_latents", "kv_vision"))  # folded contexts read these as they are
-            pack_linears(self.coda, rows, skip=("kv_latents", "kv_vision"))
-            self.adapter_state, self.adapter_plan, self.output = (
-                PackedLinear(m, rows) for m in (self.adapter_state, self.adapter_plan, self.output))
+            for stack in (self.prelude, self.coda):
+                pack_linears(stack, rows, skip=("kv_latents", "kv_vision"))  # folded contexts read these as they are
+            pack_linears(self, rows, skip=("prelude", "coda"))
         return self.eval()
 
     def project_coda(self, context: HeadContext) -> HeadContext:

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor, nn
 
 
+WORTH_PACKING = 2**18  # weights; below that the call costs more than the layout saves
+
+
 class PackedLinear(nn.Module):
     """An nn.Linear whose weight lies in oneDNN's blocked layout: for inference only, neither trained, moved nor saved."""
 
@@ -35,9 +38,12 @@ def packing_works(device: torch.device, dtype: torch.dtype) -> bool:
 
 
 def pack_linears(module: nn.Module, rows: int, skip: tuple[str, ...] = ()) -> None:
-    """Replace every nn.Linear below `module`, except those of the names in `skip`; `rows`: rows per product to expect."""
+    """Replace every large nn.Linear below `module`, except those of the names in `skip`.
+
+    rows: rows per product to expect.
+    """
     for name, child in list(module.named_children()):
-        if type(child) is nn.Linear and name not in skip:
+        if type(child) is nn.Linear and name not in skip and child.weight.numel() >= WORTH_PACKING:
             setattr(module, name, PackedLinear(child, rows))
-        else:
+        elif name not in skip:
             pack_linears(child, rows, skip)

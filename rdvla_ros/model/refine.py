@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rdvla_ros.model.head import RDVLAHead
 
 
+FREE_BLOCK = 8  # iterations between two questions whether all is finite, for a rule that looks at nothing else
+
+
 @torch.no_grad()
 def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
            generator: torch.Generator | None = None, runner: EagerRunner | None = None) -> Refinement:
@@ -40,7 +43,8 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
     every = [Row(i, halting) for i in range(context.batch)]
     rows, state, k = list(every), initial_state, 0
     while rows:
-        count = 1 if watch.timed and k == 0 else max(1, min(runner.block, halting.max_iterations - k, pace.affordable()))
+        block = runner.block if halting.compares else FREE_BLOCK
+        count = 1 if watch.timed and k == 0 else max(1, min(block, halting.max_iterations - k, pace.affordable()))
         with pace.iterating(count):
             states = runner.iterate(state, count)
             latents = _latent_change(state, states).tolist()  # (count, rows): waits for the device
@@ -81,7 +85,9 @@ def _look(rows: list[Row], k: int, runner: EagerRunner, pace: _Pace, limit: Stop
 def _latent_change(state: Tensor, states: Tensor) -> Tensor:
     """(count, B): mean-squared change of the scratchpad per iteration; not finite exactly where the scratchpad is not."""
     before = state.unsqueeze(0) if len(states) == 1 else torch.cat([state.unsqueeze(0), states[:-1]])
-    return (states - before).float().square().mean(dim=(2, 3))
+    wide = torch.promote_types(state.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(states - before, dim=(2, 3), dtype=wide)
+    return norm.square_() / state[0].numel()
 
 
 def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
