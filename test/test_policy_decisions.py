@@ -35,6 +35,15 @@ def test_relative_actions_move_with_the_arms_and_grippers_do_not():
     np.testing.assert_allclose(difference, np.broadcast_to(expected, (8, 14)), atol=1e-12)
 
 
+def test_targets_stay_where_demonstrations_went_or_where_the_arms_are():
+    space = tiny_checkpoint().space  # demonstrated: -3 .. 3
+    positions = np.zeros(14)
+    positions[0] = 3.5
+    kept = space.within_demonstrated(np.full((8, 14), 9.0), positions)
+    assert (kept[:, 0] == 3.5).all() and (kept[:, 1:] == 3.0).all()
+    np.testing.assert_array_equal(space.within_demonstrated(np.full((8, 14), -2.5), positions), np.full((8, 14), -2.5))
+
+
 def test_the_same_seed_gives_the_same_decision_and_another_scratchpad_another():
     policy, fixed = tiny_policy(halting=FixedDepth(2)), observation()
     policy.reseed(5)

@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from policy_cases import INSTRUCTION, robot, tiny_config, write_episodes
+from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_config, write_episodes
 
 from rdvla_ros.learning import train as training
 from rdvla_ros.learning.augment import BatchMaker, _shifted
@@ -86,8 +86,12 @@ def _two_process_gradients(rank, port, queue):
     if rank == 0:  # only one process has a gradient for this one: it is averaged all the same
         parameters[1].grad = torch.ones(2, 2)
     team.average_gradients(parameters)
+    weights = [torch.full((2,), 4.0 * rank), torch.tensor(float(rank))]
+    team.average(weights)
     if rank == 1:
-        queue.put([p.grad.tolist() for p in parameters])
+        queue.put(([p.grad.tolist() for p in parameters], [w.tolist() for w in weights], team.agree(True)))
+    else:
+        team.agree(False)
     team.leave()
 
 
@@ -95,7 +99,10 @@ def test_gradients_of_two_processes_are_averaged_for_every_parameter():
     context = torch.multiprocessing.get_context("spawn")
     queue = context.SimpleQueue()
     torch.multiprocessing.spawn(_two_process_gradients, (training.free_port(), queue), nprocs=2)
-    assert queue.get() == [[0.5] * 3, [[0.5, 0.5], [0.5, 0.5]]]
+    gradients, weights, answer = queue.get()
+    assert gradients == [[0.5] * 3, [[0.5, 0.5], [0.5, 0.5]]]
+    assert weights == [[2.0, 2.0], 0.5]
+    assert answer is False  # what rank 0 says
 
 
 def test_depths_follow_the_mixture():
@@ -230,3 +237,8 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
     rates = [config.learning_rate_at(step) for step in range(101)]
     assert rates[0] == pytest.approx(0.1) and rates[10:80] == [1.0] * 70
     assert math.isclose(rates[90], 0.5) and rates[100] == 0.0
+
+
+def test_the_shipped_configuration_is_read_and_is_the_default_model():
+    config = TrainConfig.load(ROBOT_FILE.with_name("train_compact.yaml"))
+    assert config.model == TrainConfig().model and config.average_every == 10

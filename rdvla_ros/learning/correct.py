@@ -31,17 +31,21 @@ FALLEN_M = -0.05  # an object this low lies beside the table: the expert cannot 
 class Corrector:
     """A policy in a simulator, with the expert looking on."""
 
-    def __init__(self, config: EvaluationConfig):
-        self.rollout = build_rollout(config)
+    def __init__(self, config: EvaluationConfig, every: int = 1):
+        """every: action steps from one recorded observation to the next; neighbours differ little and cost as much."""
+        self.rollout, self.every = build_rollout(config), every
         self.teacher = Demonstrator(config.task, self.rollout.robot)
 
     def record(self, seed: int) -> Episode | None:
         """One episode of the policy with the expert's labels; None where it ended before anything could be recorded."""
-        rollout, rows, stayed = self.rollout, [], 0
+        rollout, rows, stayed, count = self.rollout, [], 0, 0
         sim = self.teacher.sim = rollout.sim  # one simulator, so that the expert sees what the policy has done
 
         def watch(reference: np.ndarray, velocity: np.ndarray, _) -> bool:
-            nonlocal stayed
+            nonlocal stayed, count
+            count += 1
+            if (count - 1) % self.every:
+                return True
             view = self.teacher.expert.view(sim)
             if any(position[2] < FALLEN_M for position, _ in view.objects.values()):
                 return False
@@ -50,7 +54,7 @@ class Corrector:
             phase = self.teacher.expert.step(sim, memory)[1]
             rows.append((self.teacher.pictures(sim), rollout.robot.to_policy(sim.positions), labels, reference, sim.stage(), phase))
             stayed = stayed + 1 if self.teacher.expert.strategy.finished(view) else 0
-            return stayed < STAY_STEPS
+            return stayed * self.every < STAY_STEPS
 
         rollout.policy.reseed(seed)
         result = rollout.run(seed, watch)
@@ -70,9 +74,9 @@ class Corrector:
 _worker: Corrector | None = None
 
 
-def _start_worker(config: EvaluationConfig) -> None:
+def _start_worker(config: EvaluationConfig, every: int) -> None:
     global _worker
-    _worker = Corrector(config)
+    _worker = Corrector(config, every)
 
 
 def _record_one(folder: Path, seed: int) -> tuple[int, int]:
@@ -84,14 +88,14 @@ def _record_one(folder: Path, seed: int) -> tuple[int, int]:
     return len(episode.positions), episode.max_stage
 
 
-def correct(config: EvaluationConfig, seeds: Sequence[int], folder: Path, workers: int) -> dict:
+def correct(config: EvaluationConfig, seeds: Sequence[int], folder: Path, workers: int, every: int = 1) -> dict:
     """One episode per seed into `folder`; seeds that are there already are skipped."""
     folder.mkdir(parents=True, exist_ok=True)
     left = [seed for seed in seeds if not episode_path(folder, seed).exists()]
     for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,)) as pool:
+    with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config, every)) as pool:
         jobs = [pool.submit(_record_one, folder, seed) for seed in left]
         done = [job.result() for job in tqdm(jobs, desc=f"{config.task}, corrections", unit="episode")]
     stages = [stage for _, stage in done]
@@ -106,12 +110,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--first-seed", type=int, default=20000, help="seeds 0..99 are held out for evaluation")
     parser.add_argument("--folder", type=Path, required=True)
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
-    parser.add_argument("--time-limit", type=float, default=12.0, help="of an episode [s]")
+    parser.add_argument("--time-limit", type=float, default=9.0, help="of an episode [s]")
+    parser.add_argument("--every", type=int, default=2, help="action steps from one recorded observation to the next")
+    parser.add_argument("--execute", type=int, default=4, help="rows of each chunk to execute")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
-    config = EvaluationConfig(arguments.checkpoint, arguments.task, arguments.robot, rollout=RolloutConfig(arguments.time_limit))
+    config = EvaluationConfig(
+        arguments.checkpoint, arguments.task, arguments.robot, horizon={"rule": "fixed", "length": arguments.execute},
+        rollout=RolloutConfig(arguments.time_limit),
+    )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
-    print(json.dumps(correct(config, seeds, arguments.folder, arguments.workers)))
+    print(json.dumps(correct(config, seeds, arguments.folder, arguments.workers, arguments.every)))
     return 0
 
 

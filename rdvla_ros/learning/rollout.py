@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import Reference, Trajectory, plan
+from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.scene import AlohaSim
@@ -64,6 +64,7 @@ class Rollout:
     def __init__(self, policy: Policy, sim: AlohaSim, robot: RobotDescription, horizon: Any, config: RolloutConfig = RolloutConfig()):
         self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
         self.limits = JointLimits.of_robot(robot)
+        self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
         self._sim_steps = round(policy.contract.step_s / sim.timestep_s)
         self._widths = robot.from_policy(np.ones(len(robot.joints))) - robot.from_policy(np.zeros(len(robot.joints)))
 
@@ -124,6 +125,7 @@ class Rollout:
                 limits=self.limits,
                 lead_s=LEAD_S,
                 now=self._reference(motion, now_s - base_s),
+                options=self._options,
             )
         except TrajectoryError:
             result.refused += 1

@@ -91,6 +91,16 @@ class ActionSpace:
         """(..., H, A) normalised, (..., A) measured positions -> (..., H, A) absolute targets; inverse of encode_targets."""
         return self.action.denormalise(actions) + self._offset(positions)
 
+    def within_demonstrated(self, targets: np.ndarray, positions: np.ndarray) -> np.ndarray:
+        """Targets (..., H, A) kept where demonstrations went (the range of proprioception), or where the arms are already.
+
+        A relative action where nothing was learnt moves on from wherever the last one led: without a bound a joint could
+        wander to its stop.
+        """
+        low = np.minimum(self.proprio.low, positions)[..., None, :]
+        high = np.maximum(self.proprio.high, positions)[..., None, :]
+        return np.clip(targets, low, high)
+
     def _offset(self, positions: np.ndarray) -> np.ndarray:
         return np.where(self.relative, positions, 0.0)[..., None, :]
 

@@ -122,6 +122,7 @@ class Policy:
         refinement = head.refine(head.encode(task, latents, proprio), rule, initial_state, self._generator)
         refined = time.perf_counter()
         targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
+        targets = self.checkpoint.space.within_demonstrated(targets, positions)
         decision = self._decision(observation, targets, refinement, float(rule.threshold), int(rule.max_iterations))
         finished = time.perf_counter()
         decision.timings.update(
