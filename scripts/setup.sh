@@ -84,8 +84,12 @@ wanted=$(digest msg/*.msg srv/*.srv CMakeLists.txt package.xml scripts/setup.sh;
 if ! done_before build "$wanted" || [ ! -f install/setup.bash ]; then
   say "building with colcon"
   export AMENT_PREFIX_PATH=$venv CMAKE_PREFIX_PATH=$venv
-  PATH=$venv/bin:$PATH "$venv/bin/colcon" build --symlink-install --event-handlers console_direct- \
-    --cmake-args -DPython3_EXECUTABLE="$venv/bin/python" -G Ninja > "$venv/colcon.log" 2>&1 \
-    || { tail -n 40 "$venv/colcon.log" >&2; die "colcon build failed (above; whole log: .venv/colcon.log)"; }
+  build() {
+    PATH=$venv/bin:$PATH "$venv/bin/colcon" build --symlink-install --event-handlers console_direct- \
+      --cmake-args -DPython3_EXECUTABLE="$venv/bin/python" -G Ninja > "$venv/colcon.log" 2>&1
+  }
+  # A build folder that was made otherwise (without links, by another Python, under another path) cannot be gone on with.
+  build || { rm -rf build install log; build; } \
+    || { tail -n 40 log/latest_build/rdvla_ros/stdout_stderr.log >&2; die "colcon build failed (above; whole log: log/latest_build)"; }
   remember build "$wanted"
 fi
