@@ -27,6 +27,7 @@ from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.layers import HeadLayer
+from rdvla_ros.model.refine import typical_ratio
 from rdvla_ros.types import RdvlaError
 
 FULL_SIZE = HeadConfig(hidden_dim=896, num_heads=8, prelude_layers=(11,), core_layers=(23, 23), coda_layers=(23,),
@@ -106,18 +107,6 @@ def check_same_numbers(subject: Subject, name: str, stops: dict[int, float]) -> 
             if not depth == count == mine:
                 raise BenchError(f"threshold {threshold:.3g}: the baseline stops at {count}, ours at {mine}")
     return error
-
-
-def typical_ratio(subject: Subject) -> float:
-    """What a calibration would store as the rule's `ratio`: action change per latent change, median over iterations."""
-    with torch.no_grad():
-        context, state, latent = subject.head.encode(*subject.inputs), subject.start, []
-        for _ in range(10):
-            following = subject.head.iterate(context, state)
-            latent.append(float((following - state).float().square().mean()))
-            state = following
-    change = subject.ours(ActionChange(0.0, 10, evaluate="every")).change[0].tolist()
-    return statistics.median(c / d for c, d in zip(change[1:], latent[1:], strict=True))
 
 
 def variants(subject: Subject, depths: tuple[int, ...], stops: dict[int, float], ratio: float) -> dict[str, Callable[[], Any]]:
@@ -202,7 +191,8 @@ def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tup
     subject = make_subject(DTYPES[name], device, config)
     stops = thresholds(subject, tuple(d for d in sorted({*depths, *MIXED}) if 2 <= d <= 16))
     error = check_same_numbers(subject, name, stops)
-    ratio = typical_ratio(subject)
+    with torch.no_grad():
+        ratio = typical_ratio(subject.head, subject.head.encode(*subject.inputs), ActionChange(0.0), subject.start)
     times = measure(variants(subject, depths, stops, ratio), rounds, device, clock)
     pieces = measure(parts(subject), max(10, rounds), device, clock)
     read = iteration_bytes(subject.head, DTYPES[name])

@@ -12,7 +12,8 @@ the last `patience` measures were all below `level`. The loop in `refine.py` kno
     compares        False: the rule never looks at a chunk, and one is decoded at the end only
     evaluate        "needed": chunks whose change is surely above the level are not decoded; "every": all are
     margin          how many times above the level a change must be predicted to count as surely above
-    ratio           measure per latent change that is typical of this head, where known: spares a decision its first look
+    ratio           measure of chunks per measure of sketches that is typical of this head, where known: spares a decision its
+                    first look
     limit_reason    why it stopped when max_iterations was reached
     begin()         a fresh `Stopwatch` for one refinement
 """
@@ -116,7 +117,7 @@ class _ChangeRule:
     min_iterations: int = 2
     patience: int = 1
     evaluate: str = "needed"
-    margin: float = 4.0
+    margin: float = 2.5
     ratio: float | None = None
 
     compares = True

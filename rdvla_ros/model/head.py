@@ -132,10 +132,14 @@ class RDVLAHead(nn.Module):
 
     def decode(self, context: HeadContext, state: Tensor) -> Tensor:
         """S_k -> normalised action chunk a_k, (B, H, A); several states at once where the context is of one decision."""
-        x = state
         for layer, layer_context in zip(self.coda, context.coda, strict=True):
-            x = layer(x, layer_context, self.rotary)
-        rows = self.output(self.output_norm(x))
+            state = layer(state, layer_context, self.rotary)
+        return self.sketch(state)
+
+    def sketch(self, rows: Tensor) -> Tensor:
+        """(B, K, D) -> (B, H, A): the end of the coda. Of a scratchpad itself it is a rough chunk, whose change from one
+        iteration to the next goes with the change of the real one and costs next to nothing."""
+        rows = self.output(self.output_norm(rows))
         if self.config.steps_per_row > 1:  # row i holds steps i * steps_per_row ...
             return rows.unflatten(-1, (-1, self.config.action_dim)).flatten(1, 2)
         return rows[:, : self.config.chunk_length]

@@ -39,7 +39,7 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
     if halting.evaluate == "every" and halting.compares:
         context = head.project_coda(context)
     runner = runner or head.runner(context)
-    pace = _Pace(head, watch)
+    pace, gauge = _Pace(head, watch), _Gauge(runner, halting, initial_state)
     every = [Row(i, halting) for i in range(context.batch)]
     rows, state, k = list(every), initial_state, 0
     while rows:
@@ -47,10 +47,10 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
         count = 1 if watch.timed and k == 0 else max(1, min(block, halting.max_iterations - k, pace.affordable()))
         with pace.iterating(count):
             states = runner.iterate(state, count)
-            latents = _latent_change(state, states).tolist()  # (count, rows): waits for the device
+            moved = gauge.moved(states)  # (count, rows): waits for the device
         for i, row in enumerate(rows):
             for j in range(count):
-                row.visit(Visit(k + j + 1, states[j, i], latents[j][i]), in_block=count > 1)
+                row.visit(Visit(k + j + 1, states[j, i], moved[j][i]), in_block=count > 1)
         k += count
         limit = halting.limit_reason if k >= halting.max_iterations else None
         if limit is None and not pace.affordable():
@@ -67,6 +67,7 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
         state = states[-1]
         if going and len(going) < len(rows):
             runner.keep(going)
+            gauge.keep(going)
             state = state[torch.tensor(going, device=state.device)]
         rows = [rows[i] for i in going]
     return _result(head, every)
@@ -82,12 +83,43 @@ def _look(rows: list[Row], k: int, runner: EagerRunner, pace: _Pace, limit: Stop
             look(rows, runner, final=limit is not None)
 
 
-def _latent_change(state: Tensor, states: Tensor) -> Tensor:
-    """(count, B): mean-squared change of the scratchpad per iteration; not finite exactly where the scratchpad is not."""
-    before = state.unsqueeze(0) if len(states) == 1 else torch.cat([state.unsqueeze(0), states[:-1]])
-    wide = torch.promote_types(state.dtype, torch.float32)
-    norm = torch.linalg.vector_norm(states - before, dim=(2, 3), dtype=wide)
-    return norm.square_() / state[0].numel()
+@torch.no_grad()
+def typical_ratio(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
+                  generator: torch.Generator | None = None, iterations: int = 8) -> float:
+    """The `ratio` to configure for this head and rule: chunks' measure per sketches', median over rows and iterations."""
+    state = head.initial_state(context.batch, generator) if initial_state is None else initial_state
+    seen, chunk, sketch = [], None, None
+    for _ in range(iterations):
+        state = head.iterate(context, state)
+        before, chunk, last, sketch = chunk, head.decode(context, state), sketch, head.sketch(state)
+        if before is not None:
+            seen.append(halting.measure(before, chunk) / halting.measure(last, sketch))
+    return float(torch.cat(seen).nanmedian())
+
+
+class _Gauge:
+    """How far each iteration moved the scratchpad, without the coda; not finite exactly where the scratchpad is not.
+
+    For a rule that compares chunks: its measure on sketches. Otherwise any number that shows what is not finite.
+    """
+
+    def __init__(self, runner: EagerRunner, halting: Any, state: Tensor) -> None:
+        self._runner, self._halting = runner, halting
+        self._last = runner.sketch(state.unsqueeze(0))[0] if halting.compares else None  # (B, H, A)
+
+    def moved(self, states: Tensor) -> list[list[float]]:
+        """states (count, B, K, D) -> (count, B)"""
+        if self._last is None:
+            return states.sum(dim=(2, 3), dtype=torch.promote_types(states.dtype, torch.float32)).tolist()
+        sketches = self._runner.sketch(states)
+        before = torch.cat([self._last.unsqueeze(0), sketches[:-1]])
+        self._last = sketches[-1]
+        return self._halting.measure(before.flatten(0, 1), sketches.flatten(0, 1)).unflatten(0, sketches.shape[:2]).tolist()
+
+    def keep(self, rows: list[int]) -> None:
+        """Go on with these batch rows only."""
+        if self._last is not None:
+            self._last = self._last[rows]
 
 
 def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:

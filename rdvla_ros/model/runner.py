@@ -18,16 +18,15 @@ from rdvla_ros.model.context import HeadContext
 if TYPE_CHECKING:
     from rdvla_ros.model.head import RDVLAHead
 
-GRAPH_BLOCK = 4  # iterations per recorded graph: a stop is noticed at most this many less one too late
+DEVICE_BLOCK = 4  # iterations given to a device at once: a stop is noticed at most this many less one too late
 
 
 class EagerRunner:
     """`block`: iterations that are run between two looks at the result."""
 
-    block = 1
-
     def __init__(self, head: RDVLAHead, context: HeadContext) -> None:
         self.head, self.context = head, context
+        self.block = 1 if head.device.type == "cpu" else DEVICE_BLOCK
 
     def iterate(self, state: Tensor, count: int) -> Tensor:
         """(B, K, D) -> (count, B, K, D), the states after 1 .. count iterations."""
@@ -36,6 +35,10 @@ class EagerRunner:
             state = self.head.iterate(self.context, state)
             states.append(state)
         return torch.stack(states) if count > 1 else state.unsqueeze(0)
+
+    def sketch(self, states: Tensor) -> Tensor:
+        """(count, B, K, D) -> (count, B, H, A), see RDVLAHead.sketch."""
+        return self.head.sketch(states.flatten(0, 1)).unflatten(0, states.shape[:2])
 
     def decode(self, states: Tensor, rows: list[int]) -> Tensor:
         """(M, K, D), states of the batch rows `rows` -> (M, H, A)."""
@@ -52,14 +55,16 @@ class EagerRunner:
 class GraphRunner(EagerRunner):
     """For a batch of one on a CUDA device: the context is copied to where the recorded graphs read it."""
 
-    block = GRAPH_BLOCK
-
     def __init__(self, head: RDVLAHead, context: HeadContext, graphs: GraphCache) -> None:
         super().__init__(head, graphs.hold(context))
+        self.block = DEVICE_BLOCK
         self._graphs = graphs
 
     def iterate(self, state: Tensor, count: int) -> Tensor:
         return self._graphs.call(("iterate", count), lambda s: EagerRunner.iterate(self, s, count), state)
+
+    def sketch(self, states: Tensor) -> Tensor:
+        return self._graphs.call(("sketch", len(states)), lambda s: EagerRunner.sketch(self, s), states)
 
     def decode(self, states: Tensor, rows: list[int]) -> Tensor:
         return self._graphs.call(("decode", len(rows)), lambda s: self.head.decode(self.context, s), states)

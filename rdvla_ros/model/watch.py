@@ -1,9 +1,10 @@
 """What the adaptive loop remembers of each batch row, and which chunks it decodes for the halting rule.
 
-Decoding is half as dear as an iteration, so a chunk is decoded only when its change may matter. The scratchpad's own change
-costs nothing; times the ratio of the two changes seen last it predicts the chunk's. Predicted more than `margin` times
-above the rule's level: not decoded. About at the level: decoded at once. Between: put off, and decoded with the next one as
-one batch, which costs far less than one by one; a stop that is found late is still the stop, with its own state and chunk.
+Decoding is half as dear as an iteration, so a chunk is decoded only when its change may matter. A sketch of it without the
+coda's layers costs next to nothing, and the change of the sketches, times the ratio of the two changes when both were last
+seen, predicts that of the chunks. Predicted more than `margin` times above the rule's level: not decoded. About at the level:
+decoded at once. Between: put off, and decoded with the next one as one batch, which costs far less than one by one; a stop
+that is found late is still the stop, with its own state and chunk.
 """
 
 from __future__ import annotations
@@ -26,11 +27,11 @@ RECHECK = 12  # iterations after which the ratio is measured anew
 
 @dataclass(frozen=True)
 class Visit:
-    """A state on the way: (K, D) after iteration `at`; latent: its mean-squared change from the one before."""
+    """A state on the way: (K, D) after iteration `at`; moved: how far its sketch is from the one before."""
 
     at: int
     state: Tensor
-    latent: float
+    moved: float
 
 
 @dataclass
@@ -62,7 +63,7 @@ class Row:
             return
         self.trail.append(visit)
         self.change.append(math.nan)
-        if not math.isfinite(visit.latent):
+        if not math.isfinite(visit.moved):
             self.broken_at, self.due = visit.at, True
         elif self.rule.compares and visit.at >= 2:
             self._consider(visit, in_block)
@@ -72,7 +73,7 @@ class Row:
         if not now and visit.at <= self.rule.min_iterations - self.rule.patience:
             return
         if not now and self.ratio is not None and visit.at - self.measured_at < RECHECK:
-            predicted = self.ratio * visit.latent
+            predicted = self.ratio * visit.moved
             if predicted > self.rule.margin * self.rule.level:
                 return
             now = predicted <= NEAR * self.rule.level
@@ -104,9 +105,9 @@ class Row:
 
     def compared(self, k: int, measure: float, change: float, steps: Tensor) -> None:
         """The chunk of iteration k was compared with the one before."""
-        latent = self.at(k).latent
+        moved = self.at(k).moved
         self.change[k - 1], self.step_change = change, steps
-        self.ratio = measure / latent if latent > 0 else None
+        self.ratio = measure / moved if moved > 0 else None
         if self.measured_at != k - 1:
             self.hits = 0
         self.hits = self.hits + 1 if measure < self.rule.level else 0
