@@ -12,6 +12,7 @@ from head_cases import SMALL, load_case, oracle_case
 from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
+from rdvla_ros.model.watch import Row, Visit
 from rdvla_ros.types import StopReason
 
 
@@ -81,6 +82,17 @@ def test_two_hits_must_follow_each_other(case):
             hit = [bool(change < threshold) for change in trace[row]]
             first = next((k + 1 for k in range(1, 32) if hit[k] and hit[k - 1]), 32)
             assert int(got.iterations[row]) == first
+
+
+def test_hits_on_both_sides_of_a_chunk_that_was_not_decoded_do_not_follow_each_other():
+    row = Row(0, ActionChange(1e-3, patience=2))
+    for at in range(1, 9):
+        row.visit(Visit(at, torch.zeros(1), 1e-4), in_block=False)
+    for at in (5, 7):
+        row.compared(at, 1e-4, 1e-4, torch.zeros(8))
+        assert row.reason is None
+    row.compared(8, 1e-4, 1e-4, torch.zeros(8))
+    assert row.reason == StopReason.CONVERGED and len(row.change) == 8
 
 
 def test_minimum_and_limit(case):
