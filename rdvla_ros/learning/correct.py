@@ -112,12 +112,13 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--time-limit", type=float, default=9.0, help="of an episode [s]")
     parser.add_argument("--every", type=int, default=2, help="action steps from one recorded observation to the next")
+    parser.add_argument("--latency", type=float, default=0.0, help="from an observation to its trajectory [s]")
     parser.add_argument("--execute", type=int, default=4, help="rows of each chunk to execute")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
     config = EvaluationConfig(
         arguments.checkpoint, arguments.task, arguments.robot, horizon={"rule": "fixed", "length": arguments.execute},
-        rollout=RolloutConfig(arguments.time_limit),
+        rollout=RolloutConfig(arguments.time_limit, arguments.latency),
     )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     print(json.dumps(correct(config, seeds, arguments.folder, arguments.workers, arguments.every)))

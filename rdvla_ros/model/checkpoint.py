@@ -39,8 +39,8 @@ KEYS = {
     "inference": ("halting", "horizon"),
     "weights": ("file", "sha256", "bytes", "dtype"),
 }
-DEFAULT_HALTING = {"rule": "action_change", "threshold": 1e-3, "max_iterations": 16}
-DEFAULT_HORIZON = {"rule": "linear_decay"}
+DEFAULT_HALTING = {"rule": "action_change", "threshold": 1e-6, "max_iterations": 16}
+DEFAULT_HORIZON = {"rule": "linear_decay", "longest": 8, "shortest": 4, "full_until": 3}
 
 
 @dataclass(frozen=True)
