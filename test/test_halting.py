@@ -97,9 +97,11 @@ def test_hits_on_both_sides_of_a_chunk_that_was_not_decoded_do_not_follow_each_o
 
 def test_minimum_and_limit(case):
     head, context, start = case
-    held = head.refine(context, ActionChange(1e6, min_iterations=5), start)
-    assert held.iterations.tolist() == [5, 5] and held.halted.all()
-    assert held.change[:, :4].isnan().all()  # nothing was decoded before it could matter
+    for evaluate in ("needed", "every"):
+        held = head.refine(context, ActionChange(1e6, min_iterations=5, evaluate=evaluate), start)
+        assert held.iterations.tolist() == [5, 5] and held.halted.all()
+        # Nothing is decoded before it can matter, unless all is asked for.
+        assert held.change[:, 1:4].isnan().all() if evaluate == "needed" else held.change[:, 1:].isfinite().all()
     limited = head.refine(context, ActionChange(0.0, max_iterations=6), start)
     assert limited.iterations.tolist() == [6, 6] and not limited.halted.any()
     assert limited.stop_reason.tolist() == [StopReason.ITERATION_LIMIT] * 2

@@ -245,9 +245,9 @@ def test_averaging_gives_the_mean_and_the_spread_of_its_draws():
 
 def test_a_warm_start_takes_the_plan_up_where_it_was_executed():
     head, context, first = settle({"start": "drawn"}, generator=torch.Generator().manual_seed(0))
-    fresh = torch.zeros(2, 8, 32)
+    fresh = torch.arange(8.0).view(1, 8, 1).expand(2, 8, 32)
     shifted = shift_plan(head, Previous(first.state, 3), fresh)
-    assert torch.equal(shifted[:, :5], first.state[:, 3:]) and not shifted[:, 5:].any()
+    assert torch.equal(shifted[:, :5], first.state[:, 3:]) and torch.equal(shifted[:, 5:], fresh[:, 5:])
     assert torch.equal(shift_plan(head, Previous(first.state, 99), fresh), fresh)
     again = make_start({"start": "warm"}).refine(head, context, ActionChange(1e-4), previous=Previous(first.state, 0))
     assert (again.iterations < first.iterations).all()  # it starts where it ended
