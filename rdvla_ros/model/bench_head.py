@@ -35,6 +35,7 @@ FULL_SIZE = HeadConfig(hidden_dim=896, num_heads=8, prelude_layers=(11,), core_l
 VISION_ROWS, LATENT_ROWS = 512, 64
 DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32)
 MIXED = (5, 6, 7, 8, 9, 10, 11)  # adaptive stops of mean 8
+COPY_BYTES = 128 << 20
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-4, "bfloat16": 0.05}  # relative to the largest action
 
@@ -131,8 +132,14 @@ def parts(subject: Subject) -> dict[str, Callable[[], Any]]:
     with torch.no_grad():
         context = head.encode(*subject.inputs)
     return {"encode": lambda: head.encode(*subject.inputs), "iteration": lambda: head.iterate(context, start),
-            "coda, 1 state": lambda: head.decode(context, start),
+            f"copy of {COPY_BYTES >> 20} MiB": _copy(start.device), "coda, 1 state": lambda: head.decode(context, start),
             "coda, 3 states": lambda: head.decode(context, start.expand(3, -1, -1))}
+
+
+def _copy(device: torch.device) -> Callable[[], Any]:
+    source = torch.ones(COPY_BYTES // 4, device=device)
+    target = torch.ones_like(source)
+    return lambda: target.copy_(source)
 
 
 def measure(runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device,
@@ -164,10 +171,11 @@ def _show(turn: int, rounds: int) -> None:
 
 
 def summary(seconds: list[float]) -> dict[str, float]:
-    """Milliseconds: median, p10, p90."""
-    ordered = sorted(1e3 * s for s in seconds)
-    last = len(ordered) - 1
-    return {"median": statistics.median(ordered), "p10": ordered[round(0.1 * last)], "p90": ordered[round(0.9 * last)]}
+    """Milliseconds: median, p10, p90, and every round."""
+    rounds = [round(1e3 * s, 3) for s in seconds]
+    ordered, last = sorted(rounds), len(rounds) - 1
+    return {"median": statistics.median(ordered), "p10": ordered[round(0.1 * last)], "p90": ordered[round(0.9 * last)],
+            "rounds": rounds}
 
 
 def iteration_bytes(head: RDVLAHead, dtype: torch.dtype) -> int:
@@ -176,14 +184,6 @@ def iteration_bytes(head: RDVLAHead, dtype: torch.dtype) -> int:
     dim, inner = config.hidden_dim, config.ffn_multiple * config.hidden_dim
     per_layer = 6 * dim * dim + 3 * dim * inner + 2 * (VISION_ROWS + LATENT_ROWS + 1) * dim
     return dtype.itemsize * (dim * dim + len(config.core_layers) * per_layer)
-
-
-def copy_bandwidth(device: torch.device) -> float:
-    """Bytes read and written per second by a large copy; the best of several."""
-    source = torch.ones(64 * 2**20, device=device)
-    target = torch.empty_like(source)
-    best = min(measure({"copy": lambda: target.copy_(source)}, 8, device)["copy"])
-    return 2 * source.numel() * source.element_size() / best
 
 
 def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tuple[int, ...], rounds: int,
@@ -199,7 +199,8 @@ def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tup
     return {"largest_relative_difference": error, "ratio": ratio, "thresholds": {str(k): v for k, v in stops.items()},
             "ms": {key: summary(value) for key, value in times.items()},
             "parts_ms": {key: summary(value) for key, value in pieces.items()}, "iteration_bytes": read,
-            "iteration_bytes_per_s": read / statistics.median(pieces["iteration"])}
+            "iteration_bytes_per_s": read / statistics.median(pieces["iteration"]),
+            "copy_bytes_per_s": 2 * COPY_BYTES / statistics.median(pieces[f"copy of {COPY_BYTES >> 20} MiB"])}
 
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
@@ -237,8 +238,7 @@ def main(argv: list[str] | None = None) -> int:
     device, clock = torch.device(options.device), time.process_time if options.clock == "cpu" else time.perf_counter
     report: dict[str, Any] = {"command": "rdvla bench head " + " ".join(sys.argv[2:] if argv is None else argv),
                               "machine": machine(device, options.threads), "rounds": options.rounds, "clock": options.clock,
-                              "size": {**config.to_dict(), "context_rows": VISION_ROWS + LATENT_ROWS + 1},
-                              "copy_bandwidth_bytes_per_s": copy_bandwidth(device)}
+                              "size": {**config.to_dict(), "context_rows": VISION_ROWS + LATENT_ROWS + 1}}
     depths = tuple(sorted({*options.depths, 12}))
     try:
         report["results"] = {name: bench_dtype(name, device, config, depths, options.rounds, clock) for name in options.dtypes}

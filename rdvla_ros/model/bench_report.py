@@ -9,15 +9,21 @@ from typing import Any
 
 def ratios(result: dict[str, Any]) -> dict[str, float]:
     """The numbers that the bench is about, of one dtype."""
-    ms = {name: value["median"] for name, value in result["ms"].items()}
-    out = {"whole head at r = 12, ours / baseline": ms["fixed 12"] / ms["baseline 12"]}
+    rounds = {name: value["rounds"] for name, value in result["ms"].items()}
+
+    def ratio(above: str, below: str) -> float:
+        """Median over the rounds: what slowed one round down slowed both."""
+        return statistics.median(a / b for a, b in zip(rounds[above], rounds[below], strict=True))
+
+    out = {"whole head at r = 12, ours / baseline": ratio("fixed 12", "baseline 12")}
     for kind in ("adaptive", "calibrated"):
-        if f"{kind} 12" in ms:
-            out[f"{kind} stop at r = 12 / fixed 12"] = ms[f"{kind} 12"] / ms["fixed 12"]
+        if f"{kind} 12" in rounds:
+            out[f"{kind} stop at r = 12 / fixed 12"] = ratio(f"{kind} 12", "fixed 12")
     for kind in ("mixed", "mixed calibrated"):
-        stops = [value for name, value in ms.items() if name.rpartition(" ")[0] == kind]
+        stops = [values for name, values in rounds.items() if name.rpartition(" ")[0] == kind]
         if len(stops) == 7:  # r = 5 ... 11, mean 8
-            out[f"fixed 12 / adaptive of mean r = 8{kind.removeprefix('mixed')}"] = ms["fixed 12"] / statistics.mean(stops)
+            rounds[kind] = [statistics.mean(values) for values in zip(*stops, strict=True)]
+            out[f"fixed 12 / adaptive of mean r = 8{kind.removeprefix('mixed')}"] = ratio("fixed 12", kind)
     return out
 
 
@@ -32,7 +38,7 @@ def print_report(report: dict[str, Any]) -> None:
     for name, result in report["results"].items():
         _print_table(name, result)
         print("\n  " + "   ".join(f"{part} {ms['median']:.2f} ms" for part, ms in result["parts_ms"].items()))
-        speed, limit = result["iteration_bytes_per_s"] / 1e9, report["copy_bandwidth_bytes_per_s"] / 1e9
+        speed, limit = result["iteration_bytes_per_s"] / 1e9, result["copy_bytes_per_s"] / 1e9
         read, error = result["iteration_bytes"] / 1e6, result["largest_relative_difference"]
         print(f"  an iteration reads {read:.0f} MB at {speed:.1f} GB/s; a large copy moves {limit:.1f} GB/s")
         print(f"  largest difference from the baseline at r = 12: {error:.1e} of the largest action")
