@@ -40,6 +40,7 @@ COMMANDS = {
     "demo": Command("rdvla_ros.nodes.demo", "the simulated robot under the policy, over ROS 2"),
     "demonstrate": Command("rdvla_ros.learning.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.train", "train a policy on demonstrations"),
+    "correct": Command("rdvla_ros.learning.correct", "let a policy run and record the expert's answer to where it comes"),
     "evaluate": Command("rdvla_ros.learning.evaluate", "success rate of a checkpoint in the simulator"),
     "bench head": Command("rdvla_ros.model.bench_head", "speed of the recurrent head against the published way"),
     "inspect": Command("", "what a checkpoint or a robot description is"),

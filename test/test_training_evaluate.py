@@ -109,3 +109,14 @@ def test_the_curves_of_a_run_are_drawn(tmp_path):
     entries = [{"step": s, "elapsed_s": s, "loss": 1.0 / s, "learning_rate": 1e-3} for s in range(1, 9)]
     entries.append({"step": 8, "elapsed_s": 9, "validation": {"1": 0.2, "4": 0.1, "16": 0.1}})
     assert plot_run(entries, tmp_path / "curves.png").stat().st_size > 5000
+
+
+def test_the_shipped_policy_fits_the_shipped_robot_and_reaches_the_cube(simulator):
+    """The checkpoint of the repository in closed loop, on a seed it was not trained on and that its report does not use."""
+    shipped = evaluate.DEFAULT_CHECKPOINT
+    assert sum(file.stat().st_size for file in shipped.iterdir()) <= 20e6
+    rollout = evaluate.build_rollout(evaluate.EvaluationConfig(shipped, "transfer_cube", rollout=RolloutConfig(time_limit_s=5.0)))
+    rollout.sim.close()
+    rollout.sim = simulator  # one GL context for this file
+    result = rollout.run(21)
+    assert result.reached and result.refused == 0

@@ -240,5 +240,5 @@ def test_the_learning_rate_rises_stays_and_falls_to_zero():
 
 
 def test_the_shipped_configuration_is_read_and_is_the_default_model():
-    config = TrainConfig.load(ROBOT_FILE.with_name("train_compact.yaml"))
+    config = TrainConfig.load(ROBOT_FILE.with_name("training") / "compact_aloha.yaml")
     assert config.model == TrainConfig().model and config.average_every == 10

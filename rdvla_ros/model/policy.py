@@ -33,6 +33,7 @@ class Policy:
         self.contract: Contract = checkpoint.contract
         self.device, self.dtype = torch.device(device), DTYPES[dtype]
         self.model = checkpoint.model.eval().requires_grad_(False).to(self.device, self.dtype)
+        self.model.head.pack()  # from here on for decisions only
         chosen = checkpoint.halting if halting is None else halting
         self.halting = make_halting(chosen) if isinstance(chosen, Mapping) else chosen
         self.horizon_config = dict(checkpoint.horizon)
