@@ -82,11 +82,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
             depth = [r for r, _ in points]
             axis.plot(depth, [v["median"] for _, v in points], marker=marker, markersize=4, color=colour, label=label)
             axis.fill_between(depth, [v["p10"] for _, v in points], [v["p90"] for _, v in points], color=colour, alpha=0.2, lw=0)
-        axis.set(title=name, xlabel="core iterations r", ylabel="whole head, batch 1 [ms]", xlim=(0, None), ylim=(0, None))
+        axis.set(title=name, xlabel="core iterations r", ylabel=f"whole head, batch 1 [ms, {report['clock']} clock]", xlim=(0, None), ylim=(0, None))
         axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False, loc="upper left")
     machine = report["machine"]
-    where = machine["gpu"] or f"{machine['cpu']}, {machine['threads']} threads"
+    where = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
     size = f"width {report['size']['hidden_dim']}, {report['size']['context_rows']} context rows"
     figure.suptitle(f"Action head ({size}) on {where}", fontsize=10)
     figure.tight_layout()
