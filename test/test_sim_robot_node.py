@@ -19,7 +19,8 @@ from trajectory_msgs.msg import JointTrajectory
 from wire import Wire
 
 from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import Reference, plan, stop
+from rdvla_ros.control.stop import stop
+from rdvla_ros.control.trajectory import Reference, plan
 from rdvla_ros.nodes import conversions, starter
 from rdvla_ros.robot import RobotDescription
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from rdvla_ros.control import cubic
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
-from rdvla_ros.control.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan, stop
+from rdvla_ros.control.stop import stop
+from rdvla_ros.control.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_trajectory
-from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory, stop
+from rdvla_ros.control.stop import stop
+from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

@@ -1,0 +1,64 @@
+"""The shortest legal way to rest: the motion of a hold.
+
+J joints (all arms together: one common time base), in controller units; times count from the trajectory's time base.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
+
+
+def stop(
+    start: Reference,
+    *,
+    limits: JointLimits,
+    lead_s: float = 0.02,
+    now: Reference | None = None,
+    longest_s: float = LONGEST_STOP_S,
+) -> Trajectory:
+    """All joints come to rest together, as soon as their limits allow; a resting start gives a motion that stays.
+
+    start: what the controller follows at lead_s. The acceleration changes evenly to a plateau, stays, and changes evenly to
+    zero; the three times are common to all joints, so that from an unaccelerated start the arms slow down along their path.
+    Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
+    """
+    phases, plateau = _stop_phases(start, limits, longest_s)
+    states, times_s = [(start.position, start.velocity)], [lead_s]
+    q, v, a = start.position, start.velocity, start.acceleration
+    for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau)), strict=True):
+        if duration <= 0.0:
+            continue
+        j = (end - a) / duration
+        q = q + duration * (v + duration * (a / 2 + duration * j / 6))
+        v = v + duration * (a + end) / 2
+        a = end
+        states.append((q, v))
+        times_s.append(times_s[-1] + duration)
+    positions, velocities = (np.stack(x) for x in zip(*states, strict=True))
+    velocities[-1] = 0.0
+    return Trajectory(limits.names, np.round(times_s, 6), positions, velocities, now)
+
+
+def _stop_phases(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) durations of the shortest legal stop on a grid of 5 ms, and its plateau acceleration (J,)."""
+    grid = 0.005
+    count = int(round(longest_s / grid))
+    ramp, flat = (x.ravel() for x in np.meshgrid(np.arange(1, count // 2 + 1), np.arange(0, count - 1), indexing="ij"))
+    fits = 2 * ramp + flat <= count
+    ramp, flat = ramp[fits] * grid, flat[fits] * grid
+    # velocity after the three phases: v + (a + p) / 2 * ramp + p * flat + p / 2 * ramp = 0, solved for the plateau p
+    plateau = -(start.velocity + start.acceleration * ramp[:, None] / 2) / (ramp + flat)[:, None]
+    share = np.maximum.reduce(
+        [
+            np.abs(plateau) / limits.acceleration,
+            np.abs(plateau - start.acceleration) / ramp[:, None] / limits.jerk,
+            np.abs(plateau) / ramp[:, None] / limits.jerk,
+        ]
+    ).max(axis=1)
+    total = 2 * ramp + flat
+    legal = share <= 1.0
+    best = np.lexsort((share, total if legal.any() else share, ~legal))[0]
+    return np.array([ramp[best], flat[best], ramp[best]]), plateau[best]
