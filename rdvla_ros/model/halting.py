@@ -223,7 +223,9 @@ class Deadline:
 
 def mean_squared_change(previous: Tensor, current: Tensor) -> Tensor:
     """(N, H, A) twice -> (N,): the mean over the chunk, in float32 or wider."""
-    return step_change(previous, current).mean(dim=1)
+    wide = torch.promote_types(current.dtype, torch.float32)
+    norm = torch.linalg.vector_norm(current.to(wide) - previous.to(wide), dim=(1, 2))
+    return norm.square() / current[0].numel()
 
 
 def step_change(previous: Tensor, current: Tensor) -> Tensor:
