@@ -61,12 +61,21 @@ def test_permuted_joints_give_bit_equal_positions():
 
 
 def test_joints_of_others_are_ignored_and_one_topic_may_carry_both_arms():
-    (group,) = conversions.joint_groups(robot(shared_topic=True))
-    assert group.arms == ("one", "two") and len(group.joints) == 6
-    names = ["torso", *reversed(group.names)]
-    assert np.array_equal(
-        conversions.joint_positions(joints(names, [9.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0]), group), np.arange(6) / 10
-    )
+    one, two = conversions.joint_groups(robot(shared_topic=True))
+    assert (one.arm, two.arm) == ("one", "two") and one.topic == two.topic and len(one.joints) == 3
+    message = joints(["torso", *reversed(two.names), *reversed(one.names)], [9.0, 0.5, 0.4, 0.3, 0.2, 0.1, 0.0])
+    for group, expected in ((one, [0.0, 0.1, 0.2]), (two, [0.3, 0.4, 0.5])):
+        assert np.array_equal(conversions.joint_positions(message, group), expected)
+
+
+def test_a_message_without_any_joint_of_the_arm_is_told_from_an_incomplete_one():
+    one, two = conversions.joint_groups(robot(shared_topic=True))
+    for names in (two.names, ("wheel_1", "wheel_2", "wheel_2"), ()):
+        with pytest.raises(conversions.OtherJoints, match="expected joints of arm 'one' such as 'one_0'"):
+            conversions.joint_positions(joints(names, [0.0] * len(names)), one)
+    with pytest.raises(ObservationError, match="expected joint 'two_2', which the message lacks") as caught:
+        conversions.joint_positions(joints((*one.names, *two.names[:2]), [0.0] * 5), two)
+    assert not isinstance(caught.value, conversions.OtherJoints)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +85,7 @@ def test_joints_of_others_are_ignored_and_one_topic_may_carry_both_arms():
         (joints((*GROUP.names, "one_0"), (0, 0, 0, 0)), "joint 'one_0' stands 2 times"),
         (joints(("one_0", "one_1", "one_x"), (0, 0, 0)), "expected joint 'one_2'.*Known: one_0, one_1, one_x"),
         (joints(positions=(0, 0)), "expected as many positions as names, got 2 and 3"),
-        (JointState(), "expected joint 'one_0'"),
+        (JointState(), "expected joints of arm 'one' such as 'one_0'"),
         (joints(positions=(0, math.nan, 0)), "joint 'one_1': expected a finite position, got nan"),
         (joints(positions=(0, 0, -math.inf)), "joint 'one_2': expected a finite position"),
         (joints(positions=(45, 0, 0)), "expected a position within its limits -1 .. 1.*got 45. Degrees"),

@@ -180,9 +180,18 @@ def test_bad_samples_count_against_the_last_good_one():
     watch = StreamWatch("s", timeout_s=0.25, bad_s=0.05)
     watch.good(1.0)
     watch.bad("Joint 'a' is NaN.")
-    assert watch.problem(1.04) == "" and watch.problem(1.06) == "Joint 'a' is NaN." and watch.bad_samples == 1
+    assert watch.problem(1.04) == "" and watch.problem(1.06) == "Joint 'a' is NaN."
     watch.good(1.07)
     assert watch.problem(1.2) == ""
+
+
+def test_a_message_for_others_is_no_fault_and_explains_a_stream_that_never_came():
+    watch = StreamWatch("s", timeout_s=0.25, bad_s=0.05)
+    watch.ignored("Expected joints of arm 'left', got wheels.")
+    assert "wheels" in watch.problem(1.0)
+    watch.good(1.0)
+    watch.ignored("Expected joints of arm 'left', got wheels.")
+    assert watch.problem(1.2) == "" and "Nothing has come on s for" in watch.problem(1.3)
 
 
 def test_a_streak_is_broken_by_a_success():

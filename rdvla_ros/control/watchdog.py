@@ -11,7 +11,6 @@ class StreamWatch:
 
     def __init__(self, name: str, *, timeout_s: float, bad_s: float):
         self.name = name
-        self.bad_samples = 0
         self._timeout_s = timeout_s
         self._bad_s = bad_s
         self._last_good_s: float | None = None
@@ -21,8 +20,12 @@ class StreamWatch:
         self._last_good_s, self._bad_reason = now_s, ""
 
     def bad(self, reason: str) -> None:
-        self.bad_samples += 1
         self._bad_reason = reason
+
+    def ignored(self, reason: str) -> None:
+        """Something came that is not for this stream: no fault, and the reason only as long as nothing good has come."""
+        if self._last_good_s is None:
+            self._bad_reason = self._bad_reason or reason
 
     def problem(self, now_s: float) -> str:
         """One sentence when the stream cannot be relied on now; empty when it can."""

@@ -54,11 +54,11 @@ def duration(seconds_: float) -> Duration:
 
 @dataclass(frozen=True)
 class JointGroup:
-    """The joints that arrive on one topic, of one arm or of several, in the robot's order."""
+    """The joints of one arm, in its order, and the topic that brings them; other arms may share the topic."""
 
+    arm: str
     topic: str
     joints: tuple[Joint, ...]
-    arms: tuple[str, ...]
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -66,26 +66,26 @@ class JointGroup:
 
 
 def joint_groups(robot: RobotDescription) -> tuple[JointGroup, ...]:
-    """One group per joint state topic: arms that share a topic share a group."""
-    topics = dict.fromkeys(arm.joint_states_topic for arm in robot.arms)
-    return tuple(
-        JointGroup(
-            topic,
-            tuple(joint for arm in robot.arms if arm.joint_states_topic == topic for joint in arm.joints),
-            tuple(arm.name for arm in robot.arms if arm.joint_states_topic == topic),
-        )
-        for topic in topics
-    )
+    """One group per arm, also on a shared topic: its messages may carry one arm each, when several drivers publish there."""
+    return tuple(JointGroup(arm.name, arm.joint_states_topic, arm.joints) for arm in robot.arms)
+
+
+class OtherJoints(ObservationError):
+    """A message that names none of the group's joints: another arm's, or the wheels' on a combined topic."""
 
 
 def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
-    """(J,) positions in the group's order and the controller's units, found by name; joints of others are ignored."""
+    """(J,) positions in the group's order and the controller's units, found by name; joints of others are ignored.
+
+    OtherJoints when the message has no joint of the group; ObservationError when it has, and they are in doubt.
+    """
     names, positions = list(message.name), message.position
+    if not set(names) & set(group.names):
+        raise OtherJoints(f"{group.topic}: expected joints of arm '{group.arm}' such as '{group.names[0]}'. {nearest_names(group.names[0], names)}")
     if len(names) != len(positions):
         raise ObservationError(f"{group.topic}: expected as many positions as names, got {len(positions)} and {len(names)}.")
     column = {name: i for i, name in enumerate(names)}
-    if len(column) != len(names):
-        twice = next(name for name in names if names.count(name) > 1)
+    if twice := next((name for name in group.names if names.count(name) > 1), ""):
         raise ObservationError(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
     missing = [name for name in group.names if name not in column]
     if missing:

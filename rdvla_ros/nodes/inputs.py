@@ -56,8 +56,9 @@ class Inputs:
             )
             for camera in robot.cameras
         }
+        sources = {topic: self._subscribe(JointState, topic, 10) for topic in {group.topic: None for group in self._groups}}
         joints = {
-            group.topic: (self._subscribe(JointState, group.topic, 10), partial(conversions.joint_positions, group=group))
+            group.arm: (group.topic, sources[group.topic], partial(conversions.joint_positions, group=group))
             for group in self._groups
         }
         self.synchronizer = Synchronizer(cameras, joints, clock, log, options)
@@ -99,13 +100,11 @@ class Inputs:
         self._subscribers.append(subscriber)
         return subscriber
 
-    def _in_robot_order(self, by_topic: dict[str, np.ndarray]) -> np.ndarray:
-        by_name = {}
+    def _in_robot_order(self, by_arm: dict[str, np.ndarray]) -> np.ndarray:
         for group in self._groups:
-            if group.topic not in by_topic:
-                raise ObservationError(f"{group.topic}: expected joint states, none were received yet.")
-            by_name.update(zip(group.names, by_topic[group.topic], strict=True))
-        return np.array([by_name[name] for name in self._robot.joint_names])
+            if group.arm not in by_arm:
+                raise ObservationError(f"{group.topic}: expected joint states of arm '{group.arm}', none were received yet.")
+        return np.concatenate([by_arm[group.arm] for group in self._groups])
 
 
 def _checked(message: Any, camera: Camera) -> Any:

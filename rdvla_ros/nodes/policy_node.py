@@ -29,7 +29,7 @@ from rdvla_ros.nodes.motions import Motions
 from rdvla_ros.nodes.parameters import declare
 from rdvla_ros.nodes.policy_loading import horizon_rule, load_policy
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
-from rdvla_ros.nodes.synchronizer import Matched, Moment, Options
+from rdvla_ros.nodes.synchronizer import Matched, Moment, Options, free_running_slop_s
 from rdvla_ros.nodes.worker import ThreadWorker
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
@@ -141,7 +141,7 @@ class PolicyNode(LifecycleNode):
 
     def _subscribe(self, robot: RobotDescription) -> None:
         values = self._values
-        slop_s = values.slop_s or 0.5 / robot.rates.camera_hz
+        slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         self._inputs = Inputs(self, robot, options, self._now, self._complaints.log)
         self._inputs.on_matched(self._on_matched)

@@ -64,7 +64,7 @@ class PolicyParameters(Schema):
     )
     slop_s: float = parameter(
         0.0,
-        "images of one moment lie less than this apart; 0: half a camera period",
+        "images of one moment lie less than this apart; 0: so wide that cameras without a common trigger match",
         unit="s",
         low=0.0,
         high=1.0,

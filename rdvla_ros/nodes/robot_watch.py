@@ -36,9 +36,13 @@ class RobotWatch:
         self._node, self._robot, self._values = node, robot, values
         self._passage, self._outputs = passage, outputs
         self._streams = {}
-        for group in conversions.joint_groups(robot):
-            self._streams[group.topic] = StreamWatch(group.topic, timeout_s=values.joint_timeout_s, bad_s=values.bad_joint_s)
-            node.create_subscription(JointState, group.topic, safe(partial(self._on_joints, group)), sensor_qos(5))
+        self._groups = conversions.joint_groups(robot)
+        topics = [group.topic for group in self._groups]
+        for group in self._groups:
+            name = group.topic if topics.count(group.topic) == 1 else f"{group.topic} of arm '{group.arm}'"
+            self._streams[group.arm] = StreamWatch(name, timeout_s=values.joint_timeout_s, bad_s=values.bad_joint_s)
+        for topic in dict.fromkeys(topics):
+            node.create_subscription(JointState, topic, safe(partial(self._on_joints, topic)), sensor_qos(5))
         self._controllers = ControllerStates(node, robot, safe(self._on_controller))
 
     def causes(self) -> list[str]:
@@ -54,21 +58,25 @@ class RobotWatch:
                 causes.append(f"No controller listens on {arm.trajectory_topic}.")
         return causes
 
-    def _on_joints(self, group: conversions.JointGroup, message: JointState) -> None:
-        stream = self._streams[group.topic]
+    def _on_joints(self, topic: str, message: JointState) -> None:
+        for group in self._groups:
+            if group.topic == topic:
+                self._on_arm(group, message)
+
+    def _on_arm(self, group: conversions.JointGroup, message: JointState) -> None:
+        stream = self._streams[group.arm]
         now_s = self._ros_s()
         try:
             positions = conversions.joint_positions(message, group)
             self._check_clock(group.topic, conversions.seconds(message.header.stamp) - now_s)
+        except conversions.OtherJoints as error:
+            stream.ignored(conversions.printable(str(error)))
+            return
         except ObservationError as error:
             stream.bad(conversions.printable(str(error)))  # it may quote names from the message
             return
         stream.good(time.monotonic())
-        start = 0
-        for name in group.arms:
-            count = len(self._passage.limits[name].names)
-            self._passage.report_measured(name, positions[start : start + count], now_s)
-            start += count
+        self._passage.report_measured(group.arm, positions, now_s)
 
     def _check_clock(self, topic: str, difference_s: float) -> None:
         if abs(difference_s) > self._values.clock_tolerance_s:

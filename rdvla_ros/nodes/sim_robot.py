@@ -95,7 +95,7 @@ class SimRobotNode(Node):
         arms = self._robot.arms
         # arms that share a joint state topic share its publisher and its message, as with one joint_state_broadcaster
         self._joints = {
-            group: self.create_publisher(JointState, group.topic, 10) for group in conversions.joint_groups(self._robot)
+            topic: self.create_publisher(JointState, topic, 10) for topic in {arm.joint_states_topic: None for arm in arms}
         }
         self._states = {
             arm.name: self.create_publisher(ControllerState, arm.controller_state_topic, 10)
@@ -144,13 +144,14 @@ class SimRobotNode(Node):
             return
         self._last_stamp_s = state.stamp_s
         stamp = conversions.stamp(state.stamp_s)
-        for group, publisher in self._joints.items():
-            message = JointState(name=list(group.names))
+        for topic, publisher in self._joints.items():
+            arms = [arm for arm in self._robot.arms if arm.joint_states_topic == topic]
+            message = JointState(name=[name for arm in arms for name in arm.joint_names])
             message.header.stamp = stamp
-            message.position = np.concatenate([state.arms[arm].positions for arm in group.arms]).tolist()
-            message.velocity = np.concatenate([state.arms[arm].velocities for arm in group.arms]).tolist()
-            if self._values.nan_joint in group.names:
-                message.position[group.names.index(self._values.nan_joint)] = float("nan")
+            message.position = np.concatenate([state.arms[arm.name].positions for arm in arms]).tolist()
+            message.velocity = np.concatenate([state.arms[arm.name].velocities for arm in arms]).tolist()
+            if self._values.nan_joint in message.name:
+                message.position[message.name.index(self._values.nan_joint)] = float("nan")
             publisher.publish(message)
         for arm in self._robot.arms:
             if arm.name in self._states:

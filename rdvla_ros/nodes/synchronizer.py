@@ -50,9 +50,19 @@ class Options:
     zero_stamps: str = "reject"
 
 
+def free_running_slop_s(cameras: int, camera_hz: float) -> float:
+    """A slop that fits cameras which no common trigger drives.
+
+    Whatever their phases, N cameras of one rate have images within (N-1)/N of a period of each other. A whole period must
+    not fit: cameras that do run together would match with the image before, for ever, when one of them begins an image late.
+    This lies in the middle between the two.
+    """
+    return (1.0 - 0.5 / cameras) / camera_hz
+
+
 @dataclass(frozen=True)
 class Matched:
-    """One set of inputs. images: camera -> message; positions: joint topic -> (J,); stamp_s: oldest stamp (ROS clock);
+    """One set of inputs. images: camera -> message; positions: arm -> (J,); stamp_s: oldest stamp (ROS clock);
     received_s: when its oldest part came (steady clock)."""
 
     images: Mapping[str, Any]
@@ -90,7 +100,6 @@ class _Stream:
     newest_ns: int | None = None
     late: int = 0  # messages in a row that were older than their predecessor
     last_good_s: float = 0.0
-    refused: int = 0
     reason: str = ""
 
     def __post_init__(self) -> None:
@@ -121,13 +130,14 @@ class _Stream:
 
 
 class Synchronizer(message_filters.SimpleFilter):
-    """cameras: name -> (topic, filter, prepare); joints: topic -> (filter, prepare), where prepare(message) returns what is
-    kept (for joints a (J,) array) or raises ObservationError. clock() -> Moment. log(severity, text): 'warning' or 'error'."""
+    """cameras: name -> (topic, filter, prepare); joints: arm -> (topic, filter, prepare), where prepare(message) returns what
+    is kept (for joints a (J,) array) or raises ObservationError (OtherJoints: a message that is not for this arm is no fault).
+    clock() -> Moment. log(severity, text): 'warning' or 'error'."""
 
     def __init__(
         self,
         cameras: Mapping[str, tuple[str, Any, Callable]],
-        joints: Mapping[str, tuple[Any, Callable]],
+        joints: Mapping[str, tuple[str, Any, Callable]],
         clock: Callable[[], Moment],
         log: Callable[[str, str], None],
         options: Options = Options(),
@@ -139,23 +149,23 @@ class Synchronizer(message_filters.SimpleFilter):
         self._latest: Matched | None = None
         self._reported: dict[tuple[str, str], float] = {}
         self._cameras = {n: _Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
-        self._joints = {t: _Stream(t, t, prepare, options.joint_depth) for t, (_, prepare) in joints.items()}
+        self._joints = {n: _Stream(n, topic, prepare, options.joint_depth) for n, (topic, _, prepare) in joints.items()}
         self._matched_s = now_s = clock().steady_s
         for stream in self._streams():
             stream.last_good_s = now_s
         for name, (_, source, _) in cameras.items():
             source.registerCallback(self._receive, self._cameras[name])
-        for topic, (source, _) in joints.items():
-            source.registerCallback(self._receive, self._joints[topic])
+        for name, (_, source, _) in joints.items():
+            source.registerCallback(self._receive, self._joints[name])
 
     def latest(self) -> Matched | None:
         """The newest complete set; None before the first and after a jump of the stamps."""
         return self._latest
 
     def newest_joints(self) -> dict[str, np.ndarray]:
-        """Topic -> newest (J,) sample, of the topics that brought one."""
+        """Arm -> newest (J,) sample, of the arms that brought one."""
         with self._lock:
-            return {topic: stream.samples[-1][2] for topic, stream in self._joints.items() if stream.samples}
+            return {arm: stream.samples[-1][2] for arm, stream in self._joints.items() if stream.samples}
 
     def unmatched(self, after_s: float) -> str:
         """Why streams that are all alive made no set for longer than after_s; empty when they did."""
@@ -166,8 +176,8 @@ class Synchronizer(message_filters.SimpleFilter):
         apart_s = (newest[-1][0] - newest[0][0]) / NANOSECONDS
         return (
             f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that "
-            f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s of each other and joint states around them "
-            f"within {self._options.joint_gap_s:g} s. Are the clocks of their hosts synchronised?"
+            f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s (parameter slop_s) of each other and joint "
+            f"states around them within {self._options.joint_gap_s:g} s (joint_gap_s). Are the clocks of their hosts synchronised?"
         )
 
     def silent(self, after_s: float) -> list[Silence]:
@@ -205,12 +215,14 @@ class Synchronizer(message_filters.SimpleFilter):
             value = stream.prepare(message)
             with self._lock:
                 matched = self._take(message, value, stream, now)
+        except conversions.OtherJoints as error:
+            stream.reason = stream.reason or str(error)  # told only when nothing better comes
+            return
         except Exception as error:  # ObservationError on purpose; nothing else may end the spin loop either
-            stream.refused += 1
             stream.reason = (
                 str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
             )
-            self._report(stream.name, "refused", "warning", f"Message refused: {stream.reason}")
+            self._report(f"{stream.topic} {stream.name}", "refused", "warning", f"Message refused: {stream.reason}")
             return
         if matched is not None:
             self.signalMessage(matched)
@@ -219,7 +231,7 @@ class Synchronizer(message_filters.SimpleFilter):
         stamp_ns = self._checked_stamp_ns(message, stream, now)
         stream.samples.append((stamp_ns, now.steady_s, value))
         stream.newest_ns, stream.late, stream.last_good_s, stream.reason = stamp_ns, 0, now.steady_s, ""
-        if stream.name in self._cameras:
+        if stream is self._cameras.get(stream.name):
             self._pending = self._images_around(stamp_ns) or self._pending
         return self._completed()
 
@@ -276,13 +288,13 @@ class Synchronizer(message_filters.SimpleFilter):
         if self._pending is None:
             return None
         stamp_ns, chosen = self._pending
-        joints = {t: s.interpolated(stamp_ns, self._options.joint_gap_s * NANOSECONDS) for t, s in self._joints.items()}
+        joints = {n: s.interpolated(stamp_ns, self._options.joint_gap_s * NANOSECONDS) for n, s in self._joints.items()}
         if any(value is None for value in joints.values()):
             return None
         self._pending, self._matched_s = None, self._clock().steady_s
         self._latest = Matched(
             images={name: value for name, (_, _, value) in chosen.items()},
-            positions={topic: value for topic, (_, value) in joints.items()},
+            positions={arm: value for arm, (_, value) in joints.items()},
             stamp_s=min(sample_ns for sample_ns, _, _ in chosen.values()) / NANOSECONDS,
             received_s=min([s for _, s, _ in chosen.values()] + [s for s, _ in joints.values()]),
         )
