@@ -212,6 +212,24 @@ def test_a_hold_in_mid_motion_stops_both_arms_together_inside_their_limits(movin
     assert {arm: len(m) for arm, m in moving.received.items()} == before_count
 
 
+@pytest.mark.parametrize("reported", [True, False])
+def test_a_hold_moves_no_arm_whose_controller_did_not_follow(rig, reported):
+    """The controllers rejected the motion, say: joints and, where there are any, reports stay where they were."""
+    rig.until(lambda: all(p.get_subscription_count() for p in rig.reports.values()), "the gate to hear the reports")
+    rig.go()
+    rig.pass_motion(motion(change=0.4))
+    for _ in range(14):
+        rig.spin_for(0.05)
+        if reported:
+            rig.report(HOME, np.zeros_like(HOME))
+    rig.spin_for(0.05)
+    assert rig.call(Hold, reason="nothing moves", who="test").accepted
+    rig.until(lambda: min(len(m) for m in rig.received.values()) == 2, "the hold at both controllers")
+    _, parts = stops(rig)
+    for arm, part in parts.items():
+        np.testing.assert_allclose(part.positions, np.broadcast_to(HOME[SLICES[arm]], part.positions.shape), atol=1e-6)
+
+
 def test_the_first_reason_is_kept_and_a_hundred_holds_are_one(moving):
     answers = [moving.call(Hold, reason=f"reason {i}", who="test") for i in range(100)]
     assert {answer.hold_id for answer in answers} == {2} and all(answer.accepted for answer in answers)

@@ -109,12 +109,52 @@ def test_without_any_state_there_is_no_stop_to_send():
     assert Passage(ROBOT).stop(NOW_S, 0.02) is None
 
 
-def test_a_controllers_report_counts_more_than_the_measured_positions_and_a_motion_more_than_both(passage):
-    commanded = MIDDLE + 0.1 * LIMITS.range
+def report(passage, position, at_s, velocity=None):
     for arm, columns in ROBOT.arm_slices.items():
-        passage.report_controller(arm, Reference.at_rest(commanded[columns]), NOW_S)
+        speed = np.zeros(7) if velocity is None else velocity[columns]
+        passage.report_controller(arm, Reference(position[columns], speed, np.zeros(7)), at_s)
+
+
+def measure(passage, position, at_s):
+    for arm, columns in ROBOT.arm_slices.items():
+        passage.report_measured(arm, position[columns], at_s)
+
+
+def test_a_controllers_report_counts_more_than_the_measured_positions(passage):
+    commanded = MIDDLE + 0.1 * LIMITS.range
+    report(passage, commanded, NOW_S)
     np.testing.assert_array_equal(passage.reference("left", NOW_S).position, commanded[:7])
+
+
+def test_a_motion_counts_more_than_a_report_from_before_it_began(passage):
     passage.passed(parts(motion()), NOW_S)
+    report(passage, MIDDLE + 0.1 * LIMITS.range, NOW_S + 0.03)
     np.testing.assert_allclose(passage.reference("left", NOW_S + 0.04).position, MIDDLE[:7], atol=1e-9)
-    passage.forget()
-    np.testing.assert_array_equal(passage.reference("left", NOW_S).position, commanded[:7])
+
+
+def test_a_controller_that_follows_the_motion_a_little_late_is_no_contradiction(passage):
+    first = motion(change=0.2)
+    passage.passed(parts(first), NOW_S)
+    late = first.at(0.47)
+    report(passage, late.position, NOW_S + 0.5, late.velocity)
+    np.testing.assert_allclose(passage.reference("left", NOW_S + 0.52).position, first.at(0.52).position[:7], atol=1e-6)
+
+
+@pytest.mark.parametrize("tell", [report, measure])
+def test_a_stop_begins_where_the_arms_are_when_they_did_not_follow(passage, tell):
+    """The controllers never took the motion: going to where it would be now would be the jump that a hold must prevent."""
+    passage.passed(parts(motion(change=0.2)), NOW_S)
+    tell(passage, MIDDLE, NOW_S + 0.7)
+    stop = passage.stop(NOW_S + 0.71, 0.02)
+    for arm, columns in ROBOT.arm_slices.items():
+        moves = ~np.isin(stop[arm].joint_names, ROBOT.gripper_joints)  # nor do measured grippers follow, but they may not
+        np.testing.assert_allclose(stop[arm].positions[:, moves] - MIDDLE[columns][moves], 0.0, atol=1e-9)
+
+
+def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_holds_something(passage):
+    first = motion(change=0.1)
+    passage.passed(parts(first), NOW_S)
+    lagging = first.at(0.35).position
+    lagging[np.isin(first.joint_names, ROBOT.gripper_joints)] = 0.021
+    measure(passage, lagging, NOW_S + 0.5)
+    np.testing.assert_allclose(passage.reference("right", NOW_S + 0.52).position, first.at(0.52).position[7:], atol=1e-6)

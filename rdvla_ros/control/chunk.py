@@ -12,9 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdvla_ros.control.followed import Present, followed
 from rdvla_ros.control.trajectory import Reference, Trajectory
-
-LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
 
 
 class Latency:
@@ -42,29 +41,6 @@ class Sent:
     trajectory: Trajectory
     base_s: float
     until_s: float
-
-    def reference(self, at_s: float) -> Reference:
-        return self.trajectory.at(at_s - self.base_s)
-
-
-@dataclass(frozen=True)
-class Present:
-    """What is known of the arms without knowing what was sent: position, velocity and tolerance (A,), at time at_s.
-
-    commanded: the controllers' own reference, otherwise the measured state. tolerance: what may differ without meaning
-    that something else moved the arms.
-    """
-
-    position: np.ndarray
-    velocity: np.ndarray
-    tolerance: np.ndarray
-    at_s: float
-    commanded: bool
-
-    def moved_to(self, at_s: float) -> Reference:
-        """Carried on to at_s, though not far: a report is recent, or it would not have been used."""
-        ahead_s = min(max(at_s - self.at_s, 0.0), LONGEST_AHEAD_S)
-        return Reference(self.position + ahead_s * self.velocity, self.velocity, np.zeros_like(self.position))
 
 
 def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float) -> int:
@@ -120,19 +96,11 @@ class Schedule:
     def reference(self, at_s: float, present: Present) -> Reference:
         """What the controllers follow at at_s; the next motion leaves it there.
 
-        It is the motion sent last, or its last point at rest, unless the present says that something else moved the arms:
-        a controller that commands something else, or, once the motion has ended, joints that are somewhere else.
+        It is the motion sent last, or its last point at rest, unless the present says that something else moved the arms.
         """
         if not self._sent:
             return present.moved_to(at_s)
-        newest = self._sent[-1]
-        begun = present.at_s >= newest.base_s + newest.trajectory.times_s[0]
-        ended = present.at_s > newest.base_s + newest.trajectory.duration_s
-        if ended or (begun and present.commanded):
-            gap = np.abs(newest.reference(present.at_s).position - present.position)
-            if (gap > present.tolerance).any():
-                return present.moved_to(at_s)
-        return newest.reference(at_s)
+        return followed(self._sent[-1].trajectory, self._sent[-1].base_s, present, at_s)
 
     def resting(self, now_s: float) -> bool:
         """Nothing of what was sent moves the arms any more."""

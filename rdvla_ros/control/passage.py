@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from rdvla_ros.control.followed import MOVED_S, Present, followed
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_trajectory
 from rdvla_ros.control.stop import stop
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
@@ -46,23 +47,28 @@ class _Followed:
 
 
 class Passage:
-    """Per arm: what is followed (a motion that passed, else the controller's or the joints' last report)."""
+    """Per arm: what is followed (a motion that passed, unless the controller's or the joints' last report contradicts it)."""
 
     def __init__(self, robot: RobotDescription, options: PassageOptions = PassageOptions()):
         self._options = options
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
         self._followed: dict[str, _Followed] = {}
-        self._reported: dict[str, tuple[float, Reference]] = {}
-        self._measured: dict[str, tuple[float, Reference]] = {}
+        self._reported: dict[str, Present] = {}
+        self._measured: dict[str, Present] = {}
+        grippers = {arm.name: np.isin(arm.joint_names, robot.gripper_joints) for arm in robot.arms}
+        self._tolerances = {arm: MOVED_S * limits.velocity for arm, limits in self.limits.items()}
+        # a gripper that holds something is not where it was sent
+        self._loose = {arm: np.where(grippers[arm], np.inf, tolerance) for arm, tolerance in self._tolerances.items()}
 
     def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
         """What the arm's controller says that it commands."""
-        self._reported[arm] = (now_s, commanded)
+        self._reported[arm] = Present(commanded.position, commanded.velocity, self._tolerances[arm], now_s, commanded=True)
 
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
         """Where the arm's joints are; taken as at rest, so it serves where nothing better is known."""
-        self._measured[arm] = (now_s, Reference.at_rest(position))
+        position = np.asarray(position, dtype=np.float64)
+        self._measured[arm] = Present(position, np.zeros_like(position), self._loose[arm], now_s, commanded=False)
 
     def forget(self) -> None:
         """After a hold the arms may have been moved by hand: the next motion begins from what is reported."""
@@ -92,12 +98,16 @@ class Passage:
 
     def reference(self, arm: str, at_s: float) -> Reference | None:
         """What the arm's controller follows at a time not before now; None where nothing is known of the arm."""
+        present = self._present(arm, at_s)
         if arm in self._followed:
-            followed = self._followed[arm]
-            return followed.trajectory.at(at_s - followed.stamp_s)
+            return followed(self._followed[arm].trajectory, self._followed[arm].stamp_s, present, at_s)
+        return present and present.moved_to(at_s)
+
+    def _present(self, arm: str, at_s: float) -> Present | None:
+        """The controller's report, or where there is no recent one the measured state."""
         for source in (self._reported, self._measured):
-            if arm in source and abs(at_s - source[arm][0]) <= self._options.state_age_s:
-                return source[arm][1]
+            if arm in source and abs(at_s - source[arm].at_s) <= self._options.state_age_s:
+                return source[arm]
         return None
 
     def stop(self, now_s: float, lead_s: float) -> dict[str, Trajectory] | None:

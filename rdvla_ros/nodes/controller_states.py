@@ -15,7 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from rdvla_ros.compat import control_msgs
-from rdvla_ros.control.chunk import Present
+from rdvla_ros.control.followed import MOVED_S, Present
 from rdvla_ros.control.trajectory import Reference
 from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes.complaints import Complaints
@@ -24,7 +24,6 @@ from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
 STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
-MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
 _TYPES: dict[str, type] = {"rdvla_ros/msg/ControllerState": ControllerState}
 if control_msgs is not None:
     _TYPES["control_msgs/msg/JointTrajectoryControllerState"] = control_msgs.JointTrajectoryControllerState

@@ -1,0 +1,60 @@
+"""What a controller follows: the motion that was sent to it, unless what is heard of the arm says something else.
+
+Times are seconds on the ROS clock. A = joints, of one arm or of the robot, in controller units.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from rdvla_ros.control.trajectory import Reference, Trajectory
+
+LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
+MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
+LAG_S = 0.3  # joints that follow a motion are where it was at most this long ago
+
+
+@dataclass(frozen=True)
+class Present:
+    """What is known of the arms without knowing what was sent: position, velocity and tolerance (A,), at time at_s.
+
+    commanded: the controllers' own reference, otherwise the measured state. tolerance: what may differ without meaning
+    that something else moved the arms.
+    """
+
+    position: np.ndarray
+    velocity: np.ndarray
+    tolerance: np.ndarray
+    at_s: float
+    commanded: bool
+
+    def moved_to(self, at_s: float) -> Reference:
+        """Carried on to at_s, though not far: a report is recent, or it would not have been used."""
+        ahead_s = min(max(at_s - self.at_s, 0.0), LONGEST_AHEAD_S)
+        return Reference(self.position + ahead_s * self.velocity, self.velocity, np.zeros_like(self.position))
+
+    def departs(self, motion: Trajectory, base_s: float) -> bool:
+        """Whether it shows that the motion, sent with the time base base_s, is not what is followed.
+
+        Until the motion has begun nothing does. A controller's reference lies on it from its first point on; measured joints
+        lie where it was within the last LAG_S, which is not known before it has lasted so long.
+        """
+        if self.commanded:
+            if self.at_s < base_s + motion.times_s[0]:
+                return False
+            path = motion.at(self.at_s - base_s).position[None]
+        else:
+            if self.at_s < base_s + motion.times_s[0] + LAG_S:
+                return False
+            path = motion.sample(self.at_s - base_s - np.linspace(0.0, LAG_S, 16))[0]
+        below, above = path.min(axis=0) - self.position, self.position - path.max(axis=0)
+        return bool((np.maximum(below, above) > self.tolerance).any())
+
+
+def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: float) -> Reference:
+    """What the controllers follow at at_s, having been sent the motion: a motion that begins there leaves them smoothly."""
+    if present is not None and present.departs(motion, base_s):
+        return present.moved_to(at_s)
+    return motion.at(at_s - base_s)
