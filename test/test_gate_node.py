@@ -73,6 +73,23 @@ def test_a_motion_passes_unchanged_to_both_arms_after_the_resume(rig):
     rig.until(lambda: rig.status.passed == 1, "the pass to be counted")
 
 
+def test_only_what_was_checked_reaches_the_controllers(rig):
+    """A controller would interpolate with the accelerations, and so follow another motion than the one that was checked."""
+
+    def add(message):
+        for point in message.points:
+            point.accelerations = [1000.0] * len(message.joint_names)
+            point.effort = [500.0] * len(message.joint_names)
+
+    rig.go()
+    trajectory = motion()
+    rig.pass_motion(trajectory, change=add)
+    for arm in ROBOT.arms:
+        (message,) = rig.received[arm.name]
+        assert not any(len(point.accelerations) or len(point.effort) for point in message.points)
+        np.testing.assert_array_equal(conversions.trajectory(message).positions, trajectory.select(arm.joint_names).positions)
+
+
 def test_joint_order_within_a_message_is_free(rig):
     def reverse(message):
         message.joint_names.reverse()
@@ -128,6 +145,14 @@ def outside(message):
     message.points[1].positions[1] = 4.0
 
 
+def infinite_acceleration(message):
+    message.points[1].accelerations = [float("inf")] * len(message.joint_names)
+
+
+def effort_that_is_no_number(message):
+    message.points[1].effort = [float("nan")]
+
+
 def moving_end(message):
     message.points[-1].velocities[0] = 0.1
 
@@ -155,7 +180,9 @@ SPOILED = {
     infinite_velocity: "finite",
     misnamed: "elbow_of_another_robot",
     twice: "2 times",
-    outside: "expected",
+    outside: "would go to",
+    infinite_acceleration: "accelerations of point 1",
+    effort_that_is_no_number: "effort of point 1",
     moving_end: "at rest",
     no_time: "after 0",
     no_velocities: "finite",
@@ -348,6 +375,28 @@ def test_an_exception_in_a_callback_is_counted_and_holds_and_the_gate_lives(movi
     assert moving.call(Hold, reason="again", who="test").accepted
 
 
+def test_a_hold_whose_stop_cannot_be_computed_is_accepted_by_its_number(moving):
+    def fail(*_):
+        raise RuntimeError("a bug")
+
+    moving.gate._passage.stop = fail
+    answer = moving.call(Hold, reason="a hand in the way", who="operator")
+    assert answer.accepted and answer.hold_id == 2 and "No stop was sent" in answer.message
+    assert "a hand in the way" in moving.held().reason
+    assert all(len(m) == 1 for m in moving.received.values())
+
+
+def test_a_teleoperation_source_that_streams_in_auto_passes_nothing_and_counts_as_no_refusal(rig):
+    rig.go()
+    for _ in range(5):
+        rig.send(motion(), source="/teleop")
+        rig.send(motion(), source="/teleop", arms=["left"], stamp_s=rig.now_s() + 0.001)
+        rig.spin_for(0.05)
+    rig.spin_for(0.2)
+    assert rig.status.refused == 0 and rig.status.mode == GateStatus.AUTO and not any(rig.received.values())
+    rig.pass_motion(motion())
+
+
 def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(rig):
     rig.go()
     assert rig.call(SetMode, mode=GateStatus.TAKEOVER, who="operator", reason="").accepted
@@ -355,6 +404,7 @@ def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(ri
     count = {arm: len(m) for arm, m in rig.received.items()}
     rig.send(motion())
     rig.until(lambda: rig.status.refused == 1, "the policy's motion to be refused")
+    assert rig.status.last_refusal == "The mode is TAKEOVER: the teleoperation source's motions pass."
     assert {arm: len(m) for arm, m in rig.received.items()} == count
     rig.pass_motion(motion(), source="/teleop")
     back = rig.call(SetMode, mode=GateStatus.AUTO, who="operator", reason="")

@@ -18,6 +18,7 @@ from rdvla_ros.compat import control_msgs
 from rdvla_ros.control.followed import MOVED_S, Present
 from rdvla_ros.control.trajectory import Reference
 from rdvla_ros.msg import ControllerState
+from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
@@ -93,6 +94,12 @@ def commanded(message: Any, arm: Arm) -> Reference | None:
     return Reference(position, velocity, np.zeros(len(order)))
 
 
+def reported_at_s(message: Any, now_s: float) -> float:
+    """When a report was true: its stamp, or now where that makes no sense (no stamp, another clock)."""
+    stamp_s = conversions.seconds(message.header.stamp)
+    return stamp_s if 0.0 <= now_s - stamp_s <= STATE_AGE_S else now_s
+
+
 class ArmStates:
     """The present state of all arms of a robot. now_s() is the ROS clock; measured() gives (A,) joint positions."""
 
@@ -128,4 +135,4 @@ class ArmStates:
     def _on_state(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
         if reference is not None:
-            self._reports[arm.name] = (self._now_s(), reference)
+            self._reports[arm.name] = (reported_at_s(message, self._now_s()), reference)

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
+import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
@@ -118,7 +120,7 @@ class GateNode(Node):
         if parts is None:
             return
         if self._modes.mode is not source:
-            self._refuse(f"The mode is {self._modes.mode.name}: {self._modes.state.reason}.")
+            self._refuse_inactive(source)
             return
         stamp_s = conversions.seconds(message.header.stamp)
         try:
@@ -134,8 +136,8 @@ class GateNode(Node):
             self._refuse(str(error))
             self._hold(f"an illegal motion came: {error}", "gate")
         else:
-            for name, part in parts.items():
-                self._outputs[name].publish(part)
+            for name, motion in checked.items():  # what was checked goes out, not what came
+                self._outputs[name].publish(conversions.trajectory_message(motion, message.header.stamp))
             self._passage.passed(checked, stamp_s)
             self._jumps.succeeded()
             self._passed += 1
@@ -147,11 +149,23 @@ class GateNode(Node):
             self.get_logger().warning(f"Refused a motion: {reason}", throttle_duration_sec=1.0)
         self._last_refusal = reason
 
+    def _refuse_inactive(self, source: Mode) -> None:
+        """A teleoperation source may send all the time; only while it has the arms are its motions counted as refused."""
+        who = {Mode.AUTO: "the policy's motions pass", Mode.TAKEOVER: "the teleoperation source's motions pass"}
+        mode = self._modes.mode
+        reason = f"The mode is {mode.name}: {who.get(mode, self._modes.state.reason)}."
+        if source is Mode.AUTO:
+            self._refuse(reason)
+        else:
+            self.get_logger().info(f"Ignored a teleoperation motion: {reason}", throttle_duration_sec=5.0)
+
     # -- services
 
     def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
-        answer = self._hold(request.reason or "operator", request.who or "operator")
-        response.accepted, response.hold_id, response.message = True, self._modes.state.hold_id, answer.message
+        try:
+            response.message = self._hold(request.reason or "operator", request.who or "operator").message
+        finally:  # whatever fails after the change of mode: the hold is in force, and the operator must know its number
+            response.accepted, response.hold_id = self._modes.holding, self._modes.state.hold_id
         return response
 
     def _on_resume(self, request: Resume.Request, response: Resume.Response) -> Resume.Response:
@@ -169,7 +183,7 @@ class GateNode(Node):
         if answer.changed and before.mode is Mode.HOLD:
             self._begin_anew(before.since_s)
         elif answer.changed:
-            self._stop_arms()
+            answer = self._stopped(answer)
         self._tell(answer)
         state = self._modes.state
         response.accepted, response.message = answer.accepted, answer.message
@@ -187,9 +201,19 @@ class GateNode(Node):
     def _hold(self, reason: str, who: str) -> Answer:
         answer = self._modes.hold(self._ros_s(), reason, who)
         if answer.changed:
-            self._stop_arms()
+            answer = self._stopped(answer)
             self._tell(answer)
         return answer
+
+    def _stopped(self, answer: Answer) -> Answer:
+        """Send the stop that belongs to a change of mode; where none can be sent, the answer says so."""
+        try:
+            problem = self._stop_arms()
+        except Exception as error:
+            self._exceptions += 1
+            problem = f"No stop was sent ({type(error).__name__}: {error}); what is on the wire ends at rest by itself."
+            self.get_logger().error(problem)
+        return replace(answer, message=f"{answer.message} {problem}".rstrip())
 
     def _hold_safely(self, reason: str) -> None:
         """For use where something has already gone wrong: whatever else fails, the mode is HOLD afterwards."""
@@ -198,25 +222,28 @@ class GateNode(Node):
         except Exception as error:
             self.get_logger().error(f"The stop could not be sent ({type(error).__name__}: {error}); nothing passes any more.")
 
-    def _stop_arms(self) -> None:
-        """Both arms to rest inside their limits, now. What was waiting for its other half is dropped."""
+    def _stop_arms(self) -> str:
+        """Both arms to rest inside their limits, now; returns why not. What was waiting for its other half is dropped."""
         for pairing in self._pairings.values():
             pairing.clear()
         now_s = self._ros_s()
         motions = self._passage.stop(now_s, self._values.hold_lead_s)
         if motions is None:
-            self.get_logger().warning("No stop was sent: nothing is known of the arms yet. Nothing passes to them.")
-            return
+            return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
         stamp = conversions.stamp(now_s)
         for name, motion in motions.items():
             self._outputs[name].publish(conversions.trajectory_message(motion, stamp))
         self._passage.passed(motions, now_s)
+        return ""
 
     # -- supervision
 
     def _tick(self) -> None:
-        for pairing in self._pairings.values():
+        for source, pairing in self._pairings.items():
             for unpaired in pairing.expired(time.monotonic()):
+                if self._modes.mode is not source:
+                    self._refuse_inactive(source)
+                    continue
                 self._refuse(
                     f"Only the part of {', '.join(unpaired.came)} came within {self._values.pair_timeout_s:g} s, "
                     f"{', '.join(unpaired.missing)} is missing: both arms or none."
@@ -278,11 +305,18 @@ class GateNode(Node):
 
 
 def _bounded(message: JointTrajectory) -> Trajectory:
-    """The message as a trajectory; one of absurd size is refused before any of it is converted."""
+    """The message as a trajectory; one of absurd size is refused before any of it is converted.
+
+    Accelerations and efforts are not passed on. Where they are not numbers, the sender is in no state to be believed.
+    """
     if len(message.points) > MOST_POINTS or len(message.joint_names) > MOST_POINTS:
         raise TrajectoryError(
             f"Expected at most {MOST_POINTS} points, got {len(message.points)} of {len(message.joint_names)} joints."
         )
+    for number, point in enumerate(message.points):
+        for what in ("accelerations", "effort"):
+            if not np.isfinite(getattr(point, what)).all():
+                raise TrajectoryError(f"The {what} of point {number} are not all finite, expected finite numbers or none.")
     return conversions.trajectory(message)
 
 

@@ -14,7 +14,7 @@ from sensor_msgs.msg import JointState
 from rdvla_ros.control.passage import Passage
 from rdvla_ros.control.watchdog import StreamWatch
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.controller_states import ControllerStates, commanded
+from rdvla_ros.nodes.controller_states import ControllerStates, commanded, reported_at_s
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
@@ -88,7 +88,7 @@ class RobotWatch:
     def _on_controller(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
         if reference is not None:
-            self._passage.report_controller(arm.name, reference, self._ros_s())
+            self._passage.report_controller(arm.name, reference, reported_at_s(message, self._ros_s()))
 
     def _ros_s(self) -> float:
         return self._node.get_clock().now().nanoseconds / conversions.NANOSECONDS
