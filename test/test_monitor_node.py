@@ -18,7 +18,7 @@ from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
 from rdvla_ros.srv import Hold
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.monitor_node import MonitorNode
@@ -184,8 +184,32 @@ def test_a_controllers_rejection_is_an_error_once(rig):
 
 def test_a_camera_that_falls_silent_is_stale(rig):
     name = f"camera {ROBOT.cameras[0].name}"
-    assert "not known" in rig.until_level(name, DiagnosticStatus.OK).message
+    rig.node.create_publisher(Image, ROBOT.cameras[0].topic, 1)
+    rig.until(lambda: "nothing has come" in rig.part(name).message, "the image's publisher to be seen")
     for _ in range(3):
         rig.camera.publish(CameraInfo())
     rig.until(lambda: "Hz" in rig.part(name).message, "a rate")
+    rig.until_level(name, DiagnosticStatus.STALE)
+
+
+def test_a_camera_that_never_came_is_a_warning_which_names_its_topic(rig):
+    first, second, *_ = ROBOT.cameras
+    for camera in (first, second):
+        assert f"Nothing publishes {camera.topic}" in rig.until_level(f"camera {camera.name}", DiagnosticStatus.WARN).message
+    rig.node.create_publisher(Image, first.topic, 1)  # a camera_info publisher is there and silent
+    rig.until(lambda: "nothing has come" in rig.part(f"camera {first.name}").message, "the silent camera to be named")
+    assert rig.part(f"camera {first.name}").level == DiagnosticStatus.WARN
+    rig.node.create_publisher(Image, second.topic, 1)  # a driver that knows no camera_info
+    assert "not known" in rig.until_level(f"camera {second.name}", DiagnosticStatus.OK).message
+
+
+def test_joint_states_that_never_came_or_stopped_are_reported(rig):
+    topic = ROBOT.arms[0].joint_states_topic
+    name = f"joint states {topic}"
+    assert f"Nothing publishes {topic}" in rig.until_level(name, DiagnosticStatus.WARN).message
+    publisher = rig.node.create_publisher(JointState, topic, 10)
+    rig.until(lambda: "nothing has come" in rig.part(name).message, "the silent publisher to be named")
+    timer = rig.node.create_timer(0.01, lambda: publisher.publish(JointState()))
+    assert "Hz" in rig.until_level(name, DiagnosticStatus.OK).message
+    timer.cancel()
     rig.until_level(name, DiagnosticStatus.STALE)

@@ -177,7 +177,7 @@ def test_on_clean_streams_the_sets_are_those_of_message_filters(seed):
 
 
 def free_running(phases, rate_hz, seconds, without=()):
-    """(time of arrival, camera, stamp) of cameras whose images lie at fixed phases of the period; without: frames that get lost."""
+    """(time of arrival, camera, stamp) of cameras at fixed phases of one period; without: frames that get lost."""
     events = []
     for camera, phase in zip(CAMERAS, phases, strict=True):
         for frame in range(int(rate_hz * seconds)):
@@ -421,4 +421,4 @@ def test_joints_at_500_hz_cost_no_product_of_queues():
         return Counting.visited / 200
 
     few, many = visits(32), visits(512)
-    assert 0 < few and many < 3.0 * few, f"{few:.0f} visits at a depth of 32, {many:.0f} at 512"
+    assert few > 0 and many < 3.0 * few, f"{few:.0f} visits at a depth of 32, {many:.0f} at 512"

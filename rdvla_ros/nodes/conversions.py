@@ -81,7 +81,10 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
     """
     names, positions = list(message.name), message.position
     if not set(names) & set(group.names):
-        raise OtherJoints(f"{group.topic}: expected joints of arm '{group.arm}' such as '{group.names[0]}'. {nearest_names(group.names[0], names)}")
+        raise OtherJoints(
+            f"{group.topic}: expected joints of arm '{group.arm}' such as '{group.names[0]}'. "
+            f"{nearest_names(group.names[0], names)}"
+        )
     if len(names) != len(positions):
         raise ObservationError(f"{group.topic}: expected as many positions as names, got {len(positions)} and {len(names)}.")
     column = {name: i for i, name in enumerate(names)}

@@ -16,6 +16,7 @@ from rdvla_ros.control.uncertainty import Assessment
 from rdvla_ros.control.watchdog import RateMeter
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions
+from rdvla_ros.robot import Camera
 from rdvla_ros.types import StopReason
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
@@ -116,14 +117,38 @@ def controller_status(arm: str, heard: Heard, rejected_before: int, now_s: float
     return _status(name, OK, f"Largest error {errors.max():.4f}.", values)
 
 
-def camera_status(camera: str, heard: Heard, expected_hz: float, now_s: float, stale_s: float) -> DiagnosticStatus:
-    """From camera_info, which comes with every picture and is small. A camera that sends none is not judged."""
-    name = f"camera {camera}"
+def camera_status(
+    camera: Camera, heard: Heard, publishers: tuple[int, int], expected_hz: float, now_s: float, stale_s: float
+) -> DiagnosticStatus:
+    """From camera_info, which comes with every picture and is small; a driver that has none is only looked for.
+
+    publishers: how many there are of (the images, camera_info).
+    """
+    name = f"camera {camera.name}"
+    images, infos = publishers
+    if images == 0:
+        return _status(name, WARN, f"Nothing publishes {camera.topic}. Is the camera's driver running?", heard.rates(now_s))
+    if heard.message is None and infos == 0:
+        return _status(name, OK, f"{camera.topic} has a publisher without camera_info: its rate is not known.", {})
+    return _stream_status(name, camera.topic, heard, expected_hz, now_s, stale_s)
+
+
+def joints_status(
+    topic: str, heard: Heard, publishers: int, expected_hz: float, now_s: float, stale_s: float
+) -> DiagnosticStatus:
+    """Whether joint states come, and how often. What is in them is judged by the gate, whose causes name what it refuses."""
+    name = f"joint states {topic}"
+    if publishers == 0:
+        return _status(name, WARN, f"Nothing publishes {topic}. Is the joint state broadcaster running?", heard.rates(now_s))
+    return _stream_status(name, topic, heard, expected_hz, now_s, stale_s)
+
+
+def _stream_status(name: str, topic: str, heard: Heard, expected_hz: float, now_s: float, stale_s: float) -> DiagnosticStatus:
     if heard.message is None:
-        return _status(name, OK, "No camera_info heard: its rate is not known.", {})
-    hz = heard.meter.hz(now_s)
+        return _status(name, WARN, f"{topic} has a publisher, and nothing has come.", heard.rates(now_s))
     if heard.silent(now_s, stale_s):
         return _status(name, STALE, f"Silent for {heard.meter.age_s(now_s):.1f} s.", heard.rates(now_s))
+    hz = heard.meter.hz(now_s)
     level = WARN if hz < 0.7 * expected_hz else OK
     return _status(name, level, f"{hz:.1f} Hz, expected {expected_hz:g} Hz.", heard.rates(now_s))
 

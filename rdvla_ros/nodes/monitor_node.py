@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from diagnostic_msgs.msg import DiagnosticArray
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo
+from sensor_msgs.msg import CameraInfo, JointState
 
 from rdvla_ros.control.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
 from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
@@ -56,6 +57,7 @@ class MonitorNode(Node):
         self._controllers = {arm.name: Heard() for arm in robot.arms if arm.controller_state_topic}
         self._rejected = dict.fromkeys(self._controllers, 0)
         self._cameras = {camera.name: Heard() for camera in robot.cameras}
+        self._joints = {arm.joint_states_topic: Heard() for arm in robot.arms}
         self._uncertainty = self.create_publisher(Uncertainty, "~/uncertainty", 10)
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self._hold = self.create_client(Hold, "/gate/hold")
@@ -64,6 +66,8 @@ class MonitorNode(Node):
         for camera in robot.cameras:
             topic = conversions.camera_info_topic(camera.topic)
             self.create_subscription(CameraInfo, topic, partial(self._hear, self._cameras[camera.name]), sensor_qos(1))
+        for topic, heard in self._joints.items():  # raw: only counted, at up to hundreds a second
+            self.create_subscription(JointState, topic, partial(self._hear, heard), sensor_qos(1), raw=True)
         self._states = ControllerStates(self, robot, self._on_controller)
         self.create_timer(1.0 / values.diagnostics_hz, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
@@ -98,16 +102,23 @@ class MonitorNode(Node):
                 diagnostics.controller_status(arm, heard, self._rejected[arm], now_s, stale_s)
                 for arm, heard in self._controllers.items()
             ),
-            *(
-                diagnostics.camera_status(camera, heard, self._robot.rates.camera_hz, now_s, stale_s)
-                for camera, heard in self._cameras.items()
-            ),
+            *self._sensors(now_s, stale_s),
         ]
         for status in message.status:
             status.hardware_id = self._robot.name
         for arm, heard in self._controllers.items():
             self._rejected[arm] = getattr(heard.message, "rejected", 0)
         self._diagnostics.publish(message)
+
+    def _sensors(self, now_s: float, stale_s: float) -> Iterator[DiagnosticStatus]:
+        rates = self._robot.rates
+        for camera in self._robot.cameras:
+            topics = (camera.topic, conversions.camera_info_topic(camera.topic))
+            publishers = tuple(self.count_publishers(topic) for topic in topics)
+            yield diagnostics.camera_status(camera, self._cameras[camera.name], publishers, rates.camera_hz, now_s, stale_s)
+        for topic, heard in self._joints.items():
+            publishers = self.count_publishers(topic)
+            yield diagnostics.joints_status(topic, heard, publishers, rates.joint_states_hz, now_s, stale_s)
 
 
 def _settling(message: Convergence) -> Settling:

@@ -176,8 +176,9 @@ class Synchronizer(message_filters.SimpleFilter):
         apart_s = (newest[-1][0] - newest[0][0]) / NANOSECONDS
         return (
             f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that "
-            f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s (parameter slop_s) of each other and joint "
-            f"states around them within {self._options.joint_gap_s:g} s (joint_gap_s). Are the clocks of their hosts synchronised?"
+            f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s (parameter slop_s) of each other "
+            f"and joint states around them within {self._options.joint_gap_s:g} s (joint_gap_s). Are the clocks of "
+            "their hosts synchronised?"
         )
 
     def silent(self, after_s: float) -> list[Silence]:
