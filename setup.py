@@ -1,5 +1,5 @@
 """Installs the rooms that need no ROS (model, learning, control, sim) and the `rdvla` command, for example on a training
-cluster. On a robot the package is built with colcon, which uses CMakeLists.txt."""
+cluster, with the shipped descriptions and weights. On a robot the package is built with colcon, which uses CMakeLists.txt."""
 
 import re
 from pathlib import Path
@@ -11,13 +11,17 @@ requirements = [
     line.split("#")[0].strip() for line in (here / "requirements.txt").read_text().splitlines() if line.split("#")[0].strip()
 ]
 
+shipped = {f"rdvla_ros.share.{folder.replace('/', '.')}": folder for folder in ("config", "checkpoints/compact_aloha")}
+
 setup(
     name="rdvla_ros",
     version=re.search(r'__version__ = "(.*)"', (here / "rdvla_ros" / "__init__.py").read_text()).group(1),
     description="RD-VLA on bimanual robots with ROS 2",
     license="Apache-2.0",
     python_requires=">=3.10",
-    packages=find_namespace_packages(include=["rdvla_ros", "rdvla_ros.*"]),
+    packages=[*find_namespace_packages(include=["rdvla_ros", "rdvla_ros.*"]), *shipped],
+    package_dir=shipped,
+    package_data=dict.fromkeys(shipped, ["*.yaml", "*.json", "*.safetensors"]),
     install_requires=requirements,
     entry_points={"console_scripts": ["rdvla = rdvla_ros.cli:main"]},
 )

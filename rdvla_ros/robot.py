@@ -6,8 +6,7 @@ expected and what came. `docs/robot.md` leads from two arms on a table to such a
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from rdvla_ros.robot_schema import Section, read_yaml
 from rdvla_ros.types import RobotDescriptionError, nearest_names
 
 TRANSPORTS = ("raw", "compressed")
@@ -104,7 +104,7 @@ class RobotDescription:
                 "Pass robot:=<file>; docs/robot.md shows how to write one."
             )
         try:
-            data = yaml.safe_load(path.read_text(encoding="utf-8"))
+            data = read_yaml(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, UnicodeDecodeError) as error:
             raise RobotDescriptionError(f"Robot description {path} is not readable YAML: {error}") from None
         return cls.from_dict(data, source=str(path))
@@ -112,7 +112,7 @@ class RobotDescription:
     @classmethod
     def from_dict(cls, data: Any, source: str = "robot description") -> RobotDescription:
         """Build from parsed YAML; `source` names it in errors."""
-        root = _Node(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"))
+        root = Section(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"))
         description = cls(
             name=root.text("name"),
             arms=tuple(_arm(node) for node in root.items("arms")),
@@ -125,6 +125,8 @@ class RobotDescription:
         _check_unique(source, "arm", [arm.name for arm in description.arms])
         _check_unique(source, "joint", list(description.joint_names))
         _check_unique(source, "trajectory_topic", [arm.trajectory_topic for arm in description.arms])
+        states = [arm.controller_state_topic for arm in description.arms if arm.controller_state_topic]
+        _check_unique(source, "controller_state_topic", states)
         _check_unique(source, "camera", [camera.name for camera in description.cameras])
         _check_unique(source, "camera topic", [camera.topic for camera in description.cameras])
         return description
@@ -181,75 +183,17 @@ class RobotDescription:
         return offset + scale * np.asarray(positions, dtype=np.float64)
 
 
-class _Node:
-    """A mapping of the YAML file that knows where it stands, so that errors can say it."""
-
-    def __init__(self, data: Any, place: str):
-        self.place = place
-        if not isinstance(data, Mapping):
-            raise RobotDescriptionError(f"{place}: expected a mapping of keys, got {_shown(data)}.")
-        self.data = data
-
-    def keys(self, required: tuple[str, ...], optional: tuple[str, ...] = ()) -> _Node:
-        allowed = required + optional
-        for key in self.data:
-            if key not in allowed:
-                raise RobotDescriptionError(f"{self.place}: unknown key '{key}'. {nearest_names(key, allowed)}")
-        missing = [key for key in required if key not in self.data]
-        if missing:
-            raise RobotDescriptionError(f"{self.place}: missing key '{missing[0]}'. Expected keys: {', '.join(allowed)}.")
-        return self
-
-    def _expected(self, key: str, what: str, value: Any) -> RobotDescriptionError:
-        return RobotDescriptionError(f"{self.place}: {key}: expected {what}, got {_shown(value)}.")
-
-    def node(self, key: str) -> _Node:
-        return _Node(self.data[key], f"{self.place}: {key}")
-
-    def items(self, key: str) -> list[_Node]:
-        value = self.data[key]
-        if not isinstance(value, list) or not value:
-            raise self._expected(key, "a list with at least one entry", value)
-        return [_Node(item, f"{self.place}: {key}[{i}]") for i, item in enumerate(value)]
-
-    def text(self, key: str, default: str | None = None) -> str:
-        value = self.data.get(key, default)
-        if not isinstance(value, str) or (not value and default is None):
-            raise self._expected(key, "text", value)
-        return value
-
-    def topic(self, key: str, default: str | None = None) -> str:
-        value = self.text(key, default)
-        if value and (not value.startswith("/") or value.endswith("/") or " " in value):
-            raise self._expected(key, "an absolute topic such as /left/joint_states", value)
-        return value
-
-    def choice(self, key: str, choices: tuple[str, ...]) -> str:
-        value = self.data[key]
-        if value not in choices:
-            raise self._expected(key, f"one of {', '.join(choices)}", value)
-        return value
-
-    def number(self, key: str, above: float | None = None) -> float:
-        value = self.data[key]
-        if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-            raise self._expected(key, "a finite number", value)
-        if above is not None and value <= above:
-            raise self._expected(key, f"a number above {above:g}", value)
-        return float(value)
-
-    def count(self, key: str) -> int:
-        value = self.data[key]
-        if isinstance(value, bool) or not isinstance(value, int) or not 0 < value <= 16384:
-            raise self._expected(key, "a whole number from 1 to 16384", value)
-        return value
+def shipped(relative: str) -> Path:
+    """Where a file that comes with the package is: the source tree, ROS's share folder, or beside the code as pip puts it."""
+    package = Path(__file__).resolve().parent
+    if (package.parent / "package.xml").is_file():
+        return package.parent / relative
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    folders = [prefix / "share" / package.name for prefix in prefixes]
+    return next((folder for folder in folders if folder.is_dir()), package / "share") / relative
 
 
-def _shown(value: Any) -> str:
-    return "nothing" if value is None else f"{type(value).__name__} {str(value)[:60]!r}"
-
-
-def _arm(node: _Node) -> Arm:
+def _arm(node: Section) -> Arm:
     node.keys(
         required=("name", "joints", "trajectory_topic", "joint_states_topic"),
         optional=("gripper", "controller_state_topic"),
@@ -273,7 +217,7 @@ def _arm(node: _Node) -> Arm:
     )
 
 
-def _joint(node: _Node) -> Joint:
+def _joint(node: Section) -> Joint:
     node.keys(required=("name", "lower", "upper", "velocity", "acceleration", "jerk"))
     joint = Joint(
         name=node.text("name"),
@@ -286,7 +230,7 @@ def _joint(node: _Node) -> Joint:
     return joint
 
 
-def _gripper(node: _Node, joints: tuple[Joint, ...]) -> Gripper:
+def _gripper(node: Section, joints: tuple[Joint, ...]) -> Gripper:
     node.keys(required=("joint", "closed", "open"))
     gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"))
     by_name = {joint.name: joint for joint in joints}
@@ -308,7 +252,7 @@ def _gripper(node: _Node, joints: tuple[Joint, ...]) -> Gripper:
     return gripper
 
 
-def _camera(node: _Node) -> Camera:
+def _camera(node: Section) -> Camera:
     node.keys(required=("name", "topic", "width", "height"), optional=("transport", "frame_id"))
     return Camera(
         name=node.text("name"),
@@ -320,7 +264,7 @@ def _camera(node: _Node) -> Camera:
     )
 
 
-def _rates(node: _Node) -> Rates:
+def _rates(node: Section) -> Rates:
     node.keys(required=("camera_hz", "joint_states_hz", "max_observation_age_s"))
     rates = Rates(*(node.number(key, above=0.0) for key in ("camera_hz", "joint_states_hz", "max_observation_age_s")))
     if rates.max_observation_age_s < 1.0 / rates.camera_hz:

@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parent.parent / "rdvla_ros"
-ROOMS = {"model", "learning", "control", "sim", "nodes", "compat", "dashboard", "cli", "types", "robot"}
+ROOMS = {"model", "learning", "control", "sim", "nodes", "compat", "dashboard", "cli", "types", "robot", "robot_schema"}
 GENERATED = {"msg", "srv"}
 ALLOWED = {
     "types": set(),
-    "robot": {"types"},  # its errors
+    "robot_schema": {"types"},
+    "robot": {"robot_schema", "types"},  # its errors
     "model": {"types"},
     "control": {"robot", "types"},
     "sim": {"robot", "control", "types"},
@@ -20,8 +21,8 @@ ALLOWED = {
     "dashboard": {"control", "types", "nodes.conversions"} | GENERATED,
     "cli": ROOMS,
 }
-WITHOUT_TORCH = {"control", "types", "robot", "sim", "compat"}
-WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot"}
+WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat"}
+WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema"}
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 

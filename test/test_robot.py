@@ -1,13 +1,17 @@
 """The robot description: what it says about the arms, and how it refuses what it cannot use."""
 
 import copy
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import yaml
 
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros import robot as robot_module
+from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RobotDescriptionError
 
 CONFIG = Path(__file__).parent.parent / "config"
@@ -62,6 +66,15 @@ def test_a_misspelt_key_names_the_likely_one(data):
         (("arms", 0, "gripper", "open"), 0.5, "within the joint's limits"),
         (("arms", 0, "gripper", "open"), 0.021, "different positions"),
         (("arms", 0, "joint_states_topic"), "joint_states", "absolute topic"),
+        (("arms", 0, "joint_states_topic"), "/left//joint_states", "absolute topic"),
+        (("arms", 0, "joint_states_topic"), "/left/", "absolute topic"),
+        (("arms", 0, "joint_states_topic"), "/2left/joint_states", "absolute topic"),
+        (("arms", 0, "joint_states_topic"), "/left/joint-states", "absolute topic"),
+        (("arms", 0, "trajectory_topic"), "/left arm/joint_trajectory", "absolute topic"),
+        (("arms", 0, "controller_state_topic"), "~/state", "absolute topic"),
+        (("cameras", 0, "topic"), "/cämera/image_raw", "absolute topic"),
+        (("cameras", 0, "topic"), "/top/image_raw\n", "absolute topic"),
+        (("arms", 1, "controller_state_topic"), "/left_arm_controller/controller_state", "stands 2 times"),
         (("arms", 0, "name"), "left arm", "letters, digits"),
         (("arms",), [], "at least one entry"),
         (("cameras", 0, "transport"), "theora", "raw, compressed"),
@@ -98,3 +111,44 @@ def test_files_that_are_not_there_or_not_yaml_are_refused(tmp_path):
     (tmp_path / "list.yaml").write_text("- 1")
     with pytest.raises(RobotDescriptionError, match="expected a mapping"):
         RobotDescription.load(tmp_path / "list.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "lines"),
+    [
+        ("name: a\nname: b\n", "name", (2, 1)),
+        ("arms:\n  - name: left\n    joints: []\n    name: right\n", "name", (4, 2)),
+        ('rates: {camera_hz: 30, "camera_hz": 10}\n', "camera_hz", (1, 1)),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused_with_both_lines(tmp_path, text, key, lines):
+    (tmp_path / "twice.yaml").write_text(text)
+    words = f"key '{key}' in line {lines[0]} stands already in line {lines[1]}"
+    with pytest.raises(RobotDescriptionError, match=words) as caught:
+        RobotDescription.load(tmp_path / "twice.yaml")
+    assert "twice.yaml" in str(caught.value)
+
+
+def test_shipped_files_are_found_in_the_source_tree_in_ros_and_beside_the_installed_code(tmp_path, monkeypatch):
+    assert RobotDescription.load(shipped("config/aloha_sim.yaml")).name
+    package, share = tmp_path / "lib" / "rdvla_ros", tmp_path / "prefix" / "share" / "rdvla_ros"
+    package.mkdir(parents=True)
+    monkeypatch.setattr(robot_module, "__file__", str(package / "robot.py"))
+    monkeypatch.setenv("AMENT_PREFIX_PATH", os.pathsep.join(["/nowhere", str(tmp_path / "prefix")]))
+    assert shipped("config/aloha_sim.yaml") == package / "share" / "config" / "aloha_sim.yaml"
+    share.mkdir(parents=True)
+    assert shipped("config/aloha_sim.yaml") == share / "config" / "aloha_sim.yaml"
+
+
+def test_what_pip_installs_finds_its_robot_and_weights_without_the_source_tree(tmp_path):
+    root = CONFIG.parent
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "--build-lib", tmp_path / "lib"]
+    built = subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=120)
+    assert built.returncode == 0, built.stderr
+    code = (
+        "from rdvla_ros.robot import RobotDescription, shipped; robot = RobotDescription.load(shipped('config/aloha_sim.yaml'));"
+        " print(robot.name, shipped('checkpoints/compact_aloha/model.safetensors').is_file(), shipped('config'))"
+    )
+    environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "lib")}
+    out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
+    assert out.returncode == 0 and " True " in out.stdout and str(tmp_path / "lib") in out.stdout, out.stdout + out.stderr

@@ -16,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
 from rdvla_ros.sim.scene import AlohaSim
@@ -27,7 +27,7 @@ LABEL_ROWS = 16
 TAIL_STEPS = 6  # recorded after the task is finished: the policy learns to stay
 TIME_LIMIT_S = 15.0
 STORED_SIZE = (160, 120)  # [px] width, height
-DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
+DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 PERIODS_PER_STEP = round(STEP_S / PERIOD_S)
 
 

@@ -20,12 +20,12 @@ from tqdm import tqdm
 from rdvla_ros.control.horizon import make_horizon
 from rdvla_ros.learning.rollout import EpisodeResult, Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
 
-DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
-DEFAULT_CHECKPOINT = Path(__file__).resolve().parents[2] / "checkpoints" / "compact_aloha"
+DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
+DEFAULT_CHECKPOINT = shipped("checkpoints/compact_aloha")
 
 
 @dataclasses.dataclass(frozen=True)

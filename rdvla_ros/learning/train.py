@@ -21,11 +21,11 @@ from rdvla_ros.learning.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, save_checkpoint
 from rdvla_ros.model.normalization import ActionSpace, Scaler, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, shipped
 
 STATE, LOG, POLICY = "state.pt", "log.jsonl", "policy"
 VALIDATION_FRAMES = 512
-DEFAULT_ROBOT = Path(__file__).resolve().parents[2] / "config" / "aloha_sim.yaml"
+DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 
 
 def train(

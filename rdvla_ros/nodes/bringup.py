@@ -1,8 +1,10 @@
 """The list of processes, written once: launch/bimanual.launch.py and the package's own starter both run what
 `processes()` returns.
 
-The list is in starting order; stopping goes backwards, so that the gate outlives the policy and the hold it publishes is
-the last message on the wire, and the simulated robot is still there to receive it.
+The list is in starting order. The starter stops the processes in the reverse order, so that the gate outlives the policy, the
+hold it publishes is the last message on the wire, and the simulated robot is still there to receive it. ros2 launch interrupts
+all of them at once: should the gate be the first to end, the policy's topic has no listener any more, and the trajectory that
+is on the wire ends at rest by itself.
 """
 
 from __future__ import annotations
@@ -12,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RdvlaError, nearest_names
 
 PACKAGE = "rdvla_ros"
@@ -122,7 +124,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
             "dashboard: expected false, got true: this version has no dashboard. "
             "/gate/status, /monitor/uncertainty and /diagnostics say the same."
         )
-    robot_file = Path(values["robot"]) if values["robot"] else share(SIM_ROBOT)
+    robot_file = Path(values["robot"]) if values["robot"] else shipped(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
     values["checkpoint"] = str(_checkpoint(values["checkpoint"]))
@@ -176,20 +178,10 @@ def _instruction_of(task: str) -> str:
 
 
 def _checkpoint(folder: str) -> Path:
-    path = Path(folder).resolve() if folder else share(CHECKPOINT)
+    path = Path(folder).resolve() if folder else shipped(CHECKPOINT)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise BringupError(
             f"checkpoint: expected a folder at {path}, found {found}. Pass checkpoint:=<folder>; 'rdvla train' makes one."
         )
     return path
-
-
-def share(relative: str) -> Path:
-    """A file that comes with the package: in the source tree, or in the share folder of the installed package."""
-    source = Path(__file__).resolve().parents[2]
-    if (source / "package.xml").is_file():
-        return source / relative
-    from ament_index_python.packages import get_package_share_directory
-
-    return Path(get_package_share_directory(PACKAGE)) / relative
