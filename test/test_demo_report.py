@@ -3,20 +3,26 @@
 import io
 import json
 import math
+from types import SimpleNamespace
 
 import imageio_ffmpeg
 import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from rdvla_ros.msg import Convergence
+
+from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.nodes.demo.report import StatusLine, status_text, table, write_summary
+from rdvla_ros.nodes.demo.report import StatusLine, status_forms, table, write_summary
+from rdvla_ros.nodes.demo.runner import Runner
 from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
 
 
 def decision(iterations, latency_s=0.08):
-    return DecisionRecord(iterations, 16, 4e-4, 6, 8, latency_s, published=True, converged=True)
+    return DecisionRecord(iterations, 16, 4e-4, 6, 8, latency_s, 0.03, published=True, converged=True)
 
 
 @pytest.fixture
@@ -34,6 +40,7 @@ def test_success_counts_from_the_moment_of_the_last_stage(episodes):
     result = episodes[0].result()
     assert result["success"] and result["success_after_s"] == 12.0 and result["duration_s"] == 13.0
     assert result["iterations_mean"] == 6.0 and result["latency_mean_s"] == pytest.approx(0.1)
+    assert result["computation_mean_s"] == pytest.approx(0.03)
 
 
 def test_an_episode_that_was_cut_short_counts_in_no_total(episodes):
@@ -45,7 +52,7 @@ def test_the_table_has_a_row_per_episode_and_the_totals(episodes):
     lines = table(episodes).splitlines()
     assert len(lines) == 6
     assert "gripper reached object" in lines[0]
-    assert "4 transferred" in lines[2] and "100 ms" in lines[2]
+    assert "4 transferred" in lines[2] and "100 ms" in lines[2] and "30 ms" in lines[2]
     assert "cut short" in lines[3] and "no" in lines[3]
     assert "1 of 1" in lines[5]
 
@@ -64,11 +71,11 @@ def test_the_summary_is_strict_json_even_with_nan_and_infinity(episodes, tmp_pat
 
 
 def test_the_status_line_names_everything(episodes):
-    text = status_text(episodes[0], 2, uncertainty=0.25, gate_mode="AUTO")
+    text = status_forms(episodes[0], 2, uncertainty=0.25, gate_mode="AUTO")[0]
     for part in (
         "episode 1/2",
         "stage 4/4 transferred",
-        "iterations  8/16",
+        "iterations 8/16",
         "change 4.0e-04",
         "horizon 6/8",
         "0.25",
@@ -76,7 +83,21 @@ def test_the_status_line_names_everything(episodes):
         "gate AUTO",
     ):
         assert part in text
-    assert "no decision yet" in status_text(episodes[1], 2, math.nan, "HOLD")
+    assert "no decision yet" in status_forms(episodes[1], 2, math.nan, "HOLD")[0]
+
+
+@pytest.mark.parametrize(("columns", "cut"), [(200, False), (100, False), (90, False), (80, False), (60, False), (40, True)])
+def test_the_status_line_fits_the_terminal_with_everything_in_it(columns, cut, monkeypatch):
+    monkeypatch.setenv("COLUMNS", str(columns))
+    episode = Episode(10, "insertion", 9, best_stage=3, stage_name="peg touches socket", elapsed_s=119.9)
+    episode.decisions = [DecisionRecord(32, 32, 4.123e-4, 7, 8, 1.234, 1.1, published=True, converged=False)]
+    out = Terminal()
+    StatusLine(out).show(*status_forms(episode, 12, uncertainty=12.345, gate_mode="TAKEOVER"))
+    line = out.getvalue().removeprefix("\r\x1b[2K")
+    assert len(line) < columns
+    if not cut:
+        for part in ("10/12", "3/4", "32/32", "e-04", "7/8", "12.3", "1234", "TAKEOVER"):
+            assert part in line
 
 
 class Terminal(io.StringIO):
@@ -132,3 +153,13 @@ def test_longer_thought_draws_a_higher_bar():
     picture = np.full((480, 640, 3), 10, np.uint8)
     areas = [(draw(picture, Overlay(iterations=[n], limit=16)) != draw(picture, Overlay(limit=16))).sum() for n in (2, 8, 16)]
     assert areas[0] < areas[1] < areas[2]
+
+
+def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
+    runner = Runner.__new__(Runner)  # the rest of it needs the processes
+    runner._episode, runner._link = Episode(1, "insertion", 0), SimpleNamespace(uncertainty=None)
+    message = Convergence(iterations=1, limit=8, change=[0.1], timing_names=["total"], timings_s=[0.04])
+    message.observation_stamp, message.header.stamp = conversions.stamp(100.0), conversions.stamp(100.16)
+    runner._decision(message)
+    (record,) = runner._episode.decisions
+    assert record.latency_s == pytest.approx(0.16, abs=1e-6) and record.computation_s == pytest.approx(0.04)

@@ -13,7 +13,11 @@ MAX_STAGE = 4
 
 @dataclass(frozen=True)
 class DecisionRecord:
-    """One decision as the demo saw it. latency_s: observation taken up to trajectory sent, on the policy's machine."""
+    """One decision as the demo saw it.
+
+    latency_s: from the oldest part of the observation to the trajectory, on the ROS clock (transport, waiting for the other
+    inputs, computation); computation_s: the policy alone, on the wall's clock.
+    """
 
     iterations: int
     limit: int
@@ -21,6 +25,7 @@ class DecisionRecord:
     horizon: int
     chunk_length: int
     latency_s: float
+    computation_s: float
     published: bool
     converged: bool
 
@@ -73,6 +78,7 @@ class Episode:
             "iterations_mean": mean([d.iterations for d in self.decisions]),
             "latency_mean_s": mean([d.latency_s for d in self.decisions]),
             "latency_max_s": max((d.latency_s for d in self.decisions), default=None),
+            "computation_mean_s": mean([d.computation_s for d in self.decisions]),
             "uncertainty_mean": mean([u for u in self.uncertainties if math.isfinite(u)]),
             "alarms": self.alarms,
             "holds": list(self.holds),
@@ -92,6 +98,7 @@ def aggregate(episodes: Sequence[Episode]) -> dict[str, Any]:
         "decisions": len(decisions),
         "iterations_mean": mean([d.iterations for d in decisions]),
         "latency_mean_s": mean([d.latency_s for d in decisions]),
+        "computation_mean_s": mean([d.computation_s for d in decisions]),
         "holds": sum(len(episode.holds) for episode in done),
     }
 

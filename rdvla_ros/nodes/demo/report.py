@@ -26,7 +26,8 @@ HEADINGS = (
     "success",
     "decisions",
     "mean iterations",
-    "mean latency",
+    "observation to trajectory",
+    "computation",
     "duration",
     "holds",
 )
@@ -41,17 +42,19 @@ class StatusLine:
         self._tty = out.isatty()
         self._next_s, self._open = -math.inf, False
 
-    def show(self, text: str) -> None:
+    def show(self, *forms: str) -> None:
+        """forms: the same in ever fewer characters; a terminal gets the first that fits, a file the first."""
         now = self._clock()
         if now < self._next_s:
             return
         self._next_s = now + (TERMINAL_PERIOD_S if self._tty else LINE_PERIOD_S)
         if self._tty:
             width = shutil.get_terminal_size().columns - 1
-            self._out.write("\r\x1b[2K" + text[:width])
+            fitting = next((form for form in forms if len(form) <= width), forms[-1][:width])
+            self._out.write("\r\x1b[2K" + fitting)
             self._open = True
         else:
-            self._out.write(text + "\n")
+            self._out.write(forms[0] + "\n")
         self._out.flush()
 
     def say(self, text: str) -> None:
@@ -61,16 +64,23 @@ class StatusLine:
         self._open, self._next_s = False, -math.inf
 
 
-def status_text(episode: Episode, episodes: int, uncertainty: float, gate_mode: str) -> str:
-    last = episode.decisions[-1] if episode.decisions else None
-    thought = "no decision yet"
-    if last:
-        thought = (
-            f"iterations {last.iterations:2d}/{last.limit} change {last.change:.1e} horizon {last.horizon}/{last.chunk_length} | "
-            f"uncertainty {uncertainty:.2f} | decision {last.latency_s * 1e3:.0f} ms"
-        )
-    stage = f"stage {episode.best_stage}/4 {episode.stage_name}"
-    return f"episode {episode.number}/{episodes} {episode.elapsed_s:4.1f} s | {stage} | {thought} | gate {gate_mode or '?'}"
+def status_forms(episode: Episode, episodes: int, uncertainty: float, gate_mode: str) -> tuple[str, ...]:
+    """The live line, from the most readable form to the shortest; every form has all of it but the stage's name."""
+    number, stage, gate = f"{episode.number}/{episodes}", f"{episode.best_stage}/4", gate_mode or "?"
+    if not episode.decisions:
+        begun = f"episode {number} {episode.elapsed_s:.1f} s"
+        return (f"{begun} | stage {stage} {episode.stage_name} | no decision yet | gate {gate}", f"{begun} | gate {gate}")
+    last = episode.decisions[-1]
+    iterations, change, horizon = f"{last.iterations}/{last.limit}", f"{last.change:.1e}", f"{last.horizon}/{last.chunk_length}"
+    delay = f"{last.latency_s * 1e3:.0f} ms"
+    return (
+        f"episode {number} {episode.elapsed_s:4.1f} s | stage {stage} {episode.stage_name} | iterations {iterations} "
+        f"change {change} horizon {horizon} | uncertainty {uncertainty:.2f} | latency {delay} | gate {gate}",
+        f"episode {number} | stage {stage} | iterations {iterations} change {change} horizon {horizon} | "
+        f"unc {uncertainty:.2f} | {delay} | {gate}",
+        f"ep {number} | stage {stage} | iter {iterations} chg {change} hor {horizon} | unc {uncertainty:.2f} | {delay} | {gate}",
+        f"{number} s{stage} i{iterations} c{last.change:.0e} h{horizon} u{uncertainty:.1f} {delay.replace(' ', '')} {gate}",
+    )
 
 
 def table(episodes: Sequence[Episode]) -> str:
@@ -93,6 +103,7 @@ def _row(episode: Episode) -> tuple[str, ...]:
         str(result["decisions"]),
         _form(result["iterations_mean"], ".1f"),
         _form(result["latency_mean_s"], ".0f", 1e3, " ms"),
+        _form(result["computation_mean_s"], ".0f", 1e3, " ms"),
         f"{episode.elapsed_s:.1f} s",
         str(len(episode.holds)),
     )
@@ -110,6 +121,7 @@ def _totals_row(episodes: Sequence[Episode]) -> tuple[str, ...]:
         str(totals["decisions"]),
         _form(totals["iterations_mean"], ".1f"),
         _form(totals["latency_mean_s"], ".0f", 1e3, " ms"),
+        _form(totals["computation_mean_s"], ".0f", 1e3, " ms"),
         "",
         str(totals["holds"]),
     )

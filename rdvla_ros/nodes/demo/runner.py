@@ -11,10 +11,11 @@ import numpy as np
 
 from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import Convergence, GateStatus
+from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.bringup import BringupError
 from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode
 from rdvla_ros.nodes.demo.link import Link
-from rdvla_ros.nodes.demo.report import StatusLine, status_text
+from rdvla_ros.nodes.demo.report import StatusLine, status_forms
 from rdvla_ros.nodes.starter import Running
 from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
 
@@ -115,7 +116,7 @@ class Runner:
             if time.monotonic() - seen_s > SILENCE_S:
                 raise BringupError(f"/sim_robot/task_stage: expected a message every second, got none for {SILENCE_S:.0f} s.")
             self._lift_new_hold(episode)
-            self._status.show(status_text(episode, self._episodes, self._link.uncertainty_score, self._link.gate_mode))
+            self._status.show(*status_forms(episode, self._episodes, self._link.uncertainty_score, self._link.gate_mode))
         episode.finished = True
 
     def _over(self, episode: Episode) -> bool:
@@ -145,7 +146,8 @@ class Runner:
                 change=change,
                 horizon=message.horizon,
                 chunk_length=message.chunk_length,
-                latency_s=message.timings_s[-1] if message.timings_s else math.nan,
+                latency_s=conversions.seconds(message.header.stamp) - conversions.seconds(message.observation_stamp),
+                computation_s=message.timings_s[-1] if message.timings_s else math.nan,
                 published=message.published,
                 converged=message.converged,
             )
