@@ -19,6 +19,7 @@ from rdvla_ros.srv import Hold, Resume, SetMode
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control import cubic
+from rdvla_ros.control.trajectory import Trajectory
 from rdvla_ros.nodes import conversions
 
 
@@ -120,6 +121,16 @@ def test_a_motion_from_another_time_is_refused_without_a_hold(rig, offset_s, wor
     rig.send(motion(), stamp_s=rig.now_s() + offset_s)
     rig.until(lambda: rig.status.refused == 1, "the refusal")
     assert word in rig.status.last_refusal and rig.status.mode == GateStatus.AUTO and not any(rig.received.values())
+
+
+def test_a_motion_of_more_than_three_seconds_is_refused_without_a_hold(rig):
+    rig.go()
+    slow = motion()
+    times_s = slow.times_s * 3.2 / slow.duration_s
+    rig.send(Trajectory(slow.joint_names, times_s, slow.positions, slow.velocities * slow.duration_s / 3.2))
+    rig.until(lambda: rig.status.refused == 1, "the refusal")
+    assert "lasts 3.20 s" in rig.status.last_refusal and rig.status.mode == GateStatus.AUTO
+    rig.pass_motion(motion())
 
 
 # -- what holds

@@ -58,7 +58,7 @@ def test_a_motion_for_another_time_is_late(passage, age_s, word):
 def test_a_motion_that_would_run_on_for_long_is_refused(passage):
     slow = motion()
     long = Trajectory(slow.joint_names, slow.times_s * 3, slow.positions, slow.velocities / 3)
-    with pytest.raises(TrajectoryError, match="lasts"):
+    with pytest.raises(LateError, match="lasts"):  # refused, but no reason to hold
         passage.check(parts(long), NOW_S, NOW_S)
 
 
@@ -75,6 +75,48 @@ def test_an_old_report_is_no_report(passage):
 def test_a_motion_from_elsewhere_is_a_jump(passage):
     with pytest.raises(JumpError, match="would jump"):
         passage.check(parts(motion(MIDDLE + 0.1 * LIMITS.range)), NOW_S, NOW_S)
+
+
+@pytest.mark.parametrize(("first_s", "gap_rad"), [(0.001, 0.095), (0.02, 0.06), (0.1, 0.095)])
+def test_a_first_point_that_cannot_be_reached_in_time_is_a_jump(passage, first_s, gap_rad):
+    legal = motion(MIDDLE + gap_rad * (LIMITS.velocity == 2.0))
+    hasty = Trajectory(legal.joint_names, legal.times_s - legal.times_s[0] + first_s, legal.positions, legal.velocities)
+    with pytest.raises(JumpError, match="would jump: from where"):
+        passage.check(parts(hasty), NOW_S, NOW_S + 1e-5)
+
+
+def test_a_first_point_a_few_milliradians_away_is_none(passage):
+    passage.check(parts(motion(MIDDLE + 0.002 * LIMITS.velocity)), NOW_S, NOW_S + 0.01)
+
+
+def test_a_motion_with_too_much_jerk_is_illegal(passage):
+    """Position, velocity and acceleration would do: 0.02 s to three quarters of the acceleration, and the other way."""
+    jerky = motion(change=0.0)
+    times_s = np.array([0.04, 0.05, 0.07, 0.08])
+    positions, velocities = np.tile(jerky.positions[0], (4, 1)), np.zeros((4, len(MIDDLE)))
+    speed = 0.005 * 7.5
+    positions[1:, 0] += np.array([0.01 * speed / 3, 0.01 * speed / 3 + 0.02 * speed, 0.01 * speed * 2 / 3 + 0.02 * speed])
+    velocities[1:3, 0] = speed
+    with pytest.raises(TrajectoryError, match="waist.*jerk"):
+        passage.check(parts(Trajectory(jerky.joint_names, times_s, positions, velocities)), NOW_S, NOW_S)
+
+
+def test_motions_that_follow_each_other_pass_whenever_they_arrive(passage):
+    """As the policy plans them: from where the last one will be, along a path that turns, 5 to 100 ms on the way."""
+    rng = np.random.default_rng(0)
+    last, last_s, now_s = None, NOW_S, NOW_S
+    for _ in range(30):
+        begin = Reference.at_rest(MIDDLE) if last is None else last.at(now_s + 0.06 - last_s)
+        present = begin if last is None else last.at(now_s - last_s)
+        rows = begin.position + np.cumsum(rng.uniform(-0.06, 0.06, (8, 1)) * LIMITS.velocity, axis=0)
+        rows = np.clip(rows, LIMITS.lower, LIMITS.upper)
+        new = plan(rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=begin, limits=LIMITS, lead_s=0.06, now=present)
+        for delay_s in (0.005, 0.03, 0.055, 0.1):
+            measured = begin.position if last is None else last.at(now_s + delay_s - last_s).position
+            measure(passage, measured, now_s + delay_s)
+            checked = passage.check(parts(new), now_s, now_s + delay_s)
+        passage.passed(checked, now_s)
+        last, last_s, now_s = new, now_s, now_s + rng.uniform(0.2, 1.0)
 
 
 def test_the_next_motion_must_leave_the_one_that_passed(passage):

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from rdvla_ros.control import cubic
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
+from rdvla_ros.control.passage import PassageOptions
 from rdvla_ros.control.stop import stop
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.robot import RobotDescription
@@ -51,6 +52,16 @@ def assert_legal(trajectory):
     assert (np.abs(acceleration) <= LIMITS.acceleration * (1 + 1e-6)).all()
     assert (np.abs(np.diff(acceleration, axis=0)) <= LIMITS.jerk * 0.002 * 1.01 + 1e-9).all()
     assert not velocity[-1].any()
+
+
+def test_a_motion_longer_than_the_gate_passes_is_not_planned():
+    """Rows that need twice their time: 0.8 s and a stop become more than 1.7 s, which is too long here."""
+    waist = np.array([name.endswith("waist") for name in LIMITS.names])
+    far = MIDDLE + np.arange(1, 9)[:, None] * 0.12 * LIMITS.velocity * waist
+    assert 1.7 < plan_(far).duration_s < OPTIONS.longest_s
+    with pytest.raises(TrajectoryError, match="horizon"):
+        plan_(far, options=replace(OPTIONS, longest_s=1.7))
+    assert OPTIONS.longest_s == PassageOptions().longest_s
 
 
 @st.composite

@@ -57,8 +57,8 @@ class Tolerances:
     """How far a checked trajectory may exceed a limit, as a share of it (numerical noise and rounding of the message)."""
 
     velocity: float = 0.05
-    acceleration: float = 0.05
-    jerk: float | None = None  # None: the jerk is not looked at
+    acceleration: float | None = 0.05  # None: it is not looked at
+    jerk: float | None = None
 
 
 def joint_order(names: Sequence[str], limits: JointLimits) -> np.ndarray:
@@ -179,4 +179,33 @@ def check_continuity(
             raise TrajectoryError(
                 f"Joint '{name}' would jerk: the first point has velocity {velocity[joint]:.4g}, the motion being followed "
                 f"{reference_velocity[joint]:.4g}, expected at most {within_s * limits.acceleration[joint]:.4g} apart."
+            )
+
+
+def check_ramp(
+    duration_s: float,
+    positions: np.ndarray,
+    velocities: np.ndarray,
+    limits: JointLimits,
+    *,
+    tolerances: Tolerances = Tolerances(),
+    slack_s: float = 0.0,
+) -> None:
+    """Refuse a way to the first point that a controller could only go beyond the limits; positions, velocities (2, J).
+
+    slack_s: the positions may be off by what the joints' largest speed covers in this time.
+    """
+    peaks = cubic.peaks(np.array([0.0, duration_s]), positions, velocities)
+    slack = slack_s * limits.velocity
+    for power, what, factor in ((1, "velocity", 1.5), (2, "acceleration", 6.0), (3, "jerk", 12.0)):
+        tolerance, limit = getattr(tolerances, what), getattr(limits, what)
+        if tolerance is None:
+            continue
+        over = ~(peaks[what] <= limit * (1.0 + tolerance) + factor * slack / duration_s**power)  # of a cubic that is off by slack
+        if over.any():
+            joint = int(np.argmax(over))
+            raise TrajectoryError(
+                f"Joint '{limits.names[joint]}' would jump: from where it is at {positions[0, joint]:.4g} to the first point at "
+                f"{positions[1, joint]:.4g} in {duration_s:.4g} s it would reach {what} {peaks[what][joint]:.4g}, "
+                f"expected at most {limit[joint]:.4g}."
             )

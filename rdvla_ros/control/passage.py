@@ -6,20 +6,20 @@ Times are seconds on the ROS clock, because they are compared with the stamps of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rdvla_ros.control.followed import MOVED_S, Present, followed
-from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_trajectory
+from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
 from rdvla_ros.control.stop import stop
-from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 
 
 class LateError(TrajectoryError):
-    """Too old, or not for now: nothing is wrong with the sender's plan, it only came at the wrong time."""
+    """Too old, not for now, or longer than may be sent at once: no harm is in the plan itself, it is only not taken."""
 
 
 class JumpError(TrajectoryError):
@@ -29,13 +29,16 @@ class JumpError(TrajectoryError):
 @dataclass(frozen=True)
 class PassageOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
-    longest_s: the longest motion that may go on the wire at once."""
+    longest_s: the longest motion that may go on the wire at once. ramp_slack_s: where the controller leaves what it follows,
+    the new motion may be off by what a joint's largest speed covers in this time, however soon its next point is due: two nodes
+    do not know the arms' state to the last digit."""
 
     longest_age_s: float = 0.2
     future_s: float = 0.05
     state_age_s: float = 0.5
-    longest_s: float = 3.0
-    tolerances: Tolerances = Tolerances()
+    longest_s: float = LONGEST_MOTION_S
+    ramp_slack_s: float = 0.0025
+    tolerances: Tolerances = Tolerances(jerk=0.05)
 
 
 @dataclass(frozen=True)
@@ -130,7 +133,7 @@ class Passage:
             )
         for arm, part in parts.items():
             if part.duration_s > self._options.longest_s:
-                raise TrajectoryError(
+                raise LateError(
                     f"The motion of arm '{arm}' lasts {part.duration_s:.2f} s, expected at most {self._options.longest_s:g} s: "
                     f"what is on the wire must end soon after its last executed row (stop of at most {LONGEST_STOP_S:g} s)."
                 )
@@ -148,6 +151,29 @@ class Passage:
             check_continuity(new.position, new.velocity, reference.position, reference.velocity, self.limits[arm])
         except TrajectoryError as error:
             raise JumpError(str(error)) from None
+        self._check_ramp(arm, trajectory, stamp_s, now_s)
+
+    def _check_ramp(self, arm: str, trajectory: Trajectory, stamp_s: float, now_s: float) -> None:
+        """The controller moves from where it is to the first point that is not past: no point of the motion limits that.
+
+        Where points are past already, the arms have left the motion meanwhile: they may catch up, as fast as they may move.
+        """
+        begin_s = max(now_s, stamp_s)  # a motion from the future is not followed before its time base
+        first = int(np.searchsorted(trajectory.times_s, begin_s - stamp_s, side="right"))
+        if first == len(trajectory.times_s):
+            raise LateError("The motion came when all of its points were past.")
+        reference, tolerances = self.reference(arm, begin_s), self._options.tolerances
+        try:
+            check_ramp(
+                stamp_s + trajectory.times_s[first] - begin_s,
+                np.stack([reference.position, trajectory.positions[first]]),
+                np.stack([reference.velocity, trajectory.velocities[first]]),
+                self.limits[arm],
+                tolerances=replace(tolerances, acceleration=None, jerk=None) if first else tolerances,
+                slack_s=self._options.ramp_slack_s,
+            )
+        except TrajectoryError as error:
+            raise (LateError if first else JumpError)(str(error)) from None
 
 
 def _joined(states: list[Reference]) -> Reference:

@@ -16,6 +16,7 @@ from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
 from rdvla_ros.types import TrajectoryError
 
 EXACT = Tolerances(velocity=0.0, acceleration=0.0, jerk=1e-3)  # the fit keeps a reserve, so there is nothing to tolerate
+LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
 
 
@@ -84,6 +85,7 @@ class PlanOptions:
     lag_s: a later executed row may be missed by as much as the joint's largest speed covers in this time.
     may_lag: joints (grippers) for which none of this holds: they follow as fast as their limits allow, and nobody waits for them.
     longest_stretch: rows may be spread over up to so many times their time before the chunk is refused.
+    longest_s: a motion that would last longer is not planned; the gate would not pass it.
     position_margin: share of a joint's range by which a row may lie outside the limits; it is moved onto the limit.
     """
 
@@ -95,6 +97,7 @@ class PlanOptions:
     lag_s: float = 0.03
     may_lag: tuple[str, ...] = ()
     longest_stretch: float = 3.0
+    longest_s: float = LONGEST_MOTION_S
     position_margin: float = 0.1
 
     def __post_init__(self) -> None:
@@ -138,6 +141,12 @@ def plan(
     stretch[executed:] = np.minimum(stretch[executed:], stretch[:executed].max())  # nobody follows the later rows
     while stretch.max() <= options.longest_stretch:
         stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
+        ends_s = stretched_s[executed - 1] + options.stop_s
+        if ends_s > options.longest_s:
+            raise TrajectoryError(
+                f"Within the joints' limits the {executed} executed rows and their stop would last {ends_s:.2f} s, "
+                f"expected at most {options.longest_s:g} s: execute fewer rows of a chunk (horizon)."
+            )
         motion = _follow(targets, stretched_s, executed, start, limits, lead_s, options)
         if motion is not None:
             missed = motion[1][stretched_s[:executed] > lead_s + options.catch_up_s]

@@ -20,7 +20,6 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.limits import Tolerances
 from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
@@ -50,9 +49,7 @@ class GateNode(Node):
         self._wait_for_robot = self._values.start_mode == "auto"
         reason = "start-up: waiting for the robot" if self._wait_for_robot else "start-up: not resumed yet"
         self._modes = GateModes(self._ros_s(), reason)
-        options = PassageOptions(
-            longest_age_s=self._values.longest_age_s, longest_s=self._values.longest_motion_s, tolerances=Tolerances()
-        )
+        options = PassageOptions(longest_age_s=self._values.longest_age_s, longest_s=self._values.longest_motion_s)
         self._passage = Passage(self._robot, options)
         self._jumps = Streak(self._values.refusals_to_hold)
         self._passed = self._refused = self._exceptions = 0

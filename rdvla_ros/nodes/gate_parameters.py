@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from rdvla_ros.control.trajectory import LONGEST_MOTION_S
 from rdvla_ros.nodes.parameters import Schema, parameter
 
 
@@ -17,7 +18,9 @@ class GateParameters(Schema):
     takeover_prefix: str = parameter("/teleop", "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
     pair_timeout_s: float = parameter(0.1, "wait for the other arm's part of a decision", unit="s", low=0.005, high=1.0)
     longest_age_s: float = parameter(0.2, "age by its stamp up to which a motion passes", unit="s", low=0.02, high=2.0)
-    longest_motion_s: float = parameter(3.0, "longest motion that may go on the wire at once", unit="s", low=0.2, high=10.0)
+    longest_motion_s: float = parameter(
+        LONGEST_MOTION_S, "longest motion that may go on the wire at once", unit="s", low=0.2, high=10.0
+    )
     joint_timeout_s: float = parameter(
         0.25, "silence of joint states after which the arms are held", unit="s", low=0.02, high=5.0
     )
