@@ -208,6 +208,10 @@ def test_a_trajectory_survives_the_wire():
     assert conversions.seconds(message.header.stamp) == 1234.5 and message.header.frame_id == ""
     assert back.joint_names == sent.joint_names and np.array_equal(back.positions, sent.positions)
     assert np.allclose(back.times_s, times, atol=1e-9) and not back.velocities[-1].any()
+    message.points[0].velocities = []
+    with pytest.raises(ObservationError, match="point 0 has no velocities; send positions and velocities"):
+        conversions.trajectory(message)
+    message.points[0].velocities = [1.0, 2.0]
     message.points[1].velocities = [0.0]
     with pytest.raises(ObservationError, match="point 1: expected 2 positions and velocities, got 2 and 1"):
         conversions.trajectory(message)

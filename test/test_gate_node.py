@@ -196,7 +196,7 @@ SPOILED = {
     effort_that_is_no_number: "effort of point 1",
     moving_end: "at rest",
     no_time: "after 0",
-    no_velocities: "finite",
+    no_velocities: "has no velocities; send positions and velocities",
     one_point: "2 points",
 }
 
@@ -475,11 +475,38 @@ def test_on_a_signal_the_hold_is_the_last_message_and_the_exit_code_0(number):
 
 def test_a_second_gate_does_not_start(rig):
     rig.go()
-    process = gate_process(discovery_s=5.0)
+    process = gate_process(discovery_s=5.0, predecessor_s=1.0)
     rig.until(lambda: process.poll() is not None, "the second gate to give up")
     _, errors = process.communicate()
-    assert process.returncode == 1 and "/gate" in errors and "only publisher" in errors
+    assert process.returncode == 1 and "/gate is running already" in errors and "only publisher" in errors
     assert rig.status.mode == GateStatus.AUTO
+
+
+def test_a_gate_does_not_wait_for_another_publisher():
+    with contextlib.closing(GateRig(wait=False)) as rig:
+        rig.executor.remove_node(rig.gate)
+        rig.gate.destroy_node()
+        rig.node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
+        process = gate_process(discovery_s=5.0, predecessor_s=60.0)
+        rig.until(lambda: process.poll() is not None, "the gate to give up")
+        _, errors = process.communicate()
+        assert process.returncode == 1 and "found /robot" in errors and "bypass" in errors
+
+
+def test_a_gate_waits_for_its_predecessor_to_go():
+    with contextlib.closing(GateRig(wait=False)) as rig:
+        rig.executor.remove_node(rig.gate)
+        process = gate_process(discovery_s=5.0, predecessor_s=60.0, start_mode="auto")
+        try:
+            lines = iter(process.stderr.readline, "")
+            assert any("waits for it to go, up to 60 s" in line for line in lines)
+            rig.spin_for(0.5)
+            assert process.poll() is None and not rig.statuses[1:]
+            rig.gate.destroy_node()
+            rig.until(lambda: rig.status and rig.status.mode == GateStatus.AUTO, "the next gate in AUTO")
+        finally:
+            process.kill()
+            process.communicate()
 
 
 def test_a_missing_robot_description_ends_with_one_sentence():

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -127,8 +129,10 @@ def test_a_manifest_that_says_something_else_is_refused(folder, change, message)
 
 def test_a_folder_without_manifest_is_refused_with_what_is_there(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match="found config.json"):
+    with pytest.raises(CheckpointError, match="found config.json") as caught:
         load_checkpoint(tmp_path)
+    named = re.search(r"(rdvla_ros[\w.]+)\.(\w+) reads", str(caught.value))
+    assert hasattr(importlib.import_module(named[1]), named[2]), "what the message names exists"
     with pytest.raises(CheckpointError, match="no such folder"):
         load_checkpoint(tmp_path / "nowhere")
 

@@ -294,6 +294,18 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
             rig.end()
 
 
+def test_the_cameras_can_be_given_another_size():
+    with starter.free_domain() as domain:
+        rig = SimRig(domain, camera_width=160, camera_height=120)
+        try:
+            image = rig.until(lambda: rig.heard[ROBOT.cameras[-1].topic], "an image")[-1]
+            info = rig.until(lambda: rig.heard[conversions.camera_info_topic(TOP.topic)], "camera info")[-1]
+            assert (image.width, image.height, len(image.data)) == (160, 120, 160 * 120 * 3)
+            assert (info.width, info.height) == (160, 120) and info.k[2] == pytest.approx(79.5)
+        finally:
+            rig.end()
+
+
 FAILURES = {
     "no GL": ({}, {"MUJOCO_GL": "egl", "__EGL_VENDOR_LIBRARY_DIRS": "/nonexistent"}, "libegl1"),
     "unknown parameter": ({"sped": 2.0}, {}, "speed"),

@@ -1,6 +1,9 @@
 """The simulated robot: joints, state, pictures."""
 
 import ctypes.util
+import subprocess
+import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -126,3 +129,16 @@ def test_without_a_gl_library_the_error_names_what_was_tried_and_the_packages(si
         Renderer(sim.model)
     for text in ("egl", "osmesa", "libegl1 libegl-mesa0 libgles2", "libosmesa6"):
         assert text in str(caught.value)
+
+
+@pytest.mark.parametrize("package", ["mujoco", "gym_aloha"])
+def test_a_simulator_that_is_not_installed_is_named_with_how_to_install_it(package):
+    code = (
+        "import importlib.util, sys; find = importlib.util.find_spec; name = sys.argv[1]; sys.modules[name] = None;"
+        "importlib.util.find_spec = lambda n, *rest: None if n == name else find(n, *rest); import rdvla_ros.sim"
+    )
+    root = Path(__file__).parent.parent
+    done = subprocess.run([sys.executable, "-c", code, package], cwd=root, capture_output=True, text=True, timeout=60)
+    last = done.stderr.strip().splitlines()[-1]
+    assert f"SimulationError: The simulator needs the package {package}, which is not installed" in last
+    assert "make setup" in last and "requirements-sim.txt" in last and "GL" not in last

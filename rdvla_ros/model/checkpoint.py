@@ -131,7 +131,7 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise CheckpointError(
             f"Checkpoint {folder}: expected {MANIFEST} and {WEIGHTS}, found {found or 'an empty folder'}. A published folder "
-            "(config.json, action_head--*.pt) is converted by 'rdvla import-checkpoint'."
+            "(config.json, action_head--*.pt) is something else: rdvla_ros.model.published.load_head reads the head of one."
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))

@@ -177,20 +177,21 @@ def trajectory_message(trajectory: Trajectory, stamp_: Time) -> JointTrajectory:
 
 
 def trajectory(message: JointTrajectory) -> Trajectory:
-    """Inverse of `trajectory_message`. Points without velocities get NaN there; other shapes are refused."""
+    """Inverse of `trajectory_message`. Every point needs positions and velocities: without them the motion between is a guess."""
     joints = len(message.joint_names)
     for number, point in enumerate(message.points):
-        if len(point.positions) != joints or len(point.velocities) not in (0, joints):
+        if joints and not len(point.velocities):
+            raise ObservationError(f"Trajectory point {number} has no velocities; send positions and velocities.")
+        if len(point.positions) != joints or len(point.velocities) != joints:
             raise ObservationError(
                 f"Trajectory point {number}: expected {joints} positions and velocities, got {len(point.positions)} and "
                 f"{len(point.velocities)}."
             )
-    nothing = [math.nan] * joints
     return Trajectory(
         joint_names=tuple(message.joint_names),
         times_s=np.array([seconds(point.time_from_start) for point in message.points]),
         positions=np.array([point.positions for point in message.points], dtype=np.float64).reshape(-1, joints),
-        velocities=np.array([point.velocities or nothing for point in message.points], dtype=np.float64).reshape(-1, joints),
+        velocities=np.array([point.velocities for point in message.points], dtype=np.float64).reshape(-1, joints),
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import array
 import functools
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import cv2
@@ -42,6 +42,8 @@ class SimRobotParameters(Schema):
     seed: int = parameter(0, "seed of the scene at start", low=0)
     speed: float = parameter(1.0, "simulated seconds per second; other than 1 publishes /clock", low=0.01, high=100.0)
     camera_hz: float = parameter(0.0, "rate of the cameras; 0: as the robot description says", unit="Hz", low=0.0, high=120.0)
+    camera_width: int = parameter(0, "width of the cameras; 0: as the robot description says", unit="px", low=0, high=MAX_WIDTH)
+    camera_height: int = parameter(0, "their height; 0: as the robot description says", unit="px", low=0, high=MAX_HEIGHT)
     view_camera: str = parameter("", "a further camera of the scene, for recordings: angle, front_close, ...; empty: none")
     view_width: int = parameter(MAX_WIDTH, "width of the further camera", unit="px", low=16, high=MAX_WIDTH)
     view_height: int = parameter(MAX_HEIGHT, "height of the further camera", unit="px", low=16, high=MAX_HEIGHT)
@@ -53,7 +55,7 @@ class SimRobotNode(Node):
     def __init__(self, **node_options: Any) -> None:
         super().__init__("sim_robot", **node_options)
         self._values = declare(self, SimRobotParameters, on_change=self._changed)
-        self._robot = RobotDescription.load(self._values.robot)
+        self._robot = _with_camera_size(RobotDescription.load(self._values.robot), self._values)
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)
         values, rates = self._values, self._robot.rates
         self._body = RealTimeRobot(
@@ -180,6 +182,15 @@ class SimRobotNode(Node):
     def close(self) -> None:
         self._eyes.close()
         self._body.close()
+
+
+def _with_camera_size(robot: RobotDescription, values: SimRobotParameters) -> RobotDescription:
+    """To try a policy, or a network, with other pictures than the file says (whoever reads the file refuses them)."""
+    cameras = [
+        replace(camera, width=values.camera_width or camera.width, height=values.camera_height or camera.height)
+        for camera in robot.cameras
+    ]
+    return replace(robot, cameras=tuple(cameras))
 
 
 def _points(message: JointTrajectory) -> Points:

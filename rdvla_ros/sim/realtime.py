@@ -59,7 +59,7 @@ class RealTimeRobot:
     """Physics at 500 Hz with one trajectory controller per arm. All methods may be called from any thread.
 
     arms: arm name -> joint names. speed: simulated seconds per second. wall_s: ROS time as the wall clock has it, used for
-    stamps at speed 1; at another speed the simulated time is the ROS time, and on_time is told of it.
+    stamps at speed 1; at another speed the simulated time is the ROS time.
     """
 
     def __init__(
@@ -70,11 +70,10 @@ class RealTimeRobot:
         seed: int,
         speed: float = 1.0,
         wall_s: Callable[[], float] = time.time,
-        on_time: Callable[[float], None] = lambda time_s: None,
         on_problem: Callable[[str], None] = lambda text: None,
     ):
         self._columns = {arm: _columns(names) for arm, names in arms.items()}
-        self._speed, self._wall_s, self._on_time, self._on_problem = speed, wall_s, on_time, on_problem
+        self._speed, self._wall_s, self._on_problem = speed, wall_s, on_problem
         self._lock = threading.Lock()
         self._sim = AlohaSim(task)
         self._sim.reset(seed)
@@ -181,7 +180,6 @@ class RealTimeRobot:
             if steps:
                 owed_s -= steps * self._sim.timestep_s
                 self._advance(steps, owed_s)
-                self._on_time(self._time_s)
 
     def _advance(self, steps: int, owed_s: float) -> None:
         with self._lock:
