@@ -179,6 +179,14 @@ def test_gradients_are_finite_differences():
         assert float(parameter.grad.view(-1)[place]) == pytest.approx(slope, rel=1e-4, abs=1e-6), name
 
 
+def test_a_head_that_has_decided_still_trains():
+    head = make_head()
+    with torch.inference_mode():
+        head.refine(head.encode(*make_inputs()), ActionChange(1e-3))
+    context = head.encode(*make_inputs())
+    head.decode(context, head.iterate(context, head.initial_state(2))).sum().backward()
+
+
 def test_bfloat16_autocast_trains():
     head = make_head().train()
     with torch.autocast("cpu", torch.bfloat16):

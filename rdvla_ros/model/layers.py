@@ -179,7 +179,8 @@ class Rotary(nn.Module):
         """Not buffers: a head in bfloat16 still turns by angles of full precision."""
         if (device, dtype) not in self._rounded:
             cos, sin, partner = self._exact
-            self._rounded[device, dtype] = cos.to(device, dtype), sin.to(device, dtype), partner.to(device)
+            with torch.inference_mode(False):  # a head that has decided once may still be trained
+                self._rounded[device, dtype] = cos.to(device, dtype), sin.to(device, dtype), partner.to(device)
         return self._rounded[device, dtype]
 
     def forward(self, x: Tensor) -> Tensor:
