@@ -35,7 +35,8 @@ from rdvla_ros.model.checkpoint import save_checkpoint
 from rdvla_ros.model.normalization import Scaler
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.policy_node import PolicyNode
-from rdvla_ros.types import StopReason
+from rdvla_ros.nodes.worker import ThreadWorker
+from rdvla_ros.types import ObservationError, StopReason
 
 ROBOT = robot()
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03])
@@ -350,6 +351,16 @@ def test_a_stale_observation_makes_no_decision(make_rig):
     assert not rig.decisions and not rig.sent["left"]
 
 
+def test_joints_that_fell_silent_during_a_decision_are_no_present_state(make_rig):
+    rig = make_rig().start()
+    assert rig.until(lambda: len(rig.decisions) >= 1)
+    assert rig.policy._arms.present().position == pytest.approx(np.tile(HOME, len(ROBOT.arms)))
+    rig.silent.add(ROBOT.arms[1].joint_states_topic)
+    rig.spin(ROBOT.rates.max_observation_age_s + 0.3)
+    with pytest.raises(ObservationError, match=f"{ROBOT.arms[1].joint_states_topic}.* s old"):
+        rig.policy._arms.present()
+
+
 def test_without_an_instruction_there_is_no_decision(make_rig):
     rig = make_rig(instruction="").start()
     assert rig.until(lambda: rig.said("there is no instruction"), 5.0) and not rig.decisions
@@ -410,6 +421,24 @@ def test_row_30_an_unsettled_decision_moves_nothing_where_that_is_asked_for(make
     assert "Not settled within 2 iterations" in rig.decisions[0].note and not rig.decisions[0].converged
     assert rig.policy.set_parameters([Parameter("publish_unconverged", value=True)])[0].successful
     assert rig.until(lambda: any(d.published and not d.converged for d in rig.decisions))
+
+
+class Leaving:
+    def decide(self, observation, *, deadline=None):
+        raise SystemExit("a library gives up")
+
+
+def leave():
+    raise SystemExit("a library gives up")
+
+
+@pytest.mark.parametrize("load", [Leaving, leave])
+def test_what_would_end_a_process_is_a_failed_decision(load):
+    worker = ThreadWorker(load)
+    asked = worker.loaded if load is leave else worker.submit(None)
+    with pytest.raises(RuntimeError, match="SystemExit: a library gives up"):
+        asked.result(timeout=5.0)
+    assert worker.close(1.0)
 
 
 def test_a_decision_that_raises_is_reported_and_the_next_one_is_made(make_rig):

@@ -101,7 +101,7 @@ def reported_at_s(message: Any, now_s: float) -> float:
 
 
 class ArmStates:
-    """The present state of all arms of a robot. now_s() is the ROS clock; measured() gives (A,) joint positions."""
+    """The present state of all arms of a robot. now_s() is the ROS clock; measured() gives (A,) joint positions, or raises."""
 
     def __init__(
         self,

@@ -72,8 +72,15 @@ class Inputs:
         positions = self._robot.to_policy(self._in_robot_order(matched.positions))
         return Observation(images=images, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
 
-    def measured(self) -> np.ndarray:
-        """(A,) newest joint positions, controller units; ObservationError before all joints were heard."""
+    def measured(self, max_age_s: float) -> np.ndarray:
+        """(A,) newest joint positions, controller units; ObservationError where those of an arm are missing or too old."""
+        for group in self._groups:
+            age_s = self.synchronizer.joints_age_s(group.arm)
+            if age_s > max_age_s and np.isfinite(age_s):
+                raise ObservationError(
+                    f"{group.topic}: the newest joint states of arm '{group.arm}' are {age_s:.3f} s old, expected at most "
+                    f"{max_age_s:g} s."
+                )
         return self._in_robot_order(self.synchronizer.newest_joints())
 
     def missing(self, after_s: float) -> list[str]:

@@ -145,7 +145,8 @@ class PolicyNode(LifecycleNode):
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         self._inputs = Inputs(self, robot, options, self._now, self._complaints.log)
         self._inputs.on_matched(self._on_matched)
-        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, self._inputs.measured, self._complaints)
+        measured = partial(self._inputs.measured, self._max_age_s)
+        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._complaints)
         self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
             self._gate = GatePeer(self, values.gate_timeout_s, self._begin_epoch, self._on_refused, self._complaints)

@@ -167,6 +167,15 @@ class Synchronizer(message_filters.SimpleFilter):
         with self._lock:
             return {arm: stream.samples[-1][2] for arm, stream in self._joints.items() if stream.samples}
 
+    def joints_age_s(self, arm: str) -> float:
+        """Since the arm's newest sample, by receipt or by stamp, whichever is worse; infinite where there is none."""
+        with self._lock:
+            if not self._joints[arm].samples:
+                return np.inf
+            stamp_ns, received_s, _ = self._joints[arm].samples[-1]
+        now = self._clock()
+        return max(now.steady_s - received_s, now.ros_s - stamp_ns / NANOSECONDS)
+
     def unmatched(self, after_s: float) -> str:
         """Why streams that are all alive made no set for longer than after_s; empty when they did."""
         waiting_s = self._clock().steady_s - self._matched_s

@@ -54,7 +54,7 @@ class ThreadWorker:
         try:
             policy = load()
         except BaseException as error:
-            self.loaded.set_exception(error)
+            self.loaded.set_exception(_reportable(error))
             return
         self.loaded.set_result(policy)
         while (job := self._jobs.get()) is not None:
@@ -64,4 +64,9 @@ class ThreadWorker:
             try:
                 future.set_result(policy.decide(observation, deadline=deadline_s))
             except BaseException as error:  # the thread outlives whatever a decision raises, out of memory included
-                future.set_exception(error)
+                future.set_exception(_reportable(error))
+
+
+def _reportable(error: BaseException) -> Exception:
+    """What ends a process (SystemExit and the like) would end the node that asks for the result; there it is a failure."""
+    return error if isinstance(error, Exception) else RuntimeError(f"{type(error).__name__}: {error}")
