@@ -1,9 +1,23 @@
 """Settings that must stand before anything of ROS or torch is imported."""
 
+import contextlib
+import importlib.util
 import os
 
-# A domain of its own: neither a robot on the same network nor another run on this machine is heard.
+_held = contextlib.ExitStack()  # until the process ends; the kernel gives the reservation back then
+
+
+def _domain() -> dict[str, str]:
+    """A ROS domain of its own, reserved on this host: no robot on the network and no other run here is heard."""
+    if importlib.util.find_spec("rclpy") is None:
+        return {}
+    from rdvla_ros.nodes import starter  # imports nothing of ROS itself
+
+    return _held.enter_context(starter.free_domain())
+
+
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
-os.environ.setdefault("ROS_DOMAIN_ID", str(100 + os.getpid() % 100))
 os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "ROS_DOMAIN_ID" not in os.environ:
+    os.environ.update(_domain())

@@ -1,5 +1,6 @@
 """The list of processes, and the starter that runs it: what is refused, and that nothing ever stays behind."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -14,6 +15,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 
 from rdvla_ros.nodes import bringup, starter
 from rdvla_ros.nodes.bringup import BringupError, ProcessSpec, processes
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -221,3 +224,20 @@ def test_text_that_looks_like_yaml_reaches_a_node_as_text(tmp_path):
         env=dict(os.environ),
     )
     assert out.stdout.strip() == repr(texts), out.stderr
+
+
+def test_two_runs_of_the_tests_at_once_take_different_domains():
+    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
+    code = "import conftest, os, sys; print(os.environ['ROS_DOMAIN_ID'], 'rclpy' in sys.modules, flush=True); input()"
+    path = os.pathsep.join([str(Path(__file__).parent), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    command, settings = [sys.executable, "-c", code], {"env": environment | {"PYTHONPATH": path}, "text": True}
+    with contextlib.ExitStack() as stack:
+        runs = [
+            stack.enter_context(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, **settings))
+            for _ in range(2)
+        ]
+        said = [run.stdout.readline().split() for run in runs]
+        for run in runs:
+            run.communicate("\n", timeout=30)
+    (first, loaded), (second, _) = said
+    assert first != second and int(first) in starter.DOMAINS and int(second) in starter.DOMAINS and loaded == "False"
