@@ -12,7 +12,6 @@ from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.duration import Duration
@@ -23,19 +22,19 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.passage import JumpError, LateError, Passage, PassageOptions
-from rdvla_ros.control.trajectory import LONGEST_STOP_S, Trajectory
+from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.control.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes import conversions, process
+from rdvla_ros.nodes.gate_input import believable
 from rdvla_ros.nodes.gate_parameters import GateParameters
+from rdvla_ros.nodes.gate_start import refuse_second_gate
 from rdvla_ros.nodes.parameters import declare
-from rdvla_ros.nodes.robot_watch import RobotWatch, node_names
+from rdvla_ros.nodes.robot_watch import RobotWatch
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetMode
-from rdvla_ros.types import ObservationError, RdvlaError, TrajectoryError
+from rdvla_ros.types import ObservationError, TrajectoryError
 
-MOST_POINTS = 1000  # of one trajectory; a policy sends some thirty
-NAMES_S = 0.3  # from the discovery of a publisher until its node's name is known
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
@@ -45,7 +44,7 @@ class GateNode(Node):
         super().__init__("gate", **node_options)
         self._values = declare(self, GateParameters)
         self._robot = RobotDescription.load(self._values.robot)
-        self._refuse_second_gate()
+        refuse_second_gate(self, self._robot, self._values)
         self._wait_for_robot = self._values.start_mode == "auto"
         reason = "start-up: waiting for the robot" if self._wait_for_robot else "start-up: not resumed yet"
         self._modes = GateModes(self._ros_s(), reason)
@@ -63,21 +62,6 @@ class GateNode(Node):
         self._announce()
 
     # -- wiring
-
-    def _refuse_second_gate(self) -> None:
-        """Two publishers to one controller fight. What is already there was there first: this gate does not start."""
-        topics = [arm.trajectory_topic for arm in self._robot.arms]
-        deadline = time.monotonic() + self._values.discovery_s
-        while time.monotonic() < deadline:
-            taken = [topic for topic in topics if self.count_publishers(topic)]
-            if taken:
-                time.sleep(NAMES_S)  # a publisher is discovered before the name of its node
-                names = node_names(self.get_publishers_info_by_topic(taken[0]))
-                raise RdvlaError(
-                    f"Expected to be the only publisher on {taken[0]}, found {names}. "
-                    "Stop it first: is a gate already running, or does a policy bypass it (gate:=false)?"
-                )
-            time.sleep(0.02)
 
     def _subscribe_motions(self) -> None:
         """Both sources are listened to all the time, so that a change of mode needs no discovery."""
@@ -121,7 +105,7 @@ class GateNode(Node):
             return
         stamp_s = conversions.seconds(message.header.stamp)
         try:
-            motions = {name: _bounded(part) for name, part in parts.items()}
+            motions = {name: believable(part) for name, part in parts.items()}
             checked = self._passage.check(motions, stamp_s, self._ros_s())
         except LateError as error:
             self._refuse(str(error))
@@ -299,22 +283,6 @@ class GateNode(Node):
         self._hold_safely("the gate shuts down")
         for output in self._outputs.values():
             output.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S / len(self._outputs)))
-
-
-def _bounded(message: JointTrajectory) -> Trajectory:
-    """The message as a trajectory; one of absurd size is refused before any of it is converted.
-
-    Accelerations and efforts are not passed on. Where they are not numbers, the sender is in no state to be believed.
-    """
-    if len(message.points) > MOST_POINTS or len(message.joint_names) > MOST_POINTS:
-        raise TrajectoryError(
-            f"Expected at most {MOST_POINTS} points, got {len(message.points)} of {len(message.joint_names)} joints."
-        )
-    for number, point in enumerate(message.points):
-        for what in ("accelerations", "effort"):
-            if not np.isfinite(getattr(point, what)).all():
-                raise TrajectoryError(f"The {what} of point {number} are not all finite, expected finite numbers or none.")
-    return conversions.trajectory(message)
 
 
 def main(args: list[str] | None = None) -> int:

@@ -36,3 +36,10 @@ class GateParameters(Schema):
     discovery_s: float = parameter(
         0.5, "at start, look so long for another publisher to the controllers", unit="s", low=0.0, high=10.0
     )
+    predecessor_s: float = parameter(
+        25.0,
+        "at start, wait so long for another gate to go: one that was killed is listed for 20 s",
+        unit="s",
+        low=0.0,
+        high=120.0,
+    )
