@@ -4,6 +4,8 @@ import contextlib
 import importlib.util
 import os
 
+import pytest
+
 _held = contextlib.ExitStack()  # until the process ends; the kernel gives the reservation back then
 
 
@@ -21,3 +23,27 @@ os.environ.setdefault("MUJOCO_GL", "egl")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 if "ROS_DOMAIN_ID" not in os.environ:
     os.environ.update(_domain())
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """Folder of a tiny policy whose chunks are legal motions."""
+    from policy_rig import save_calm_checkpoint
+
+    return save_calm_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny")
+
+
+@pytest.fixture
+def make_rig(checkpoint, capfd):
+    """Makes policy nodes with a robot around them, and closes them."""
+    from policy_rig import Rig
+
+    rigs = []
+
+    def make(**parameters):
+        rigs.append(Rig(capfd, **{"checkpoint": str(checkpoint), **parameters}))
+        return rigs[-1]
+
+    yield make
+    for rig in rigs:
+        rig.close()

@@ -1,159 +1,25 @@
-"""The policy node, real over DDS in one process: what it sends, and everything from which it sends nothing.
+"""The policy node: what it sends, and everything from which it sends nothing."""
 
-The policy is a tiny one with random weights, written as a checkpoint folder; the robot is a node of this test.
-"""
-
-import array
 import dataclasses
-import os
-import random
-import signal
-import subprocess
-import sys
-import time
 from concurrent.futures import Future
 from itertools import pairwise
-from pathlib import Path
 
 import numpy as np
 import pytest
-import rclpy
 import yaml
 from lifecycle_msgs.msg import Transition
-from lifecycle_msgs.srv import ChangeState
-from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_checkpoint
-from rclpy.executors import SingleThreadedExecutor
-from rclpy.node import Node
+from policy_cases import INSTRUCTION, ROBOT_FILE
+from policy_rig import HOME, ROBOT
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus
 from rdvla_ros.srv import SetInstruction
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.model.checkpoint import save_checkpoint
-from rdvla_ros.model.normalization import Scaler
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.policy_node import PolicyNode
 from rdvla_ros.nodes.worker import ThreadWorker
 from rdvla_ros.types import ObservationError, StopReason
-
-ROBOT = robot()
-HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03])
-UNCONFIGURED, INACTIVE, ACTIVE = 1, 2, 3
-
-
-@pytest.fixture(scope="session")
-def checkpoint(tmp_path_factory):
-    """Actions of a few hundredths of a radian, so that every chunk is a legal motion."""
-    tiny = tiny_checkpoint()
-    grippers = np.isin(ROBOT.joint_names, ROBOT.gripper_joints)
-    action = Scaler(np.where(grippers, 0.2, -0.03), np.where(grippers, 0.3, 0.03))
-    tiny = dataclasses.replace(tiny, space=dataclasses.replace(tiny.space, action=action))
-    return save_checkpoint(tmp_path_factory.mktemp("checkpoints") / "tiny", tiny)
-
-
-class Rig:
-    """The policy node and a robot for it, spun together."""
-
-    def __init__(self, capfd, remappings=(), **parameters):
-        self.capfd, self.log = capfd, ""
-        self.context = rclpy.Context()
-        rclpy.init(context=self.context)
-        values = {"robot": str(ROBOT_FILE), "instruction": INSTRUCTION, "gate": False, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        arguments = ["--ros-args", *(word for pair in remappings for word in ("-r", ":=".join(pair)))]
-        self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
-        self.robot = node = Node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.policy)
-        self.executor.add_node(node)
-        self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}
-        self.silent, self.positions, self.delay_s = set(), {arm.name: HOME.copy() for arm in ROBOT.arms}, 0.0
-        self.images = {camera.topic: node.create_publisher(Image, camera.topic, 1) for camera in ROBOT.cameras}
-        self.joints = {
-            arm.joint_states_topic: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms
-        }
-        for arm in ROBOT.arms:
-            node.create_subscription(JointTrajectory, f"/policy/{arm.name}/joint_trajectory", self.sent[arm.name].append, 10)
-        node.create_subscription(Convergence, "/policy/convergence", self.decisions.append, 10)
-        node.create_timer(0.1, self.publish_images)
-        node.create_timer(0.02, self.publish_joints)
-        self.pixels = array.array("B", np.random.default_rng(0).integers(0, 255, 320 * 240 * 3, dtype=np.uint8).tobytes())
-
-    def stamp(self):
-        return conversions.stamp(self.robot.get_clock().now().nanoseconds / 1e9 - self.delay_s)
-
-    def publish_images(self):
-        stamp = self.stamp()
-        for camera in ROBOT.cameras:
-            if camera.topic not in self.silent:
-                message = Image(height=240, width=320, step=960, encoding="rgb8", data=self.pixels)
-                message.header.stamp, message.header.frame_id = stamp, camera.frame_id
-                self.images[camera.topic].publish(message)
-
-    def publish_joints(self):
-        for arm in ROBOT.arms:
-            if arm.joint_states_topic not in self.silent:
-                message = JointState(name=list(arm.joint_names), position=self.positions[arm.name].tolist())
-                message.header.stamp = self.stamp()
-                self.joints[arm.joint_states_topic].publish(message)
-
-    def spin(self, seconds):
-        self.until(lambda: False, seconds)
-
-    def until(self, condition, seconds=10.0):
-        end = time.monotonic() + seconds
-        while not condition() and time.monotonic() < end:
-            self.executor.spin_once(timeout_sec=0.02)
-        return condition()
-
-    def call(self, kind, name, request, seconds=5.0):
-        client = self.robot.create_client(kind, name)
-        assert self.until(client.service_is_ready, seconds)
-        future = client.call_async(request)
-        assert self.until(future.done, seconds), f"{name} was not answered"
-        return future.result()
-
-    def change(self, transition):
-        return self.call(ChangeState, "/policy/change_state", ChangeState.Request(transition=Transition(id=transition))).success
-
-    def start(self):
-        assert self.change(Transition.TRANSITION_CONFIGURE), self.logs
-        assert self.change(Transition.TRANSITION_ACTIVATE)
-        return self
-
-    def state(self):
-        return self.policy._state_machine.current_state[0]
-
-    def said(self, words, severity=""):
-        """Whether a line of the log contains the words."""
-        return any(words in line for line in self.lines() if line.startswith(f"[{severity}"))
-
-    def lines(self):
-        self.log += self.capfd.readouterr().err
-        return self.log.splitlines()
-
-    def close(self):
-        self.policy.close()
-        self.executor.shutdown(timeout_sec=0.5)
-        for node in (self.policy, self.robot):
-            node.destroy_node()
-        rclpy.shutdown(context=self.context)
-
-
-@pytest.fixture()
-def make_rig(checkpoint, capfd):
-    rigs = []
-
-    def make(**parameters):
-        rigs.append(Rig(capfd, **{"checkpoint": str(checkpoint), **parameters}))
-        return rigs[-1]
-
-    yield make
-    for rig in rigs:
-        rig.close()
-
 
 # what it sends
 
@@ -239,69 +105,6 @@ def test_without_a_gate_the_motions_can_go_straight_to_the_controllers(make_rig)
     assert rig.until(lambda: len(received) >= 4) and not rig.sent["left"]
 
 
-# what is refused at configure
-
-
-def refused(rig, words):
-    assert not rig.change(Transition.TRANSITION_CONFIGURE)
-    assert rig.until(lambda: rig.said(words, "ERROR"), 3.0), rig.log
-    assert sum("Not configured" in line for line in rig.lines()) == 1, "one line says it"
-    assert rig.state() == UNCONFIGURED and not rig.change(Transition.TRANSITION_ACTIVATE) and rig.state() == UNCONFIGURED
-
-
-def test_row_66_a_robot_file_with_an_unknown_key_is_refused(make_rig, tmp_path):
-    data = yaml.safe_load(ROBOT_FILE.read_text())
-    data["cameras"][0]["topik"] = data["cameras"][0].pop("topic")
-    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
-    refused(make_rig(robot=str(tmp_path / "robot.yaml")), "unknown key 'topik'")
-
-
-@pytest.mark.parametrize(
-    ("parameters", "words"),
-    [
-        ({"robot": "/nowhere/robot.yaml"}, "expected a YAML file, found nothing"),
-        ({"robot": ""}, "robot: expected a robot description file, got none"),
-        ({"checkpoint": "/nowhere/checkpoint"}, "expected manifest.json and model.safetensors"),
-        ({"checkpoint": ""}, "checkpoint: expected a folder"),
-    ],
-)
-def test_a_missing_file_is_refused(make_rig, parameters, words):
-    refused(make_rig(**parameters), words)
-
-
-@pytest.mark.parametrize(
-    ("change", "words"),
-    [
-        (lambda data: data["arms"].reverse(), "Checkpoint for another robot: joint 0"),
-        (lambda data: data["arms"].pop(), "Checkpoint for another robot: it has 14 joints"),
-        (lambda data: data["cameras"].pop(), "The checkpoint needs camera 'right_wrist'"),
-        (lambda data: data["actions"].update(representation="absolute"), "The checkpoint's actions are relative"),
-    ],
-)
-def test_row_72_a_checkpoint_for_another_robot_is_refused(make_rig, tmp_path, change, words):
-    data = yaml.safe_load(ROBOT_FILE.read_text())
-    change(data)
-    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
-    refused(make_rig(robot=str(tmp_path / "robot.yaml")), words)
-
-
-def test_row_67_an_observation_age_longer_than_the_chunk_is_refused(make_rig):
-    refused(make_rig(max_observation_age_s=0.8), "max_observation_age_s: expected less than the chunk's 0.8 s")
-
-
-def test_an_unknown_halting_rule_is_refused(make_rig):
-    refused(make_rig(halting_rule="action_chnge"), "Did you mean 'action_change'")
-
-
-def test_after_a_refusal_the_parameter_can_be_corrected(make_rig, checkpoint):
-    rig = make_rig(checkpoint="")
-    refused(rig, "checkpoint: expected a folder")
-    assert rig.policy.set_parameters([Parameter("checkpoint", value=str(checkpoint))])[0].successful
-    rig.start()
-    assert rig.until(lambda: len(rig.decisions) >= 1)
-    assert not rig.policy.set_parameters([Parameter("checkpoint", value="")])[0].successful, "not while it is configured"
-
-
 # input in doubt
 
 
@@ -317,7 +120,7 @@ def test_a_missing_stream_makes_no_decision_and_is_named(make_rig, topic):
     assert rig.until(lambda: rig.sent["left"]), "it goes on when the stream comes back"
 
 
-def test_row_2_a_stream_that_falls_silent_ends_the_decisions(make_rig):
+def test_a_stream_that_falls_silent_ends_the_decisions(make_rig):
     rig = make_rig().start()
     assert rig.until(lambda: rig.sent["left"])
     rig.silent.add("/cameras/top/image_raw")
@@ -341,6 +144,33 @@ def test_row_10_and_14_a_joint_in_doubt_makes_no_decision(make_rig, break_it, wo
     assert rig.until(lambda: rig.said(words), 5.0)
     rig.spin(0.5)
     assert not rig.decisions and not rig.sent["left"] and not rig.sent["right"]
+
+
+def test_both_arms_may_share_a_topic_that_several_drivers_feed(make_rig, tmp_path):
+    """Each message is about one arm, or about neither."""
+    data = yaml.safe_load(ROBOT_FILE.read_text())
+    for arm in data["arms"]:
+        arm["joint_states_topic"] = "/joint_states"
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
+    rig = make_rig(robot=str(tmp_path / "robot.yaml"))
+    publisher = rig.robot.create_publisher(JointState, "/joint_states", 10)
+    drivers = {arm.name: (arm.joint_names, HOME) for arm in ROBOT.arms} | {"base": (("wheel_1", "wheel_2"), np.zeros(2))}
+
+    def publish():
+        for names, positions in drivers.values():
+            message = JointState(name=list(names), position=positions.tolist())
+            message.header.stamp = rig.stamp()
+            publisher.publish(message)
+
+    rig.robot.create_timer(0.02, publish)
+    rig.start()
+    assert rig.until(lambda: all(rig.sent.values())) and not rig.said("Message refused")
+    del drivers["right"]
+    words = "Waiting for /joint_states: nothing usable received in"
+    assert rig.until(lambda: rig.said(words), 5.0) and "expected joints of arm 'right'" in rig.log
+    count = len(rig.decisions)
+    rig.spin(0.5)
+    assert len(rig.decisions) == count
 
 
 def test_a_stale_observation_makes_no_decision(make_rig):
@@ -480,13 +310,14 @@ def test_while_the_gate_holds_nothing_is_sent_and_after_it_the_arms_start_from_w
 
 
 def test_while_held_the_policy_may_go_on_deciding_slowly(gate):
-    assert gate.policy.set_parameters([Parameter("while_held", value="decide"), Parameter("held_period_s", value=0.3)])
+    answers = gate.policy.set_parameters([Parameter("while_held", value="decide"), Parameter("held_period_s", value=0.3)])
+    assert all(answer.successful for answer in answers), answers
     gate.start()
     assert gate.until(lambda: len(gate.decisions) >= 2)
     assert not gate.sent["left"] and all("the gate holds (start-up)" in d.note for d in gate.decisions)
 
 
-def test_row_57_without_the_gate_s_heartbeat_nothing_is_sent(gate):
+def test_without_the_gate_s_heartbeat_nothing_is_sent(gate):
     gate.status = GateStatus(mode=GateStatus.AUTO)
     gate.start()
     assert gate.until(lambda: gate.sent["left"])
@@ -501,97 +332,3 @@ def test_row_40_a_publisher_with_another_quality_of_service_is_named(make_rig):
     rig = make_rig(gate=True).start()
     rig.robot.create_publisher(GateStatus, "/gate/status", QoSProfile(depth=1, durability=QoSDurabilityPolicy.VOLATILE))
     assert rig.until(lambda: rig.said("/gate/status: a publisher offers a quality of service", "ERROR"), 5.0), rig.log
-
-
-# operator and lifecycle
-
-
-@pytest.mark.parametrize("text", ["", "  ", "x" * 513, "x" * 1_000_000, "pick up\nthe cube", "pick\x1b[31m up"])
-def test_row_46_an_instruction_in_doubt_is_refused_and_the_old_one_stays(make_rig, text):
-    rig = make_rig()
-    answer = rig.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction=text))
-    assert not answer.accepted and answer.instruction == INSTRUCTION and "expected" in answer.message
-
-
-def test_an_accepted_instruction_is_also_the_parameter(make_rig):
-    rig = make_rig()
-    answer = rig.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction="pick up the cube"))
-    assert answer.accepted and rig.policy.get_parameter("instruction").value == "pick up the cube"
-
-
-def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_inactive(make_rig):
-    rig = make_rig()
-    choices = [
-        Transition.TRANSITION_CONFIGURE,
-        Transition.TRANSITION_ACTIVATE,
-        Transition.TRANSITION_DEACTIVATE,
-        Transition.TRANSITION_CLEANUP,
-        99,
-    ]
-    rng = random.Random(1)
-    assert not rig.change(Transition.TRANSITION_ACTIVATE)
-    for _ in range(40):
-        rig.change(rng.choice(choices))
-        assert rig.state() in (UNCONFIGURED, INACTIVE, ACTIVE)
-        if rig.state() != ACTIVE:
-            rig.executor.spin_once(timeout_sec=0.0)
-            rig.spin(0.05)
-            assert not rig.policy._active
-    while rig.state() != ACTIVE:
-        rig.change(Transition.TRANSITION_CONFIGURE if rig.state() == UNCONFIGURED else Transition.TRANSITION_ACTIVATE)
-    count = len(rig.sent["left"])
-    assert rig.until(lambda: len(rig.sent["left"]) > count), "it still works"
-    rig.change(Transition.TRANSITION_DEACTIVATE)
-    rig.spin(0.2)
-    count = len(rig.sent["left"])
-    rig.spin(0.5)
-    assert len(rig.sent["left"]) == count
-
-
-# the process
-
-
-def start_process(*parameters):
-    command = [sys.executable, "-m", "rdvla_ros.nodes.policy_node", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
-    command += [word for parameter in parameters for word in ("-p", parameter)]
-    root = str(Path(__file__).resolve().parents[1])
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
-    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_row_59_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpoint, number):
-    process = start_process(f"checkpoint:={checkpoint}", "autostart:=true", "gate:=false")
-    try:
-        line = ""
-        while "Configured for" not in line:
-            line = process.stdout.readline()
-            assert line, "the process ended before it was configured"
-        begun = time.monotonic()
-        process.send_signal(number)
-        assert process.wait(timeout=10) == 0
-        assert time.monotonic() - begun < 2.0
-    finally:
-        process.kill()
-        process.stdout.close()
-
-
-def test_row_66_a_misspelt_parameter_ends_the_process_with_one_line():
-    process = start_process("instrction:=go")
-    output, _ = process.communicate(timeout=60)
-    assert process.returncode == 1 and "Unknown parameter 'instrction'" in output and "Did you mean 'instruction'" in output
-    assert "Traceback" not in output
-
-
-def test_a_parameter_file_that_cannot_be_read_ends_the_process_with_one_line(tmp_path):
-    (tmp_path / "parameters.yaml").write_text("policy: [")
-    command = [
-        sys.executable,
-        "-m",
-        "rdvla_ros.nodes.policy_node",
-        "--ros-args",
-        "--params-file",
-        str(tmp_path / "parameters.yaml"),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
-    assert done.returncode == 1 and "[ERROR] The arguments were not understood" in done.stderr and "Traceback" not in done.stderr

@@ -1,0 +1,127 @@
+"""The policy node, real over DDS in one process, with a robot that does as the test says.
+
+The policy is a tiny one with random weights, written as a checkpoint folder.
+"""
+
+import array
+import dataclasses
+import time
+
+import numpy as np
+import rclpy
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_checkpoint
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.parameter import Parameter
+from rdvla_ros.msg import Convergence
+from sensor_msgs.msg import Image, JointState
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.model.checkpoint import save_checkpoint
+from rdvla_ros.model.normalization import Scaler
+from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.policy_node import PolicyNode
+
+ROBOT = robot()
+HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03])
+UNCONFIGURED, INACTIVE, ACTIVE = 1, 2, 3
+
+
+def save_calm_checkpoint(folder):
+    """Actions of a few hundredths of a radian, so that every chunk is a legal motion."""
+    tiny = tiny_checkpoint()
+    grippers = np.isin(ROBOT.joint_names, ROBOT.gripper_joints)
+    action = Scaler(np.where(grippers, 0.2, -0.03), np.where(grippers, 0.3, 0.03))
+    tiny = dataclasses.replace(tiny, space=dataclasses.replace(tiny.space, action=action))
+    return save_checkpoint(folder, tiny)
+
+
+class Rig:
+    """The policy node and a robot for it, spun together."""
+
+    def __init__(self, capfd, remappings=(), **parameters):
+        self.capfd, self.log = capfd, ""
+        self.context = rclpy.Context()
+        rclpy.init(context=self.context)
+        values = {"robot": str(ROBOT_FILE), "instruction": INSTRUCTION, "gate": False, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        arguments = ["--ros-args", *(word for pair in remappings for word in ("-r", ":=".join(pair)))]
+        self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
+        self.robot = node = Node("robot", context=self.context)
+        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor.add_node(self.policy)
+        self.executor.add_node(node)
+        self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}
+        self.silent, self.positions, self.delay_s = set(), {arm.name: HOME.copy() for arm in ROBOT.arms}, 0.0
+        self.images = {camera.topic: node.create_publisher(Image, camera.topic, 1) for camera in ROBOT.cameras}
+        self.joints = {
+            arm.joint_states_topic: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms
+        }
+        for arm in ROBOT.arms:
+            node.create_subscription(JointTrajectory, f"/policy/{arm.name}/joint_trajectory", self.sent[arm.name].append, 10)
+        node.create_subscription(Convergence, "/policy/convergence", self.decisions.append, 10)
+        node.create_timer(0.1, self.publish_images)
+        node.create_timer(0.02, self.publish_joints)
+        self.pixels = array.array("B", np.random.default_rng(0).integers(0, 255, 320 * 240 * 3, dtype=np.uint8).tobytes())
+
+    def stamp(self):
+        return conversions.stamp(self.robot.get_clock().now().nanoseconds / 1e9 - self.delay_s)
+
+    def publish_images(self):
+        stamp = self.stamp()
+        for camera in ROBOT.cameras:
+            if camera.topic not in self.silent:
+                message = Image(height=240, width=320, step=960, encoding="rgb8", data=self.pixels)
+                message.header.stamp, message.header.frame_id = stamp, camera.frame_id
+                self.images[camera.topic].publish(message)
+
+    def publish_joints(self):
+        for arm in ROBOT.arms:
+            if arm.joint_states_topic not in self.silent:
+                message = JointState(name=list(arm.joint_names), position=self.positions[arm.name].tolist())
+                message.header.stamp = self.stamp()
+                self.joints[arm.joint_states_topic].publish(message)
+
+    def spin(self, seconds):
+        self.until(lambda: False, seconds)
+
+    def until(self, condition, seconds=10.0):
+        end = time.monotonic() + seconds
+        while not condition() and time.monotonic() < end:
+            self.executor.spin_once(timeout_sec=0.02)
+        return condition()
+
+    def call(self, kind, name, request, seconds=20.0):
+        client = self.robot.create_client(kind, name)
+        assert self.until(client.service_is_ready, seconds)
+        future = client.call_async(request)
+        assert self.until(future.done, seconds), f"{name} was not answered"
+        return future.result()
+
+    def change(self, transition):
+        return self.call(ChangeState, "/policy/change_state", ChangeState.Request(transition=Transition(id=transition))).success
+
+    def start(self):
+        assert self.change(Transition.TRANSITION_CONFIGURE), self.log
+        assert self.change(Transition.TRANSITION_ACTIVATE)
+        return self
+
+    def state(self):
+        return self.policy._state_machine.current_state[0]
+
+    def said(self, words, severity=""):
+        """Whether a line of the log contains the words."""
+        return any(words in line for line in self.lines() if line.startswith(f"[{severity}"))
+
+    def lines(self):
+        self.log += self.capfd.readouterr().err
+        return self.log.splitlines()
+
+    def close(self):
+        self.policy.close()
+        self.executor.shutdown(timeout_sec=0.5)
+        for node in (self.policy, self.robot):
+            node.destroy_node()
+        rclpy.shutdown(context=self.context)

@@ -1,0 +1,173 @@
+"""The policy node: what it refuses to be configured with, its operator, its life cycle and its process."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import yaml
+from lifecycle_msgs.msg import Transition
+from policy_cases import INSTRUCTION, ROBOT_FILE
+from policy_rig import ACTIVE, INACTIVE, UNCONFIGURED
+from rclpy.parameter import Parameter
+from rdvla_ros.srv import SetInstruction
+
+# what is refused at configure
+
+
+def refused(rig, words):
+    assert not rig.change(Transition.TRANSITION_CONFIGURE)
+    assert rig.until(lambda: rig.said(words, "ERROR"), 3.0), rig.log
+    assert sum("Not configured" in line for line in rig.lines()) == 1, "one line says it"
+    assert rig.state() == UNCONFIGURED and not rig.change(Transition.TRANSITION_ACTIVATE) and rig.state() == UNCONFIGURED
+
+
+def test_row_66_a_robot_file_with_an_unknown_key_is_refused(make_rig, tmp_path):
+    data = yaml.safe_load(ROBOT_FILE.read_text())
+    data["cameras"][0]["topik"] = data["cameras"][0].pop("topic")
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
+    refused(make_rig(robot=str(tmp_path / "robot.yaml")), "unknown key 'topik'")
+
+
+@pytest.mark.parametrize(
+    ("parameters", "words"),
+    [
+        ({"robot": "/nowhere/robot.yaml"}, "expected a YAML file, found nothing"),
+        ({"robot": ""}, "robot: expected a robot description file, got none"),
+        ({"checkpoint": "/nowhere/checkpoint"}, "expected manifest.json and model.safetensors"),
+        ({"checkpoint": ""}, "checkpoint: expected a folder"),
+    ],
+)
+def test_a_missing_file_is_refused(make_rig, parameters, words):
+    refused(make_rig(**parameters), words)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda data: data["arms"].reverse(), "Checkpoint for another robot: joint 0"),
+        (lambda data: data["arms"].pop(), "Checkpoint for another robot: it has 14 joints"),
+        (lambda data: data["cameras"].pop(), "The checkpoint needs camera 'right_wrist'"),
+        (lambda data: data["actions"].update(representation="absolute"), "The checkpoint's actions are relative"),
+    ],
+)
+def test_row_72_a_checkpoint_for_another_robot_is_refused(make_rig, tmp_path, change, words):
+    data = yaml.safe_load(ROBOT_FILE.read_text())
+    change(data)
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
+    refused(make_rig(robot=str(tmp_path / "robot.yaml")), words)
+
+
+def test_row_67_an_observation_age_longer_than_the_chunk_is_refused(make_rig):
+    refused(make_rig(max_observation_age_s=0.8), "max_observation_age_s: expected less than the chunk's 0.8 s")
+
+
+def test_an_unknown_halting_rule_is_refused(make_rig):
+    refused(make_rig(halting_rule="action_chnge"), "Did you mean 'action_change'")
+
+
+def test_after_a_refusal_the_parameter_can_be_corrected(make_rig, checkpoint):
+    rig = make_rig(checkpoint="")
+    refused(rig, "checkpoint: expected a folder")
+    assert rig.policy.set_parameters([Parameter("checkpoint", value=str(checkpoint))])[0].successful
+    rig.start()
+    assert rig.until(lambda: len(rig.decisions) >= 1)
+    assert not rig.policy.set_parameters([Parameter("checkpoint", value="")])[0].successful, "not while it is configured"
+
+
+# operator and lifecycle
+
+
+@pytest.mark.parametrize("text", ["", "  ", "x" * 513, "x" * 1_000_000, "pick up\nthe cube", "pick\x1b[31m up"])
+def test_row_46_an_instruction_in_doubt_is_refused_and_the_old_one_stays(make_rig, text):
+    rig = make_rig()
+    answer = rig.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction=text))
+    assert not answer.accepted and answer.instruction == INSTRUCTION and "expected" in answer.message
+
+
+def test_an_accepted_instruction_is_also_the_parameter(make_rig):
+    rig = make_rig()
+    answer = rig.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction="pick up the cube"))
+    assert answer.accepted and rig.policy.get_parameter("instruction").value == "pick up the cube"
+
+
+def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_inactive(make_rig):
+    rig = make_rig()
+    choices = [
+        Transition.TRANSITION_CONFIGURE,
+        Transition.TRANSITION_ACTIVATE,
+        Transition.TRANSITION_DEACTIVATE,
+        Transition.TRANSITION_CLEANUP,
+        99,
+    ]
+    rng = random.Random(1)
+    assert not rig.change(Transition.TRANSITION_ACTIVATE)
+    for _ in range(40):
+        rig.change(rng.choice(choices))
+        assert rig.state() in (UNCONFIGURED, INACTIVE, ACTIVE)
+        if rig.state() != ACTIVE:
+            rig.executor.spin_once(timeout_sec=0.0)
+            rig.spin(0.05)
+            assert not rig.policy._active
+    while rig.state() != ACTIVE:
+        rig.change(Transition.TRANSITION_CONFIGURE if rig.state() == UNCONFIGURED else Transition.TRANSITION_ACTIVATE)
+    count = len(rig.sent["left"])
+    assert rig.until(lambda: len(rig.sent["left"]) > count), "it still works"
+    rig.change(Transition.TRANSITION_DEACTIVATE)
+    rig.spin(0.2)
+    count = len(rig.sent["left"])
+    rig.spin(0.5)
+    assert len(rig.sent["left"]) == count
+
+
+# the process
+
+
+def start_process(*parameters):
+    command = [sys.executable, "-m", "rdvla_ros.nodes.policy_node", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
+    command += [word for parameter in parameters for word in ("-p", parameter)]
+    root = str(Path(__file__).resolve().parents[1])
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
+    return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpoint, number):
+    process = start_process(f"checkpoint:={checkpoint}", "autostart:=true", "gate:=false")
+    try:
+        line = ""
+        while "Configured for" not in line:
+            line = process.stdout.readline()
+            assert line, "the process ended before it was configured"
+        begun = time.monotonic()
+        process.send_signal(number)
+        assert process.wait(timeout=10) == 0
+        assert time.monotonic() - begun < 2.0
+    finally:
+        process.kill()
+        process.stdout.close()
+
+
+def test_row_66_a_misspelt_parameter_ends_the_process_with_one_line():
+    process = start_process("instrction:=go")
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 1 and "Unknown parameter 'instrction'" in output and "Did you mean 'instruction'" in output
+    assert "Traceback" not in output
+
+
+def test_a_parameter_file_that_cannot_be_read_ends_the_process_with_one_line(tmp_path):
+    (tmp_path / "parameters.yaml").write_text("policy: [")
+    command = [
+        sys.executable,
+        "-m",
+        "rdvla_ros.nodes.policy_node",
+        "--ros-args",
+        "--params-file",
+        str(tmp_path / "parameters.yaml"),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=Path(__file__).resolve().parents[1])
+    assert done.returncode == 1 and "[ERROR] The arguments were not understood" in done.stderr and "Traceback" not in done.stderr
