@@ -33,12 +33,30 @@ def tiny_config(**changes) -> TrainConfig:
         CameraInput(name, 24, 16, keypoints=2, channels=(4, 4, 8)) for name in ("top", "left_wrist", "right_wrist")
     )
     model = ModelSettings(
-        cameras=cameras, hidden_dim=16, num_heads=2, backbone_layers=2, latent_queries=2, text_tokens=1, prelude_layers=(1,),
-        core_layers=(2,), coda_layers=(2,), chunk_length=8, ffn_multiple=2,
+        cameras=cameras,
+        hidden_dim=16,
+        num_heads=2,
+        backbone_layers=2,
+        latent_queries=2,
+        text_tokens=1,
+        prelude_layers=(1,),
+        core_layers=(2,),
+        coda_layers=(2,),
+        chunk_length=8,
+        ffn_multiple=2,
     )
     settings = dict(
-        steps=4, decay_steps=2, warmup_steps=1, batch_size=8, precision="float32", held_out_every=4, evaluate_every=2, log_every=1,
-        depth=DepthSampler(mean=3.0), model=model, augmentation=Augmentation(shift_px={"top": 1}),
+        steps=4,
+        decay_steps=2,
+        warmup_steps=1,
+        batch_size=8,
+        precision="float32",
+        held_out_every=4,
+        evaluate_every=2,
+        log_every=1,
+        depth=DepthSampler(mean=3.0),
+        model=model,
+        augmentation=Augmentation(shift_px={"top": 1}),
     )
     return TrainConfig(**{**settings, **changes})
 
@@ -50,7 +68,9 @@ def tiny_checkpoint(seed: int = 0, representation: str = "relative") -> Checkpoi
     torch.manual_seed(seed)
     config = tiny_config()
     width = np.ones(len(names))
-    space = ActionSpace(relative_columns(representation, names, grippers), Scaler(-3 * width, 3 * width), Scaler(-width, 2 * width))
+    space = ActionSpace(
+        relative_columns(representation, names, grippers), Scaler(-3 * width, 3 * width), Scaler(-width, 2 * width)
+    )
     contract = Contract(names, grippers, ("top", "left_wrist", "right_wrist"), representation, 0.1, 8)
     return Checkpoint(build_model(config, tokenizer, len(names)), contract, space, tokenizer, training={"step": 0})
 
@@ -77,9 +97,22 @@ def write_episodes(folder: Path, count: int = 5, steps: int = 6) -> Path:
         positions = rng.uniform(-0.2, 0.2, (steps, 14)).astype(np.float32)
         labels = np.repeat(positions[:, None], 16, axis=1)
         labels[:, :, 7] = (level / 255.0)[:, None]
-        save_episode(folder, Episode(
-            images=images, positions=positions, labels=labels, executed=positions, stage=np.zeros(steps, np.int8),
-            phase=np.array(["reach"] * steps), camera_names=np.array(["top", "left_wrist", "right_wrist"]), joint_names=np.array(names),
-            task="transfer_cube", instruction=INSTRUCTION, seed=seed, step_s=0.1, max_stage=0,
-        ))
+        save_episode(
+            folder,
+            Episode(
+                images=images,
+                positions=positions,
+                labels=labels,
+                executed=positions,
+                stage=np.zeros(steps, np.int8),
+                phase=np.array(["reach"] * steps),
+                camera_names=np.array(["top", "left_wrist", "right_wrist"]),
+                joint_names=np.array(names),
+                task="transfer_cube",
+                instruction=INSTRUCTION,
+                seed=seed,
+                step_s=0.1,
+                max_stage=0,
+            ),
+        )
     return folder

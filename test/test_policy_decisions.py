@@ -8,9 +8,9 @@ import torch
 from policy_cases import observation, robot, tiny_checkpoint, tiny_policy
 
 from rdvla_ros.model.backbones import BACKBONES, backbone_class
+from rdvla_ros.model.backbones.compact import CameraInput, position_code
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.images import prepare_image
-from rdvla_ros.model.backbones.compact import CameraInput, position_code
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.model.tokenizer import UNKNOWN, WordTokenizer
 from rdvla_ros.types import CheckpointError, ObservationError, StopReason
@@ -109,7 +109,9 @@ def test_a_picture_of_another_form_is_refused(picture, message):
         tiny_policy().decide(observation(images=images))
 
 
-@pytest.mark.parametrize("positions, message", [(np.zeros(7), r"expected shape \(14,\)"), (np.r_[np.zeros(13), np.nan], "right_gripper")])
+@pytest.mark.parametrize(
+    "positions, message", [(np.zeros(7), r"expected shape \(14,\)"), (np.r_[np.zeros(13), np.nan], "right_gripper")]
+)
 def test_positions_of_another_robot_or_not_finite_are_refused(positions, message):
     with pytest.raises(ObservationError, match=message):
         tiny_policy().decide(observation(positions=positions))
@@ -124,7 +126,10 @@ def test_the_robot_it_was_trained_for_is_accepted():
     "change, message",
     [
         (dict(joint_names=("a",) * 7), "14 joints .* the robot 7"),
-        (dict(joint_names=("right_waist", *(f"j{i}" for i in range(13)))), "joint 0 is 'left_waist' in the checkpoint and 'right_waist'"),
+        (
+            dict(joint_names=("right_waist", *(f"j{i}" for i in range(13)))),
+            "joint 0 is 'left_waist' in the checkpoint and 'right_waist'",
+        ),
         (dict(camera_names=("top",)), "needs camera 'left_wrist'"),
         (dict(representation="absolute"), "actions are relative"),
         (dict(gripper_joints=("left_gripper",)), "Gripper joints"),
@@ -132,7 +137,9 @@ def test_the_robot_it_was_trained_for_is_accepted():
 )
 def test_another_robot_is_refused_by_name(change, message):
     d = robot()
-    described = dict(joint_names=d.joint_names, camera_names=d.camera_names, representation="relative", gripper_joints=d.gripper_joints)
+    described = dict(
+        joint_names=d.joint_names, camera_names=d.camera_names, representation="relative", gripper_joints=d.gripper_joints
+    )
     with pytest.raises(CheckpointError, match=message):
         tiny_policy().require_robot(**{**described, **change})
 

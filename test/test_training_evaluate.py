@@ -66,8 +66,24 @@ def test_latency_makes_the_next_observation_earlier():
 
 def test_one_episode_is_evaluated_from_the_command_line(folder, tmp_path, capsys):
     report = tmp_path / "report.json"
-    arguments = ["--checkpoint", str(folder), "--episodes", "1", "--first-seed", "20", "--iterations", "2", "--execute", "8",
-                 "--time-limit", "0.8", "--workers", "1", "--output", str(report)]
+    arguments = [
+        "--checkpoint",
+        str(folder),
+        "--episodes",
+        "1",
+        "--first-seed",
+        "20",
+        "--iterations",
+        "2",
+        "--execute",
+        "8",
+        "--time-limit",
+        "0.8",
+        "--workers",
+        "1",
+        "--output",
+        str(report),
+    ]
     assert evaluate.main(arguments) == 0
     data = json.loads(report.read_text())
     assert data["success"]["of"] == 1 and data["decisions"] == 1 and data["iterations"]["mean"] == 2.0
@@ -82,14 +98,18 @@ def test_another_robots_checkpoint_is_not_evaluated(tmp_path):
 
 
 def test_rates_count_the_highest_stage_reached():
-    results = [EpisodeResult(seed, stage, stage > 0, 1.0, {4: 5.0} if stage == 4 else {}, 1, [3], [8], [0.01], [0.02])
-               for seed, stage in enumerate((0, 2, 4, 4))]
+    results = [
+        EpisodeResult(seed, stage, stage > 0, 1.0, {4: 5.0} if stage == 4 else {}, 1, [3], [8], [0.01], [0.02])
+        for seed, stage in enumerate((0, 2, 4, 4))
+    ]
     data = evaluate.report(evaluate.EvaluationConfig(evaluate.DEFAULT_CHECKPOINT, "transfer_cube"), results)
     assert data["success"]["count"] == 2 and data["reached"]["count"] == 3
     assert [data["stages"][str(s)]["count"] for s in (1, 2, 3, 4)] == [3, 3, 2, 2]
 
 
-@pytest.mark.parametrize("successes, trials, expected", [(0, 20, (0.0, 0.1611)), (10, 20, (0.2993, 0.7007)), (20, 20, (0.8389, 1.0))])
+@pytest.mark.parametrize(
+    "successes, trials, expected", [(0, 20, (0.0, 0.1611)), (10, 20, (0.2993, 0.7007)), (20, 20, (0.8389, 1.0))]
+)
 def test_wilson_intervals_are_those_of_the_tables(successes, trials, expected):
     assert evaluate.wilson_interval(successes, trials) == pytest.approx(expected, abs=1e-4)
 
@@ -115,7 +135,9 @@ def test_the_shipped_policy_fits_the_shipped_robot_and_reaches_the_cube(simulato
     """The checkpoint of the repository in closed loop, on a seed it was not trained on and that its report does not use."""
     shipped = evaluate.DEFAULT_CHECKPOINT
     assert sum(file.stat().st_size for file in shipped.iterdir()) <= 20e6
-    rollout = evaluate.build_rollout(evaluate.EvaluationConfig(shipped, "transfer_cube", rollout=RolloutConfig(time_limit_s=5.0)))
+    rollout = evaluate.build_rollout(
+        evaluate.EvaluationConfig(shipped, "transfer_cube", rollout=RolloutConfig(time_limit_s=5.0))
+    )
     rollout.sim.close()
     rollout.sim = simulator  # one GL context for this file
     result = rollout.run(21)

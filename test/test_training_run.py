@@ -37,8 +37,8 @@ def one_thread():
     torch.set_num_threads(before)
 
 
-def _run(data, output, resume=False, team=Team(), **changes):
-    return training.train(tiny_config(**changes), [data], output, robot(), resume=resume, team=team)
+def _run(data, output, resume=False, team=None, **changes):
+    return training.train(tiny_config(**changes), [data], output, robot(), resume=resume, team=team or Team())
 
 
 def _state(output):
@@ -158,7 +158,10 @@ def test_a_batch_without_variation_is_the_data(frames):
     np.testing.assert_allclose(targets, frames.labels[indices][:, :8], atol=1e-5)
     pictures = (batch.images["top"].permute(0, 2, 3, 1).numpy() + 1.0) * 127.5
     np.testing.assert_allclose(pictures, frames.images["top"][indices], atol=1e-3)
-    assert torch.equal(maker.make(indices, np.random.default_rng(1)).images["top"], maker.make(indices, np.random.default_rng(1)).images["top"])
+    assert torch.equal(
+        maker.make(indices, np.random.default_rng(1)).images["top"],
+        maker.make(indices, np.random.default_rng(1)).images["top"],
+    )
 
 
 def test_a_shifted_picture_repeats_its_edge():

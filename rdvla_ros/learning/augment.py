@@ -36,7 +36,7 @@ class BatchMaker:
         self.frames, self.space, self.augmentation, self.chunk_length = frames, space, augmentation, chunk_length
         ids = [tokenizer.encode(text) for text in frames.instructions]
         self.word_ids = np.zeros((len(ids), max(map(len, ids))), np.int64)
-        for row, words in zip(self.word_ids, ids):
+        for row, words in zip(self.word_ids, ids, strict=True):
             row[: len(words)] = words
 
     def make(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
@@ -60,8 +60,12 @@ class BatchMaker:
         scale, offset = np.full(len(indices), 1 / 127.5, np.float32), np.full(len(indices), -1.0, np.float32)
         if rng is not None:
             pictures = _shifted(pictures, self.augmentation.shift_px.get(camera, 0), rng)
-            scale = scale * rng.uniform(1 - self.augmentation.contrast, 1 + self.augmentation.contrast, len(indices)).astype(np.float32)
-            offset = offset + rng.uniform(-self.augmentation.brightness, self.augmentation.brightness, len(indices)).astype(np.float32)
+            scale = scale * rng.uniform(1 - self.augmentation.contrast, 1 + self.augmentation.contrast, len(indices)).astype(
+                np.float32
+            )
+            offset = offset + rng.uniform(-self.augmentation.brightness, self.augmentation.brightness, len(indices)).astype(
+                np.float32
+            )
         tensor = torch.from_numpy(pictures).permute(0, 3, 1, 2).float()  # channels last in memory, as the stems like it
         return tensor * torch.from_numpy(scale).view(-1, 1, 1, 1) + torch.from_numpy(offset).view(-1, 1, 1, 1)
 
@@ -73,4 +77,4 @@ def _shifted(pictures: np.ndarray, largest: int, rng: np.random.Generator) -> np
     height, width = pictures.shape[1:3]
     padded = np.pad(pictures, ((0, 0), (largest, largest), (largest, largest), (0, 0)), mode="edge")
     starts = rng.integers(0, 2 * largest + 1, (len(pictures), 2))
-    return np.stack([image[y : y + height, x : x + width] for image, (y, x) in zip(padded, starts)])
+    return np.stack([image[y : y + height, x : x + width] for image, (y, x) in zip(padded, starts, strict=True)])

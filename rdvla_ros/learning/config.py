@@ -66,7 +66,8 @@ class TrainConfig:
     """steps: optimiser steps in all; decay_steps: the last of them, in which the learning rate falls to zero.
     batch_size: observations per step over all processes. average_every: 1 averages the gradients of the processes in every
     step (the same as one process with the whole batch); n lets each go n steps on its own share and then averages weights
-    and moments, which wastes no time on waiting where other programs use the processors too. early_weight: loss of one shallower state against the last one's.
+    and moments, which wastes no time on waiting where other programs use the processors too.
+    early_weight: loss of one shallower state against the last one's.
     auxiliary_weight: see auxiliary.py. label_rows: rows of the demonstrations' labels that are read (the last is foretold
     by the auxiliary head). held_out_every: every so-manieth seed is for validation only. save_every_s: [s] between saves."""
 
@@ -97,10 +98,20 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.representation not in REPRESENTATIONS:
-            raise TrainingError(f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}")
+            raise TrainingError(
+                f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}"
+            )
         if self.precision not in ("bfloat16", "float32"):
             raise TrainingError(f"precision: expected bfloat16 or float32, got '{self.precision}'.")
-        for name in ("steps", "batch_size", "backprop_depth", "evaluate_every", "log_every", "held_out_every", "average_every"):
+        for name in (
+            "steps",
+            "batch_size",
+            "backprop_depth",
+            "evaluate_every",
+            "log_every",
+            "held_out_every",
+            "average_every",
+        ):
             if getattr(self, name) < 1:
                 raise TrainingError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)}.")
         if not 0 <= self.decay_steps <= self.steps:

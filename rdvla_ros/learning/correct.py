@@ -52,7 +52,9 @@ class Corrector:
             memory = Memory(reference, velocity)
             labels = self.teacher.relabel(sim, memory)
             phase = self.teacher.expert.step(sim, memory)[1]
-            rows.append((self.teacher.pictures(sim), rollout.robot.to_policy(sim.positions), labels, reference, sim.stage(), phase))
+            rows.append(
+                (self.teacher.pictures(sim), rollout.robot.to_policy(sim.positions), labels, reference, sim.stage(), phase)
+            )
             stayed = stayed + 1 if self.teacher.expert.strategy.finished(view) else 0
             return stayed * self.every < STAY_STEPS
 
@@ -61,13 +63,22 @@ class Corrector:
         return self._episode(seed, rows, result.max_stage) if rows else None
 
     def _episode(self, seed: int, rows: list[tuple], max_stage: int) -> Episode:
-        images, positions, labels, executed, stage, phase = zip(*rows)
+        images, positions, labels, executed, stage, phase = zip(*rows, strict=True)
         robot, task = self.rollout.robot, self.rollout.sim.task
         return Episode(
-            images=np.stack(images), positions=np.stack(positions).astype(np.float32), labels=np.stack(labels),
-            executed=np.stack(executed).astype(np.float32), stage=np.array(stage, np.int8), phase=np.array(phase),
-            camera_names=np.array(robot.camera_names), joint_names=np.array(robot.joint_names), task=task.name,
-            instruction=task.instruction, seed=seed, step_s=STEP_S, max_stage=max_stage,
+            images=np.stack(images),
+            positions=np.stack(positions).astype(np.float32),
+            labels=np.stack(labels),
+            executed=np.stack(executed).astype(np.float32),
+            stage=np.array(stage, np.int8),
+            phase=np.array(phase),
+            camera_names=np.array(robot.camera_names),
+            joint_names=np.array(robot.joint_names),
+            task=task.name,
+            instruction=task.instruction,
+            seed=seed,
+            step_s=STEP_S,
+            max_stage=max_stage,
         )
 
 
@@ -99,7 +110,11 @@ def correct(config: EvaluationConfig, seeds: Sequence[int], folder: Path, worker
         jobs = [pool.submit(_record_one, folder, seed) for seed in left]
         done = [job.result() for job in tqdm(jobs, desc=f"{config.task}, corrections", unit="episode")]
     stages = [stage for _, stage in done]
-    return {"recorded": len(done), "observations": sum(count for count, _ in done), "stages": [stages.count(s) for s in range(5)]}
+    return {
+        "recorded": len(done),
+        "observations": sum(count for count, _ in done),
+        "stages": [stages.count(s) for s in range(5)],
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -117,7 +132,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
     config = EvaluationConfig(
-        arguments.checkpoint, arguments.task, arguments.robot, horizon={"rule": "fixed", "length": arguments.execute},
+        arguments.checkpoint,
+        arguments.task,
+        arguments.robot,
+        horizon={"rule": "fixed", "length": arguments.execute},
         rollout=RolloutConfig(arguments.time_limit, arguments.latency),
     )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)

@@ -23,12 +23,18 @@ from rdvla_ros.types import nearest_names
 def read_episode(path: Path, camera_names: Sequence[str], joint_names: Sequence[str] | None, rows: int) -> Episode:
     """Load one file and check it against what the run needs; TrainingError names the file and the field."""
     episode = load_episode(path)
-    count, cameras, joints = len(episode.positions), list(map(str, episode.camera_names)), list(map(str, episode.joint_names))
+    count, cameras, joints = (
+        len(episode.positions),
+        list(map(str, episode.camera_names)),
+        list(map(str, episode.joint_names)),
+    )
     for name in camera_names:
         if name not in cameras:
             raise TrainingError(f"{path}: no camera '{name}'. {nearest_names(name, cameras)}")
     if joint_names is not None and joints != list(joint_names):
-        raise TrainingError(f"{path}: joint_names: expected {', '.join(joint_names)}; got {', '.join(joints)}. Do not mix robots.")
+        raise TrainingError(
+            f"{path}: joint_names: expected {', '.join(joint_names)}; got {', '.join(joints)}. Do not mix robots."
+        )
     if count == 0:
         raise TrainingError(f"{path}: positions: expected at least one step, got none.")
     if episode.positions.shape != (count, len(joints)):
@@ -36,9 +42,14 @@ def read_episode(path: Path, camera_names: Sequence[str], joint_names: Sequence[
     shape = episode.labels.shape
     if len(shape) != 3 or shape[::2] != (count, len(joints)) or shape[1] < rows:
         raise TrainingError(f"{path}: labels: expected shape ({count}, at least {rows}, {len(joints)}), got {shape}.")
-    if episode.images.dtype != np.uint8 or episode.images.shape[:2] != (count, len(cameras)) or episode.images.shape[-1] != 3:
+    if (
+        episode.images.dtype != np.uint8
+        or episode.images.shape[:2] != (count, len(cameras))
+        or episode.images.shape[-1] != 3
+    ):
         raise TrainingError(
-            f"{path}: images: expected ({count}, {len(cameras)}, h, w, 3) uint8, got {episode.images.shape} {episode.images.dtype}."
+            f"{path}: images: expected ({count}, {len(cameras)}, h, w, 3) uint8, got "
+            f"{episode.images.shape} {episode.images.dtype}."
         )
     return episode
 
@@ -115,9 +126,14 @@ def open_cache(cache: Path, cameras: Sequence[CameraInput]) -> Frames:
     instructions, instruction_index = np.unique(rest.pop("instruction"), return_inverse=True)
     phases, phase_index = np.unique(rest.pop("phase"), return_inverse=True)
     return Frames(
-        images, instructions=tuple(map(str, instructions)), instruction_index=instruction_index,
-        phases=tuple(map(str, phases)), phase_index=phase_index,
-        joint_names=tuple(index["joint_names"]), step_s=index["step_s"], **rest,
+        images,
+        instructions=tuple(map(str, instructions)),
+        instruction_index=instruction_index,
+        phases=tuple(map(str, phases)),
+        phase_index=phase_index,
+        joint_names=tuple(index["joint_names"]),
+        step_s=index["step_s"],
+        **rest,
     )
 
 
@@ -126,4 +142,4 @@ def shuffled_batch(count: int, step: int, batch_size: int, seed: int) -> np.ndar
     positions = np.arange(step * batch_size, (step + 1) * batch_size)
     epochs = positions // count
     orders = {epoch: np.random.default_rng((seed, int(epoch))).permutation(count) for epoch in np.unique(epochs)}
-    return np.array([orders[epoch][position % count] for epoch, position in zip(epochs, positions)])
+    return np.array([orders[epoch][position % count] for epoch, position in zip(epochs, positions, strict=True)])

@@ -89,7 +89,12 @@ def evaluate(config: EvaluationConfig, seeds: Sequence[int], workers: int = 1) -
 
 def _rate(flags: Sequence[bool]) -> dict[str, Any]:
     low, high = wilson_interval(sum(flags), len(flags))
-    return {"count": int(sum(flags)), "of": len(flags), "rate": sum(flags) / max(1, len(flags)), "wilson95": [round(low, 4), round(high, 4)]}
+    return {
+        "count": int(sum(flags)),
+        "of": len(flags),
+        "rate": sum(flags) / max(1, len(flags)),
+        "wilson95": [round(low, 4), round(high, 4)],
+    }
 
 
 def report(config: EvaluationConfig, results: Sequence[EpisodeResult]) -> dict[str, Any]:
@@ -110,7 +115,11 @@ def report(config: EvaluationConfig, results: Sequence[EpisodeResult]) -> dict[s
         "stages": {str(stage): _rate([r.max_stage >= stage for r in results]) for stage in range(1, MAX_STAGE + 1)},
         "decisions": int(len(iterations)),
         "refused_chunks": int(sum(r.refused for r in results)),
-        "iterations": {"mean": float(iterations.mean()), "p95": float(np.quantile(iterations, 0.95)), "max": int(iterations.max())},
+        "iterations": {
+            "mean": float(iterations.mean()),
+            "p95": float(np.quantile(iterations, 0.95)),
+            "max": int(iterations.max()),
+        },
         "horizon_mean": float(horizons.mean()),
         "head_ms": {"mean": 1e3 * float(head_s.mean()), "p95": 1e3 * float(np.quantile(head_s, 0.95))},
         "decision_ms": {"mean": 1e3 * float(decide_s.mean()), "p95": 1e3 * float(np.quantile(decide_s, 0.95))},
@@ -133,10 +142,13 @@ def _episode(result: EpisodeResult) -> dict[str, Any]:
 
 def summary_line(data: Mapping[str, Any]) -> str:
     success, reached = data["success"], data["reached"]
+    low, high = (100 * bound for bound in success["wilson95"])
+    stages = [data["stages"][str(stage)]["count"] for stage in range(1, MAX_STAGE + 1)]
     return (
-        f"{data['task']}: success {success['count']}/{success['of']} ({100 * success['wilson95'][0]:.0f}..{100 * success['wilson95'][1]:.0f} %), "
-        f"reached {reached['count']}/{reached['of']}, stages {[data['stages'][str(s)]['count'] for s in range(1, MAX_STAGE + 1)]}, "
-        f"{data['iterations']['mean']:.1f} iterations, horizon {data['horizon_mean']:.1f}, head {data['head_ms']['mean']:.1f} ms, "
+        f"{data['task']}: success {success['count']}/{success['of']} ({low:.0f}..{high:.0f} %), "
+        f"reached {reached['count']}/{reached['of']}, stages {stages}, "
+        f"{data['iterations']['mean']:.1f} iterations, horizon {data['horizon_mean']:.1f}, "
+        f"head {data['head_ms']['mean']:.1f} ms, "
         f"{data['refused_chunks']} of {data['decisions']} chunks refused"
     )
 
@@ -147,11 +159,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=sorted(TASKS), default="transfer_cube")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument("--first-seed", type=int, default=0, help="seeds 0..99 are held out: no training data comes from them")
+    parser.add_argument(
+        "--first-seed", type=int, default=0, help="seeds 0..99 are held out: no training data comes from them"
+    )
     parser.add_argument("--iterations", type=int, help="fixed depth instead of the checkpoint's halting rule")
     parser.add_argument("--threshold", type=float, help="stop when the mean-squared change falls below this")
     parser.add_argument("--max-iterations", type=int, default=16, help="limit of --threshold")
-    parser.add_argument("--execute", type=int, help="rows of each chunk to execute, instead of the checkpoint's horizon rule")
+    parser.add_argument(
+        "--execute", type=int, help="rows of each chunk to execute, instead of the checkpoint's horizon rule"
+    )
     parser.add_argument("--latency", type=float, default=0.0, help="from an observation to its trajectory [s]")
     parser.add_argument("--time-limit", type=float, default=15.0, help="of an episode [s]")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
@@ -164,8 +180,14 @@ def main(argv: list[str] | None = None) -> int:
         halting = {"rule": "action_change", "threshold": arguments.threshold, "max_iterations": arguments.max_iterations}
     if arguments.execute is not None:
         horizon = {"rule": "fixed", "length": arguments.execute}
-    config = EvaluationConfig(arguments.checkpoint, arguments.task, arguments.robot, halting, horizon,
-                              RolloutConfig(arguments.time_limit, arguments.latency))
+    config = EvaluationConfig(
+        arguments.checkpoint,
+        arguments.task,
+        arguments.robot,
+        halting,
+        horizon,
+        RolloutConfig(arguments.time_limit, arguments.latency),
+    )
     data = evaluate(config, range(arguments.first_seed, arguments.first_seed + arguments.episodes), arguments.workers)
     if arguments.output:
         arguments.output.parent.mkdir(parents=True, exist_ok=True)

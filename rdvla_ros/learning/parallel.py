@@ -58,7 +58,7 @@ class Team:
         everything = torch.cat(parts)
         dist.all_reduce(everything)
         everything.div_(self.size)
-        for parameter, part in zip(parameters, everything.split([p.numel() for p in parameters])):
+        for parameter, part in zip(parameters, everything.split([p.numel() for p in parameters]), strict=True):
             parameter.grad = part.view_as(parameter)
 
     def average(self, tensors: Sequence[torch.Tensor]) -> None:
@@ -68,7 +68,7 @@ class Team:
         everything = torch.cat([tensor.detach().flatten() for tensor in tensors])
         dist.all_reduce(everything)
         everything.div_(self.size)
-        for tensor, part in zip(tensors, everything.split([tensor.numel() for tensor in tensors])):
+        for tensor, part in zip(tensors, everything.split([tensor.numel() for tensor in tensors]), strict=True):
             tensor.data.copy_(part.view_as(tensor))
 
     def leave(self) -> None:

@@ -9,15 +9,17 @@ from pathlib import Path
 import matplotlib
 
 matplotlib.use("Agg")
-import matplotlib.pyplot as plt  # noqa: E402
-import numpy as np  # noqa: E402
+import matplotlib.pyplot as plt
+import numpy as np
 
-from rdvla_ros.learning.config import TrainingError  # noqa: E402
+from rdvla_ros.learning.config import TrainingError
 
 
 def read_log(path: Path) -> list[dict]:
     if not path.is_file():
-        raise TrainingError(f"Training log {path}: expected a file of JSON lines, found nothing. It lies in the run's folder.")
+        raise TrainingError(
+            f"Training log {path}: expected a file of JSON lines, found nothing. It lies in the run's folder."
+        )
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
@@ -33,9 +35,16 @@ def plot_run(entries: list[dict], output: Path) -> Path:
     window = max(1, len(training) // 40)
     smooth = np.convolve([e["loss"] for e in training], np.ones(window) / window, "valid")
     left.plot(steps[window - 1 :], smooth, color="tab:blue", label="training (last iteration)")
-    for depth, colour in zip(("1", "4", "16"), ("tab:red", "tab:orange", "tab:green")):
+    for depth, colour in zip(("1", "4", "16"), ("tab:red", "tab:orange", "tab:green"), strict=True):
         known = [e for e in validation if depth in e["validation"]]
-        left.plot([e["step"] for e in known], [e["validation"][depth] for e in known], ".-", ms=3, color=colour, label=f"held-out, r = {depth}")
+        left.plot(
+            [e["step"] for e in known],
+            [e["validation"][depth] for e in known],
+            ".-",
+            ms=3,
+            color=colour,
+            label=f"held-out, r = {depth}",
+        )
     left.set(xlabel="step", ylabel="mean absolute error (normalised)", yscale="log")
     left.legend(frameon=False)
     left.grid(alpha=0.3)

@@ -61,7 +61,9 @@ Watcher = Callable[[np.ndarray, np.ndarray, Decision | None], bool]
 class Rollout:
     """A policy on one simulator. `horizon`: object of control.horizon that says how many rows of a chunk are executed."""
 
-    def __init__(self, policy: Policy, sim: AlohaSim, robot: RobotDescription, horizon: Any, config: RolloutConfig = RolloutConfig()):
+    def __init__(
+        self, policy: Policy, sim: AlohaSim, robot: RobotDescription, horizon: Any, config: RolloutConfig = RolloutConfig()
+    ):
         self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
         self.limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
@@ -88,7 +90,7 @@ class Rollout:
                 reference = self._reference(motion, sim.time_s - base_s)
                 if not watch(self.robot.to_policy(reference.position), reference.velocity / self._widths, decision):
                     break
-            for index in range(self._sim_steps):
+            for _ in range(self._sim_steps):
                 if pending is not None and sim.time_s >= pending[0] - 1e-9:
                     motion, base_s = self._replan(motion, base_s, *pending[1:], result)
                     pending = None

@@ -29,7 +29,14 @@ DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 
 
 def train(
-    config: TrainConfig, data: Sequence[Path], output: Path, robot: RobotDescription, *, resume: bool, team: Team, stop_at: float = float("inf")
+    config: TrainConfig,
+    data: Sequence[Path],
+    output: Path,
+    robot: RobotDescription,
+    *,
+    resume: bool,
+    team: Team,
+    stop_at: float = float("inf"),
 ) -> Path:
     """Run to config.steps, or until the wall clock passes stop_at [s]; returns the policy's folder."""
     output.mkdir(parents=True, exist_ok=True)
@@ -42,11 +49,15 @@ def train(
     if saved is None and (output / STATE).exists():
         raise TrainingError(f"{output} holds a run already. Pass --resume to go on with it, or another --output.")
     if list(frames.joint_names) != list(robot.joint_names):
-        raise TrainingError(f"Joints: the robot description has {', '.join(robot.joint_names)}; the data {', '.join(frames.joint_names)}.")
+        raise TrainingError(
+            f"Joints: the robot description has {', '.join(robot.joint_names)}; the data {', '.join(frames.joint_names)}."
+        )
     usable = np.flatnonzero(~frames.held_out)
     space = _space(config, frames, usable, robot, saved)
-    tokenizer = WordTokenizer(tuple(saved["vocabulary"]), config.model.max_words) if saved else WordTokenizer.from_instructions(
-        frames.instructions, config.model.max_words
+    tokenizer = (
+        WordTokenizer(tuple(saved["vocabulary"]), config.model.max_words)
+        if saved
+        else WordTokenizer.from_instructions(frames.instructions, config.model.max_words)
     )
     trainer = Trainer(config, space, tokenizer, team)
     if saved:
@@ -57,19 +68,38 @@ def train(
     return output / POLICY
 
 
-def _space(config: TrainConfig, frames: Frames, usable: np.ndarray, robot: RobotDescription, saved: dict | None) -> ActionSpace:
+def _space(
+    config: TrainConfig, frames: Frames, usable: np.ndarray, robot: RobotDescription, saved: dict | None
+) -> ActionSpace:
     relative = relative_columns(config.representation, robot.joint_names, robot.gripper_joints)
     if saved:  # the weights mean what the first data said; later data must not move the scale under them
-        return ActionSpace(relative, *(Scaler.from_dict(saved["statistics"][k], len(relative), k) for k in ("proprio", "action")))
+        return ActionSpace(
+            relative, *(Scaler.from_dict(saved["statistics"][k], len(relative), k) for k in ("proprio", "action"))
+        )
     return fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
 
 
 class _Run:
     """The loop around the trainer: log, validate, save."""
 
-    def __init__(self, trainer: Trainer, frames: Frames, usable: np.ndarray, robot: RobotDescription, output: Path, data: Sequence[Path]):
+    def __init__(
+        self,
+        trainer: Trainer,
+        frames: Frames,
+        usable: np.ndarray,
+        robot: RobotDescription,
+        output: Path,
+        data: Sequence[Path],
+    ):
         config = trainer.config
-        self.trainer, self.frames, self.usable, self.robot, self.output, self.data = trainer, frames, usable, robot, output, data
+        self.trainer, self.frames, self.usable, self.robot, self.output, self.data = (
+            trainer,
+            frames,
+            usable,
+            robot,
+            output,
+            data,
+        )
         self.maker = BatchMaker(frames, trainer.space, trainer.tokenizer, config.augmentation, config.model.chunk_length)
         held_out = np.flatnonzero(frames.held_out)
         chosen = np.random.default_rng(0).permutation(held_out if len(held_out) else usable)
@@ -136,20 +166,37 @@ class _Run:
         if not trainer.team.leads:
             return
         space = trainer.space
-        save_state(self.output / STATE, {
-            "trainer": trainer.state(), "elapsed_s": self.elapsed_s, "vocabulary": list(trainer.tokenizer.vocabulary),
-            "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict()},
-        })
+        save_state(
+            self.output / STATE,
+            {
+                "trainer": trainer.state(),
+                "elapsed_s": self.elapsed_s,
+                "vocabulary": list(trainer.tokenizer.vocabulary),
+                "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict()},
+            },
+        )
         robot, config = self.robot, trainer.config
-        contract = Contract(robot.joint_names, robot.gripper_joints, tuple(c.name for c in config.model.cameras),
-                            config.representation, self.frames.step_s, config.model.chunk_length)
+        contract = Contract(
+            robot.joint_names,
+            robot.gripper_joints,
+            tuple(c.name for c in config.model.cameras),
+            config.representation,
+            self.frames.step_s,
+            config.model.chunk_length,
+        )
         notes = {
-            "robot": robot.name, "step": trainer.step, "minutes": round(self.elapsed_s / 60, 1), "observations": len(self.usable),
-            "data": [folder.name for folder in self.data], "instructions": list(self.frames.instructions),
+            "robot": robot.name,
+            "step": trainer.step,
+            "minutes": round(self.elapsed_s / 60, 1),
+            "observations": len(self.usable),
+            "data": [folder.name for folder in self.data],
+            "instructions": list(self.frames.instructions),
             "validation_error_by_depth": {str(depth): round(error, 5) for depth, error in self.last_error.items()},
             "config": config.to_dict(),
         }
-        save_checkpoint(self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes))
+        save_checkpoint(
+            self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes)
+        )
 
 
 def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:
@@ -191,7 +238,9 @@ def main(argv: list[str] | None = None) -> int:
         _process(0, 1, 0, arguments.threads, job)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-        torch.multiprocessing.spawn(_process, (arguments.processes, free_port(), arguments.threads, job), nprocs=arguments.processes)
+        torch.multiprocessing.spawn(
+            _process, (arguments.processes, free_port(), arguments.threads, job), nprocs=arguments.processes
+        )
     return 0
 
 

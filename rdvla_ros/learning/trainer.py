@@ -33,17 +33,30 @@ def build_model(config: TrainConfig, tokenizer: WordTokenizer, action_dim: int) 
     sizes = config.model
     backbone = CompactBackbone(
         CompactConfig(
-            cameras=sizes.cameras, vocabulary_size=tokenizer.size, hidden_dim=sizes.hidden_dim, num_heads=sizes.num_heads,
-            num_layers=sizes.backbone_layers, mlp_ratio=sizes.mlp_ratio, latent_queries=sizes.latent_queries,
-            text_tokens=sizes.text_tokens, max_words=sizes.max_words,
+            cameras=sizes.cameras,
+            vocabulary_size=tokenizer.size,
+            hidden_dim=sizes.hidden_dim,
+            num_heads=sizes.num_heads,
+            num_layers=sizes.backbone_layers,
+            mlp_ratio=sizes.mlp_ratio,
+            latent_queries=sizes.latent_queries,
+            text_tokens=sizes.text_tokens,
+            max_words=sizes.max_words,
         )
     )
     head = RDVLAHead(
         HeadConfig(
-            hidden_dim=sizes.hidden_dim, num_heads=sizes.num_heads, prelude_layers=sizes.prelude_layers,
-            core_layers=sizes.core_layers, coda_layers=sizes.coda_layers, chunk_length=sizes.chunk_length,
-            action_dim=action_dim, proprio_dim=action_dim, mean_recurrence=max(1, round(config.depth.mean)),
-            backprop_depth=config.backprop_depth, ffn_multiple=sizes.ffn_multiple,
+            hidden_dim=sizes.hidden_dim,
+            num_heads=sizes.num_heads,
+            prelude_layers=sizes.prelude_layers,
+            core_layers=sizes.core_layers,
+            coda_layers=sizes.coda_layers,
+            chunk_length=sizes.chunk_length,
+            action_dim=action_dim,
+            proprio_dim=action_dim,
+            mean_recurrence=max(1, round(config.depth.mean)),
+            backprop_depth=config.backprop_depth,
+            ffn_multiple=sizes.ffn_multiple,
         )
     )
     return RDVLA(backbone, head)
@@ -75,7 +88,9 @@ class Trainer:
         others = [p for p in self.parameters if p.ndim < 2]
         self.optimiser = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=config.learning_rate, betas=config.betas, fused=True,
+            lr=config.learning_rate,
+            betas=config.betas,
+            fused=True,
         )
         self.step = 0
 
@@ -83,7 +98,9 @@ class Trainer:
         """One optimiser step on this process's share of the batch."""
         config, step = self.config, self.step
         indices = usable[shuffled_batch(len(usable), step, config.batch_size, config.seed)]
-        batch = maker.make(indices[self.team.rank :: self.team.size], np.random.default_rng((config.seed, step, 1, self.team.rank)))
+        batch = maker.make(
+            indices[self.team.rank :: self.team.size], np.random.default_rng((config.seed, step, 1, self.team.rank))
+        )
         common = np.random.default_rng((config.seed, step, 2))
         depth = config.depth.draw(common)
         self.model.train()
@@ -93,7 +110,9 @@ class Trainer:
             self.team.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         if not torch.isfinite(norm):
-            raise TrainingError(f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save.")
+            raise TrainingError(
+                f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save."
+            )
         rate = config.learning_rate_at(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate

@@ -75,7 +75,10 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
     folder.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
-        tensors = {name: value.detach().to("cpu", STORED[dtype]).contiguous() for name, value in checkpoint.model.state_dict().items()}
+        tensors = {
+            name: value.detach().to("cpu", STORED[dtype]).contiguous()
+            for name, value in checkpoint.model.state_dict().items()
+        }
         _check_finite(tensors, "the weights to be saved")
         save_file(tensors, work / WEIGHTS)
         manifest = _manifest(checkpoint, dtype, work / WEIGHTS)
@@ -84,7 +87,9 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
         (work / WEIGHTS).chmod(0o644)
         _swap(work, folder)
     except OSError as error:
-        raise CheckpointError(f"Checkpoint {folder} could not be written: {error}. Nothing half-written was left.") from error
+        raise CheckpointError(
+            f"Checkpoint {folder} could not be written: {error}. Nothing half-written was left."
+        ) from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
@@ -136,7 +141,9 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{path}: expected JSON, got a file that cannot be read ({error}). Copy the folder again.") from error
+        raise CheckpointError(
+            f"{path}: expected JSON, got a file that cannot be read ({error}). Copy the folder again."
+        ) from error
     _check_keys(manifest, "", path)
     if manifest["format"] != FORMAT or manifest["format_version"] != FORMAT_VERSION:
         raise CheckpointError(
@@ -179,12 +186,20 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         ("chunk_length", head.chunk_length, contract.chunk_length),
     ):
         if value != expected:
-            raise CheckpointError(f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}.")
+            raise CheckpointError(
+                f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}."
+            )
     _load_weights(model, folder, manifest["weights"])
     tokenizer = WordTokenizer(tuple(manifest["tokenizer"]["vocabulary"]), int(manifest["tokenizer"]["max_words"]))
     inference = manifest["inference"]
     return Checkpoint(
-        model.eval(), contract, space, tokenizer, inference["halting"], inference["horizon"], manifest["training"],
+        model.eval(),
+        contract,
+        space,
+        tokenizer,
+        inference["halting"],
+        inference["horizon"],
+        manifest["training"],
         manifest["model"]["backbone"],
     )
 
@@ -192,7 +207,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def _contract(data: Mapping[str, Any], folder: Path) -> Contract:
     contract = Contract(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
     if not contract.joint_names or len(set(contract.joint_names)) != len(contract.joint_names):
-        raise CheckpointError(f"{folder / MANIFEST}: contract.joint_names: expected distinct names, got {contract.joint_names}.")
+        raise CheckpointError(
+            f"{folder / MANIFEST}: contract.joint_names: expected distinct names, got {contract.joint_names}."
+        )
     if not isinstance(contract.step_s, float) or not contract.step_s > 0:
         raise CheckpointError(f"{folder / MANIFEST}: contract.step_s: expected seconds above 0, got {contract.step_s!r}.")
     return contract
@@ -203,18 +220,26 @@ def _build_model(data: Mapping[str, Any], folder: Path) -> RDVLA:
     try:
         backbone = cls(cls.config_class.from_dict(data["backbone_config"]))
     except (TypeError, KeyError) as error:
-        raise CheckpointError(f"{folder / MANIFEST}: backbone_config does not describe a '{data['backbone']}' backbone: {error}.") from error
+        raise CheckpointError(
+            f"{folder / MANIFEST}: backbone_config does not describe a '{data['backbone']}' backbone: {error}."
+        ) from error
     return RDVLA(backbone, RDVLAHead(HeadConfig.from_dict(data["head_config"])))
 
 
 def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any]) -> None:
     path = folder / WEIGHTS
     if described["file"] != WEIGHTS or not path.is_file():
-        raise CheckpointError(f"{folder}: expected weights in {WEIGHTS}, found {'none' if not path.is_file() else described['file']}.")
+        raise CheckpointError(
+            f"{folder}: expected weights in {WEIGHTS}, found {'none' if not path.is_file() else described['file']}."
+        )
     if path.stat().st_size != described["bytes"]:
-        raise CheckpointError(f"{path}: expected {described['bytes']} bytes, got {path.stat().st_size}: truncated. Copy it again.")
+        raise CheckpointError(
+            f"{path}: expected {described['bytes']} bytes, got {path.stat().st_size}: truncated. Copy it again."
+        )
     if _sha256(path) != described["sha256"]:
-        raise CheckpointError(f"{path}: its SHA-256 is not the manifest's: damaged, or from another training. Copy the folder again.")
+        raise CheckpointError(
+            f"{path}: its SHA-256 is not the manifest's: damaged, or from another training. Copy the folder again."
+        )
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:

@@ -13,7 +13,16 @@ import torch
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.images import prepare_image
-from rdvla_ros.types import ActionChunk, CheckpointError, Decision, Observation, ObservationError, Refinement, StopReason, nearest_names
+from rdvla_ros.types import (
+    ActionChunk,
+    CheckpointError,
+    Decision,
+    Observation,
+    ObservationError,
+    Refinement,
+    StopReason,
+    nearest_names,
+)
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LATENCY_MARGIN_S = 0.005  # kept back from a deadline for what follows the head
@@ -23,7 +32,13 @@ class Policy:
     """One policy for one robot. `decide` may be called from one thread at a time; nothing here knows ROS."""
 
     def __init__(
-        self, checkpoint: Checkpoint, *, device: str = "cpu", halting: Any = None, dtype: str = "float32", seed: int | None = 0
+        self,
+        checkpoint: Checkpoint,
+        *,
+        device: str = "cpu",
+        halting: Any = None,
+        dtype: str = "float32",
+        seed: int | None = 0,
     ):
         """halting: a rule of `model.halting`, or its settings (None: the manifest's). seed: of the scratchpads drawn per
         decision (None: a new one per process)."""
@@ -51,19 +66,25 @@ class Policy:
     def name(self) -> str:
         """What was trained and how far, for logs."""
         notes = self.checkpoint.training
-        return f"{self.checkpoint.backbone_name}, {self.model.num_parameters / 1e6:.1f} M parameters, step {notes.get('step', '?')}"
+        size = f"{self.model.num_parameters / 1e6:.1f} M parameters"
+        return f"{self.checkpoint.backbone_name}, {size}, step {notes.get('step', '?')}"
 
     def require_robot(
-        self, joint_names: Sequence[str], camera_names: Sequence[str], representation: str, gripper_joints: Sequence[str] | None = None
+        self,
+        joint_names: Sequence[str],
+        camera_names: Sequence[str],
+        representation: str,
+        gripper_joints: Sequence[str] | None = None,
     ) -> None:
         """CheckpointError unless this policy was trained for that robot. More cameras than needed are fine."""
         contract = self.contract
         if len(joint_names) != len(contract.joint_names):
             raise CheckpointError(
-                f"Checkpoint for another robot: it has {len(contract.joint_names)} joints ({', '.join(contract.joint_names)}), the "
+                f"Checkpoint for another robot: it has {len(contract.joint_names)} joints "
+                f"({', '.join(contract.joint_names)}), the "
                 f"robot {len(joint_names)}. Choose a checkpoint trained for this robot, or its robot description."
             )
-        for index, (expected, got) in enumerate(zip(contract.joint_names, joint_names)):
+        for index, (expected, got) in enumerate(zip(contract.joint_names, joint_names, strict=True)):
             if expected != got:
                 raise CheckpointError(
                     f"Checkpoint for another robot: joint {index} is '{expected}' in the checkpoint and '{got}' in the robot "
@@ -71,7 +92,9 @@ class Policy:
                 )
         for camera in contract.camera_names:
             if camera not in camera_names:
-                raise CheckpointError(f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}")
+                raise CheckpointError(
+                    f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}"
+                )
         if representation != contract.representation:
             raise CheckpointError(
                 f"The checkpoint's actions are {contract.representation}, the robot description says '{representation}'. Set "
@@ -127,7 +150,11 @@ class Policy:
         decision = self._decision(observation, targets, refinement, float(rule.threshold), int(rule.max_iterations))
         finished = time.perf_counter()
         decision.timings.update(
-            preprocess=prepared - started, vision=seen - prepared, head=refined - seen, postprocess=finished - refined, total=finished - started
+            preprocess=prepared - started,
+            vision=seen - prepared,
+            head=refined - seen,
+            postprocess=finished - refined,
+            total=finished - started,
         )
         return decision
 
@@ -159,12 +186,15 @@ class Policy:
         positions = np.asarray(observation.positions, dtype=np.float64)
         if positions.shape != (len(names),):
             raise ObservationError(
-                f"Positions: expected shape ({len(names)},) in the order {', '.join(names)}; got {positions.shape}. Check the joint "
+                f"Positions: expected shape ({len(names)},) in the order {', '.join(names)}; got {positions.shape}. "
+                f"Check the joint "
                 "names of the robot description."
             )
         if not np.isfinite(positions).all():
             bad = names[int(np.flatnonzero(~np.isfinite(positions))[0])]
-            raise ObservationError(f"Positions: '{bad}' is {positions[names.index(bad)]}; expected a finite number. Check the joint's encoder.")
+            raise ObservationError(
+                f"Positions: '{bad}' is {positions[names.index(bad)]}; expected a finite number. Check the joint's encoder."
+            )
         return positions
 
     def _images(self, observation: Observation) -> dict[str, torch.Tensor]:
@@ -173,10 +203,20 @@ class Policy:
         for camera in self.model.backbone.config.cameras:
             image = observation.images.get(camera.name)
             if image is None:
-                raise ObservationError(f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}")
-            if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or min(image.shape) < 1:
+                raise ObservationError(
+                    f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}"
+                )
+            if (
+                not isinstance(image, np.ndarray)
+                or image.dtype != np.uint8
+                or image.ndim != 3
+                or image.shape[2] != 3
+                or min(image.shape) < 1
+            ):
                 described = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-                raise ObservationError(f"Camera '{camera.name}': expected (height, width, 3) uint8 RGB, got {described}. Convert it to rgb8.")
+                raise ObservationError(
+                    f"Camera '{camera.name}': expected (height, width, 3) uint8 RGB, got {described}. Convert it to rgb8."
+                )
             if min(image.shape[0] / camera.height, image.shape[1] / camera.width) < 0.5:
                 raise ObservationError(
                     f"Camera '{camera.name}': expected at least {camera.width} x {camera.height} pixels, got {image.shape[1]} x "

@@ -33,7 +33,8 @@ class WordTokenizer:
         found = words(instruction)
         if not found or len(found) > self.max_words:
             raise ObservationError(
-                f"Instruction: expected 1 to {self.max_words} words, got {len(found)} in {instruction[:80]!r}. Set an instruction "
+                f"Instruction: expected 1 to {self.max_words} words, got {len(found)} in {instruction[:80]!r}. "
+                f"Set an instruction "
                 f"made of words this checkpoint knows: {', '.join(self.vocabulary)}."
             )
         ids = {word: FIRST_WORD + i for i, word in enumerate(self.vocabulary)}

@@ -40,9 +40,13 @@ class CameraInput:
     def __post_init__(self) -> None:
         left, top, right, bottom = self.crop
         if not (0.0 <= left < right <= 1.0 and 0.0 <= top < bottom <= 1.0):
-            raise CheckpointError(f"Camera '{self.name}': crop: expected 0 <= left < right <= 1, 0 <= top < bottom <= 1, got {self.crop}.")
+            raise CheckpointError(
+                f"Camera '{self.name}': crop: expected 0 <= left < right <= 1, 0 <= top < bottom <= 1, got {self.crop}."
+            )
         if min(self.width, self.height) < 16:
-            raise CheckpointError(f"Camera '{self.name}': expected at least 16 x 16 pixels, got {self.width} x {self.height}.")
+            raise CheckpointError(
+                f"Camera '{self.name}': expected at least 16 x 16 pixels, got {self.width} x {self.height}."
+            )
 
 
 @dataclass(frozen=True)
@@ -117,7 +121,9 @@ class CameraStem(nn.Module):
         self.grid_padding = (0, self.grid_size[1] * GRID_PATCH - cols8, 0, self.grid_size[0] * GRID_PATCH - rows8)
         self.point_features = nn.Linear(fine, hidden_dim)
         self.point_position = nn.Linear(2 + 4 * FREQUENCIES, hidden_dim)
-        self.token_embedding = nn.Parameter(0.02 * torch.randn(camera.keypoints + self.grid_size[0] * self.grid_size[1], hidden_dim))
+        self.token_embedding = nn.Parameter(
+            0.02 * torch.randn(camera.keypoints + self.grid_size[0] * self.grid_size[1], hidden_dim)
+        )
         ys, xs = torch.meshgrid(torch.linspace(-1, 1, rows4), torch.linspace(-1, 1, cols4), indexing="ij")
         self.register_buffer("cells", torch.stack([xs, ys], -1).reshape(-1, 2), persistent=False)
 
