@@ -137,7 +137,7 @@ def test_a_stream_that_falls_silent_ends_the_decisions(make_rig):
         (lambda rig: rig.positions["left"].__setitem__(2, 66.0), "Degrees"),
     ],
 )
-def test_row_10_and_14_a_joint_in_doubt_makes_no_decision(make_rig, break_it, words):
+def test_a_joint_in_doubt_makes_no_decision(make_rig, break_it, words):
     rig = make_rig()
     break_it(rig)
     rig.start()

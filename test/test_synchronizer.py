@@ -324,7 +324,7 @@ def test_messages_for_others_on_a_shared_topic_are_no_fault():
     assert silence.topic == "/left" and "got wheel" in silence.reason
 
 
-def test_row_2_a_silent_stream_is_named_and_nothing_is_filled_in():
+def test_a_silent_stream_is_named_and_nothing_is_filled_in():
     rig = Rig()
     rig.healthy(1.0)
     before = len(rig.matched)
@@ -336,7 +336,7 @@ def test_row_2_a_silent_stream_is_named_and_nothing_is_filled_in():
     assert len(rig.matched) >= before + 4 and rig.synchronizer.silent(after_s=1.0) == []
 
 
-def test_row_17_joints_of_one_arm_stop():
+def test_when_the_joints_of_one_arm_stop_there_are_no_more_sets():
     rig = Rig()
     rig.healthy(1.0)
     before = len(rig.matched)

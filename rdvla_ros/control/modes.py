@@ -42,15 +42,11 @@ class Answer:
     causes: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True)
+@dataclass
 class Counts:
-    """Since start: holds begun, hold requests while one was in force, resumes accepted and refused, takeovers."""
+    """Since start: hold requests while a hold was in force already."""
 
-    holds: int = 0
     repeated_holds: int = 0
-    resumes: int = 0
-    refused_resumes: int = 0
-    takeovers: int = 0
 
 
 class GateModes:
@@ -74,9 +70,8 @@ class GateModes:
         """Always accepted, in every mode."""
         reason, who = _one_line(reason) or "operator", _one_line(who) or "operator"
         if self.holding:
-            self._count(repeated_holds=1)
+            self.counts.repeated_holds += 1
             return Answer(True, False, f"Hold {self.state.hold_id} is in force already: {self.state.reason}.")
-        self._count(holds=1)
         self.state = ModeState(Mode.HOLD, self.state.hold_id + 1, reason, who, now_s)
         return Answer(True, True, f"Hold {self.state.hold_id} begins: {reason}.")
 
@@ -84,9 +79,7 @@ class GateModes:
         """To AUTO. causes: what stands in the way at this moment."""
         refusal = self._refusal(hold_id, causes)
         if refusal is not None:
-            self._count(refused_resumes=1)
             return refusal
-        self._count(resumes=1)
         who = _one_line(who) or "operator"
         self.state = replace(self.state, mode=Mode.AUTO, reason=f"hold {hold_id} lifted", who=who, since_s=now_s)
         return Answer(True, True, f"Hold {hold_id} is lifted; the policy's next motion passes.")
@@ -109,7 +102,6 @@ class GateModes:
             return Answer(True, False, f"The mode is TAKEOVER already, by {self.state.who}.")
         if causes:
             return Answer(False, False, f"No takeover while this lasts: {' '.join(causes)}", tuple(causes))
-        self._count(takeovers=1)
         reason, who = _one_line(reason) or "operator", _one_line(who) or "operator"
         self.state = replace(self.state, mode=Mode.TAKEOVER, reason=reason, who=who, since_s=now_s)
         return Answer(True, True, f"{who} takes over; giving back needs a hold and its resume.")
@@ -124,9 +116,6 @@ class GateModes:
         if causes:
             return Answer(False, False, f"Hold {hold_id} stays: {' '.join(causes)}", tuple(causes))
         return None
-
-    def _count(self, **increments: int) -> None:
-        self.counts = replace(self.counts, **{name: getattr(self.counts, name) + by for name, by in increments.items()})
 
 
 def _one_line(text: str) -> str:
