@@ -111,6 +111,15 @@ class Wire:
     def velocities(self):
         return self._joints("velocity")
 
+    def commanded(self):
+        """(A,) newest positions that the controllers command."""
+        values = {}
+        for arm in self.robot.arms:
+            topic = arm.controller_state_topic
+            message = self.until(lambda topic=topic: self.heard[topic], f"a message on {topic}")[-1]
+            values.update(zip(message.joint_names, message.reference.positions, strict=True))
+        return np.array([values[name] for name in self.robot.joint_names])
+
     def _joints(self, field):
         values = {}
         for topic in {arm.joint_states_topic for arm in self.robot.arms}:
