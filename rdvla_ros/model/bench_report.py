@@ -82,7 +82,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
             depth = [r for r, _ in points]
             axis.plot(depth, [v["median"] for _, v in points], marker=marker, markersize=4, color=colour, label=label)
             axis.fill_between(depth, [v["p10"] for _, v in points], [v["p90"] for _, v in points], color=colour, alpha=0.2, lw=0)
-        axis.set(title=name, xlabel="core iterations r", ylabel=f"whole head, batch 1 [ms, {report['clock']} clock]", xlim=(0, None), ylim=(0, None))
+        axis.set(title=name, xlabel="core iterations r", xlim=(0, None), ylim=(0, None))
+        axis.set_ylabel(f"whole head, batch 1 [ms, {report['clock']} clock]")
         axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False, loc="upper left")
     machine = report["machine"]

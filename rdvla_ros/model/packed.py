@@ -5,7 +5,6 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-
 WORTH_PACKING = 2**18  # weights; below that the call costs more than the layout saves
 
 
