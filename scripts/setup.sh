@@ -93,3 +93,7 @@ if ! done_before build "$wanted" || [ ! -f install/setup.bash ]; then
     || { tail -n 40 log/latest_build/rdvla_ros/stdout_stderr.log >&2; die "colcon build failed (above; whole log: log/latest_build)"; }
   remember build "$wanted"
 fi
+
+# `rdvla` with this package and ROS 2 around it, as .venv/bin/rdvla
+printf '#!/usr/bin/env bash\nexec "%s/scripts/run" -m rdvla_ros.cli "$@"\n' "$root" > "$venv/bin/rdvla"
+chmod +x "$venv/bin/rdvla"
