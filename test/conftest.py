@@ -47,3 +47,18 @@ def make_rig(checkpoint, capfd):
     yield make
     for rig in rigs:
         rig.close()
+
+
+# These wait for real processes and real DDS, which a machine that does other work may starve for seconds. Such a test is
+# repeated once, and pytest names it in its summary (R); one that fails twice has failed.
+OVER_DDS = {
+    "test_bringup", "test_end_to_end", "test_gate_node", "test_monitor_node", "test_policy_node", "test_policy_node_life",
+    "test_shared_joint_states", "test_sim_robot_node",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        for item in items:
+            if item.path.stem in OVER_DDS:
+                item.add_marker(pytest.mark.flaky(reruns=1))

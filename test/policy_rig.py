@@ -87,7 +87,7 @@ class Rig:
     def spin(self, seconds):
         self.until(lambda: False, seconds)
 
-    def until(self, condition, seconds=10.0):
+    def until(self, condition, seconds=20.0):
         end = time.monotonic() + seconds
         while not condition() and time.monotonic() < end:
             self.executor.spin_once(timeout_sec=0.02)
