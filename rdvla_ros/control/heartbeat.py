@@ -1,0 +1,49 @@
+"""Does another process live? Judged by its beats under a clock that nobody can set; times come in as arguments [s]."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class PeerPulse:
+    """The beats of one peer.
+
+    It is lost after timeout_s without a beat whose number grew: a source that repeats its last message does not live. A number
+    that goes back is another life of the peer: it is counted in `lives`, and what was known of the one before is gone.
+    """
+
+    def __init__(self, name: str, timeout_s: float):
+        self.name = name
+        self._timeout_s = timeout_s
+        self._count: int | None = None
+        self._heard_s: float | None = None
+        self.causes: tuple[str, ...] = ()
+        self.hold = ""
+        self.lives = 0
+
+    def beat(self, now_s: float, count: int, causes: Sequence[str] = (), hold: str = "") -> bool:
+        """Whether this beat was a sign of life."""
+        if count == self._count:
+            return False
+        if self._count is None or count < self._count:
+            self.lives += 1
+        self._count, self._heard_s = count, now_s
+        self.causes, self.hold = tuple(causes), hold
+        return True
+
+    @property
+    def heard(self) -> bool:
+        return self._heard_s is not None
+
+    def silence_s(self, now_s: float) -> float:
+        """Since the last beat; infinity before the first."""
+        return float("inf") if self._heard_s is None else now_s - self._heard_s
+
+    def lost(self, now_s: float) -> str:
+        """One sentence when the peer gives no sign of life; empty when it does."""
+        if self._heard_s is None:
+            return f"No heartbeat of {self.name} has come yet."
+        silence_s = now_s - self._heard_s
+        if silence_s <= self._timeout_s:
+            return ""
+        return f"No heartbeat of {self.name} for {silence_s:.2f} s, expected one every {self._timeout_s:g} s at least."

@@ -1,0 +1,119 @@
+"""Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
+
+    self._heart = Heart(self, {"/gate/heartbeat": 0.06}, causes=self._what_keeps_me, on_watch=self._watch_gate)  # in __init__
+    self._heart.start()
+    with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
+        ...
+    self._heart.peers["/gate/heartbeat"].lost(time.monotonic())     # one sentence, or empty
+    self._heart.hold = "the gate went silent"              # carried by every beat until it is set to "" again
+    self._heart.close()                                    # at the end, before the node is destroyed
+
+Beats are sent and heard in a thread beside the callbacks, so a slow callback makes no false alarm; where the callbacks do
+not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+
+from rdvla_ros.control.heartbeat import PeerPulse
+from rdvla_ros.msg import Heartbeat
+from rdvla_ros.nodes.side import Side
+
+PERIOD_S = 0.02
+WATCH_S = 0.01  # how often the peers are looked at
+LEAST_TIMEOUT_S = 0.04  # two beats; a shorter silence is no news
+QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT, history=QoSHistoryPolicy.KEEP_LAST)
+MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
+
+
+class Heart:
+    """Beats on ~/heartbeat and listens to its peers: topic -> time-out [s].
+
+    causes: what keeps the node from its work now, for every beat; called in the side's thread, so it only reads.
+    on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
+    on_beat(topic): after every beat of a peer, in the side's thread.
+    side: share this one (and start it yourself) instead of making one.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        peers: Mapping[str, float],
+        *,
+        causes: Callable[[], Sequence[str]] = tuple,
+        on_watch: Callable[[float], None] = lambda now_s: None,
+        on_beat: Callable[[str], None] = lambda topic: None,
+        period_s: float = PERIOD_S,
+        stuck_s: float = 0.5,
+        side: Side | None = None,
+    ):
+        self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
+        self.peers = {topic: PeerPulse(topic.rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()}
+        self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
+        self.hold = ""
+        self._count, self._busy = 0, ""
+        self._busy_lock = threading.Lock()
+        self._ran_s = time.monotonic()  # when the node's callbacks last ran
+        self.side = side or Side(node)
+        self._owns_side = side is None
+        self._publisher = self.side.node.create_publisher(Heartbeat, f"{node.get_fully_qualified_name()}/heartbeat", QOS)
+        for topic in self.peers:
+            self.side.node.create_subscription(Heartbeat, topic, partial(self._on_heard, topic), QOS)
+        self._timer = node.create_timer(stuck_s / 5, self._callbacks_run, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.side.every(period_s, self._beat)
+        self.side.every(WATCH_S, self._watch)
+
+    def start(self) -> None:
+        if self._owns_side:
+            self.side.start()
+
+    def close(self) -> None:
+        if self._owns_side:
+            self.side.close()
+
+    @contextlib.contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """The callbacks may not run for as long as this lasts; every beat gives it as a cause."""
+        with self._busy_lock:
+            self._busy = what
+        try:
+            yield
+        finally:
+            with self._busy_lock:
+                self._ran_s, self._busy = time.monotonic(), ""
+
+    def stuck(self, now_s: float) -> bool:
+        with self._busy_lock:
+            return not self._busy and now_s - self._ran_s > self._stuck_s
+
+    def _callbacks_run(self) -> None:
+        self._ran_s = time.monotonic()
+
+    def _beat(self) -> None:
+        if self.stuck(time.monotonic()):
+            return
+        self._count += 1
+        busy = self._busy
+        causes = [f"{self._node.get_name()}: {busy}."] if busy else list(self._causes())
+        message = Heartbeat(count=self._count, causes=causes, hold=self.hold)
+        message.header.stamp = self._node.get_clock().now().to_msg()
+        self._publisher.publish(message)
+
+    def _watch(self) -> None:
+        self._on_watch(time.monotonic())
+
+    def _on_heard(self, topic: str, message: Heartbeat) -> None:
+        causes = tuple(cause[:LONGEST_CAUSE] for cause in message.causes[:MOST_CAUSES])
+        if self.peers[topic].beat(time.monotonic(), message.count, causes, message.hold[:LONGEST_CAUSE]):
+            own_s = self._node.get_clock().now().nanoseconds * 1e-9
+            self.stamps[topic] = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9 - own_s
+            self._on_beat(topic)
