@@ -61,15 +61,49 @@ class Augmentation:
     word_dropout: float = 0.05
 
 
+GRIPPER_UNITS = ("policy", "controller")
+
+
+@dataclass(frozen=True)
+class DataSettings:
+    """How the datasets are read.
+
+    state, action: features of measured and commanded joint positions. cameras: camera of the model -> feature of the dataset
+    (default observation.images.<camera>). joints: the robot's joint names in the dataset's order, where the dataset does not
+    name them so. gripper_units: policy (0 closed .. 1 open) or controller (as the robot description drives it). step_s: time
+    between the rows of a chunk [s]. frame_stride: frames from one observation to the next (0: one per action step).
+    expert_chunks: learn from the feature expert.chunk where a dataset has it, else from the recorded actions.
+    """
+
+    state: str = "observation.state"
+    action: str = "action"
+    cameras: Mapping[str, str] = field(default_factory=dict)
+    joints: tuple[str, ...] = ()
+    gripper_units: str = "policy"
+    step_s: float = 0.1
+    frame_stride: int = 0
+    expert_chunks: bool = True
+
+    def __post_init__(self) -> None:
+        if self.gripper_units not in GRIPPER_UNITS:
+            found = nearest_names(self.gripper_units, GRIPPER_UNITS)
+            raise TrainingError(f"data: gripper_units: '{self.gripper_units}'. {found}")
+        if not (isinstance(self.step_s, int | float) and 0.0 < self.step_s <= 5.0):
+            raise TrainingError(f"data: step_s: expected seconds between 0 and 5, got {self.step_s!r}.")
+        if isinstance(self.frame_stride, bool) or not isinstance(self.frame_stride, int) or self.frame_stride < 0:
+            raise TrainingError(f"data: frame_stride: expected a whole number of at least 0, got {self.frame_stride!r}.")
+
+
 @dataclass(frozen=True)
 class TrainConfig:
     """steps: optimiser steps in all; decay_steps: the last of them, in which the learning rate falls to zero.
     batch_size: observations per step over all processes. average_every: 1 averages the gradients of the processes in every
     step (the same as one process with the whole batch); n lets each go n steps on its own share and then averages weights
     and moments, which wastes no time on waiting where other programs use the processors too.
-    early_weight: loss of one shallower state against the last one's.
-    auxiliary_weight: see auxiliary.py. label_rows: rows of the demonstrations' labels that are read (the last is foretold
-    by the auxiliary head). held_out_every: every so-manieth seed is for validation only. save_every_s: [s] between saves."""
+    early_weight: loss of one shallower state against the last one's. auxiliary_weight: see auxiliary.py. precision: bfloat16
+    pays only where the processor multiplies it (AVX-512 BF16, AMX, a GPU); elsewhere it is ten times as slow. label_rows: rows
+    of the labels that are read (the last is foretold by the auxiliary head). held_out_every: every so-manieth episode is for
+    validation only. save_every_s: [s] between saves."""
 
     representation: str = "relative"
     seed: int = 0
@@ -86,13 +120,14 @@ class TrainConfig:
     backprop_depth: int = 4
     early_weight: float = 0.3
     auxiliary_weight: float = 0.3
-    label_rows: int = 16
-    precision: str = "bfloat16"
+    label_rows: int = 12
+    precision: str = "float32"
     held_out_every: int = 25
     evaluate_every: int = 500
     log_every: int = 20
     save_every_s: float = 180.0
     depth: DepthSampler = field(default_factory=DepthSampler)
+    data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
@@ -143,7 +178,7 @@ class TrainConfig:
         return self.learning_rate * warm * min(1.0, max(0.0, left))
 
 
-_NESTED = {"depth": DepthSampler, "model": ModelSettings, "augmentation": Augmentation}
+_NESTED = {"depth": DepthSampler, "data": DataSettings, "model": ModelSettings, "augmentation": Augmentation}
 
 
 def _build(cls: type, data: Any, place: str):

@@ -1,7 +1,7 @@
 """`rdvla correct`: the policy runs, and every state it comes to is labelled by the expert (DAgger).
 
 Demonstrations show the states an expert visits; a policy that errs comes to others, and there it has seen nothing. Training
-goes on with both folders. Written in the format of demonstrations.
+goes on with both folders. Written as a LeRobotDataset like demonstrations.
 """
 
 from __future__ import annotations
@@ -20,7 +20,9 @@ from tqdm import tqdm
 from rdvla_ros.learning.demonstrate import STEP_S, Demonstrator
 from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
 from rdvla_ros.learning.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT, EvaluationConfig, build_rollout
+from rdvla_ros.learning.recording import assemble, recording_folder
 from rdvla_ros.learning.rollout import RolloutConfig
+from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import Memory
 from rdvla_ros.sim.tasks import TASKS
 
@@ -100,15 +102,16 @@ def _record_one(folder: Path, seed: int) -> tuple[int, int]:
 
 
 def correct(config: EvaluationConfig, seeds: Sequence[int], folder: Path, workers: int, every: int = 1) -> dict:
-    """One episode per seed into `folder`; seeds that are there already are skipped."""
-    folder.mkdir(parents=True, exist_ok=True)
-    left = [seed for seed in seeds if not episode_path(folder, seed).exists()]
+    """One episode per seed, then the LeRobotDataset `folder` of all of them; seeds that are there already are skipped."""
+    parts = recording_folder(folder)
+    left = [seed for seed in seeds if not episode_path(parts, seed).exists()]
     for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config, every)) as pool:
-        jobs = [pool.submit(_record_one, folder, seed) for seed in left]
+        jobs = [pool.submit(_record_one, parts, seed) for seed in left]
         done = [job.result() for job in tqdm(jobs, desc=f"{config.task}, corrections", unit="episode")]
+    assemble(folder, RobotDescription.load(config.robot).name)
     stages = [stage for _, stage in done]
     return {
         "recorded": len(done),

@@ -16,6 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
+from rdvla_ros.learning.recording import assemble, recording_folder
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
@@ -23,10 +24,10 @@ from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
 
 STEP_S = 0.1  # time between recorded steps, and between the rows of a label
-LABEL_ROWS = 16
+LABEL_ROWS = 12
 TAIL_STEPS = 6  # recorded after the task is finished: the policy learns to stay
 TIME_LIMIT_S = 15.0
-STORED_SIZE = (160, 120)  # [px] width, height
+STORED_SIZE = (240, 180)  # [px] width, height
 DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 PERIODS_PER_STEP = round(STEP_S / PERIOD_S)
 
@@ -59,7 +60,7 @@ class Demonstrator:
         sim.step(self._steps)
 
     def relabel(self, sim: AlohaSim, memory: Memory | None = None, rows: int | None = None) -> np.ndarray:
-        """(rows (16), 14) float32: what the nominal expert would command from the present state, one row per 0.1 s.
+        """(rows (12), 14) float32: what the nominal expert would command from the present state, one row per 0.1 s.
 
         The simulator runs ahead and is put back. memory None: start from the references the actuators have now, at rest.
         """
@@ -174,24 +175,24 @@ def demonstrate(
     workers: int = 1,
     disturbed: bool = True,
 ) -> dict:
-    """Record one episode per seed into `folder`; seeds that were tried before are skipped. Returns (and writes) a summary."""
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    """Record one episode per seed, then write the LeRobotDataset `folder` of all that were recorded there; seeds that were tried
+    before are skipped. Returns (and writes) a summary."""
+    parts = recording_folder(Path(folder))
     seeds = list(seeds)
-    tried = [seed for seed in seeds if episode_path(folder, seed).exists() or (folder / f"failed_{seed:06d}").exists()]
+    tried = [seed for seed in seeds if episode_path(parts, seed).exists() or (parts / f"failed_{seed:06d}").exists()]
     left = sorted(set(seeds) - set(tried))
     # One thread per worker: the software renderer and BLAS would otherwise fight for the same cores.
     for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(task, robot, size)) as pool:
-        jobs = [pool.submit(_record_one, folder, seed, disturbed) for seed in left]
+        jobs = [pool.submit(_record_one, parts, seed, disturbed) for seed in left]
         for job in tqdm(jobs, desc=task, unit="episode", disable=not left):
             job.result()
-    failed = sorted(int(path.name.split("_")[1]) for path in folder.glob("failed_*"))
-    recorded = len(list(folder.glob("episode_*.npz")))
+    failed = sorted(int(path.name.split("_")[1]) for path in parts.glob("failed_*"))
+    recorded = assemble(Path(folder), robot.name)
     summary = {"task": task, "recorded": recorded, "failed": len(failed), "failed_seeds": failed, "size": list(size)}
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
+    (parts / "summary.json").write_text(json.dumps(summary, indent=2) + "\n", encoding="utf-8")
     return summary
 
 
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=10000, help="seeds 0..99 are held out for evaluation")
-    parser.add_argument("--folder", type=Path, help="where the episodes go")
+    parser.add_argument("--folder", type=Path, help="LeRobotDataset to write, or to add to")
     parser.add_argument("--measure", action="store_true", help="only count how often the expert succeeds; records nothing")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)

@@ -15,10 +15,10 @@ import torch
 
 from rdvla_ros.learning.augment import BatchMaker
 from rdvla_ros.learning.config import TrainConfig, TrainingError
-from rdvla_ros.learning.dataset import Frames, build_cache, episode_files, open_cache
+from rdvla_ros.learning.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.parallel import Team, free_port
 from rdvla_ros.learning.trainer import Trainer, load_state, save_state
-from rdvla_ros.model.checkpoint import Checkpoint, Contract, save_checkpoint
+from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
 from rdvla_ros.model.normalization import ActionSpace, Scaler, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.robot import RobotDescription, shipped
@@ -37,21 +37,22 @@ def train(
     resume: bool,
     team: Team,
     stop_at: float = float("inf"),
+    begin_with: Path | None = None,
 ) -> Path:
-    """Run to config.steps, or until the wall clock passes stop_at [s]; returns the policy's folder."""
+    """Run to config.steps, or until the wall clock passes stop_at [s]; returns the policy's folder.
+
+    begin_with: checkpoint folder whose weights a new run begins with.
+    """
     output.mkdir(parents=True, exist_ok=True)
     cameras = config.model.cameras
     if team.leads:
-        build_cache(episode_files(data), output / "cache", cameras, config.label_rows, config.held_out_every)
+        wanted = Wanted(config.data, cameras, robot, config.label_rows, config.held_out_every)
+        build_cache(data, output / "cache", wanted)
     team.wait()
     frames = open_cache(output / "cache", cameras)
     saved = load_state(output / STATE) if resume else None
     if saved is None and (output / STATE).exists():
         raise TrainingError(f"{output} holds a run already. Pass --resume to go on with it, or another --output.")
-    if list(frames.joint_names) != list(robot.joint_names):
-        raise TrainingError(
-            f"Joints: the robot description has {', '.join(robot.joint_names)}; the data {', '.join(frames.joint_names)}."
-        )
     usable = np.flatnonzero(~frames.held_out)
     space = _space(config, frames, usable, robot, saved)
     tokenizer = (
@@ -62,6 +63,8 @@ def train(
     trainer = Trainer(config, space, tokenizer, team)
     if saved:
         trainer.restore(saved["trainer"])
+    elif begin_with is not None:
+        trainer.begin_with(load_checkpoint(begin_with))
     run = _Run(trainer, frames, usable, robot, output, data)
     run.elapsed_s = saved["elapsed_s"] if saved else 0.0
     run.loop(stop_at)
@@ -202,19 +205,20 @@ class _Run:
 def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:
     torch.set_num_threads(threads)
     team = Team.join(rank, size, port)
-    config, data, output, robot, resume, stop_at = arguments
+    config, data, output, robot, resume, stop_at, begin_with = arguments
     try:
-        train(config, data, output, robot, resume=resume, team=team, stop_at=stop_at)
+        train(config, data, output, robot, resume=resume, team=team, stop_at=stop_at, begin_with=begin_with)
     finally:
         team.leave()
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla train", description=__doc__)
-    parser.add_argument("--data", type=Path, nargs="+", required=True, help="folders of episodes (*.npz)")
+    parser.add_argument("--data", type=Path, nargs="+", required=True, help="LeRobotDatasets (v3.0); named twice, counts twice")
     parser.add_argument("--output", type=Path, required=True, help="folder of the run")
     parser.add_argument("--config", type=Path, help="YAML file; default: the compact policy of this package")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--initialise", type=Path, help="checkpoint folder whose weights a new run begins with")
     parser.add_argument("--steps", type=int, help="optimiser steps in all")
     parser.add_argument("--decay-steps", type=int, help="the last of them, in which the learning rate falls to zero")
     parser.add_argument("--batch-size", type=int)
@@ -228,11 +232,12 @@ def main(argv: list[str] | None = None) -> int:
     overrides = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     config = TrainConfig.load(arguments.config, overrides)
     stop_at = time.time() + 60 * arguments.minutes
-    job = (config, arguments.data, arguments.output, RobotDescription.load(arguments.robot), arguments.resume, stop_at)
+    robot = RobotDescription.load(arguments.robot)
+    job = (config, arguments.data, arguments.output, robot, arguments.resume, stop_at, arguments.initialise)
     team = Team.from_torchrun()
     if team is not None:
         torch.set_num_threads(arguments.threads)
-        train(*job[:4], resume=arguments.resume, team=team, stop_at=stop_at)
+        train(*job[:4], resume=arguments.resume, team=team, stop_at=stop_at, begin_with=arguments.initialise)
         team.leave()
     elif arguments.processes == 1:
         _process(0, 1, 0, arguments.threads, job)

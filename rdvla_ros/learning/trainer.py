@@ -16,9 +16,11 @@ from rdvla_ros.learning.augment import Batch, BatchMaker
 from rdvla_ros.learning.auxiliary import AuxiliaryHead, auxiliary_loss
 from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.dataset import Frames, shuffled_batch
+from rdvla_ros.learning.initialise import initialise
 from rdvla_ros.learning.parallel import Team
 from rdvla_ros.learning.recurrence import chunk_loss, unroll
 from rdvla_ros.model.backbones.compact import CompactBackbone, CompactConfig
+from rdvla_ros.model.checkpoint import Checkpoint
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import ActionSpace
@@ -172,6 +174,12 @@ class Trainer:
                         error = (head.decode(context, state).float() - batch.target).abs().mean()
                         sums[depth] += float(error) * len(part) / len(indices)
         return sums
+
+    def begin_with(self, source: Checkpoint) -> list[str]:
+        """The weights of another checkpoint where they fit; the names of those that stay fresh."""
+        fresh = initialise(self.model, self.space, self.tokenizer, source)
+        self.average.load_state_dict(self.model.state_dict())
+        return fresh
 
     def state(self) -> dict:
         return {

@@ -29,7 +29,7 @@ class TransferStyle:
     """Ways of doing it. The defaults are the nominal expert, whose actions are the labels."""
 
     speed: float = 1.0
-    pitch: float = np.deg2rad(60.0)  # of the picking hand [rad]
+    pitch: float = np.deg2rad(75.0)  # of the picking hand [rad]; near 60 the wrist camera looks straight down and spins
     grasp_offset: tuple[float, float, float] = (0.0, 0.0, 0.0)  # [m] in the tool frame of the nominal grasp
     meet: tuple[float, float, float] = (0.0, 0.5, 0.23)  # [m] where the cube changes hands
     clearance: float = 0.09  # [m] before the grasp, along the hand
@@ -41,7 +41,7 @@ class TransferStyle:
         return replace(
             nominal,
             speed=float(rng.uniform(0.75, 1.2)),
-            pitch=float(nominal.pitch + rng.uniform(-0.17, 0.17)),
+            pitch=float(nominal.pitch + rng.uniform(-0.12, 0.12)),
             grasp_offset=tuple(rng.uniform(-0.006, 0.006, 3) * (1.0, 0.0, 1.0)),  # the fingers centre y by closing
             meet=tuple(np.array(nominal.meet) + rng.uniform(-0.025, 0.025, 3)),
             clearance=float(rng.uniform(0.06, 0.11)),
