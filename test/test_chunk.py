@@ -12,7 +12,7 @@ from rdvla_ros.robot import Joint
 
 JOINTS = tuple(Joint(f"joint_{i}", -3.0, 3.0, 2.0, 10.0, 500.0) for i in range(4))
 LIMITS = JointLimits.of_joints(JOINTS)
-STEP_S, LEAD_S, STOP_S, ROWS = 0.1, 0.04, 0.4, 8
+STEP_S, LEAD_S, STOP_S, ROWS = 0.1, 0.04, 0.5, 8
 
 
 def present(position=(0.0,) * 4, at_s=0.0, commanded=True, velocity=(0.0,) * 4):

@@ -141,10 +141,12 @@ def test_a_stop_begins_on_the_motion_that_is_followed_and_rests_in_half_a_second
     stop = passage.stop(NOW_S + 0.4, 0.02)
     for arm, names in ARMS.items():
         expected = first.select(names).at(0.42)
-        np.testing.assert_allclose(stop[arm].positions[0], expected.position, atol=1e-6)
-        np.testing.assert_allclose(stop[arm].velocities[0], expected.velocity, atol=1e-6)
-        assert np.abs(expected.velocity).max() > 0.1 and stop[arm].duration_s <= 0.52
-    passage.check(stop, NOW_S + 0.4, NOW_S + 0.4)  # it is itself a legal motion
+        held = stop.motions[arm]
+        at_s = NOW_S + 0.42 - stop.stamp_s
+        np.testing.assert_allclose(held.at(at_s).position, expected.position, atol=1e-6)
+        np.testing.assert_allclose(held.at(at_s).velocity, expected.velocity, atol=1e-6)
+        assert np.abs(expected.velocity).max() > 0.1 and stop.stamp_s + held.duration_s <= NOW_S + 0.4 + 0.52
+    passage.check(stop.motions, stop.stamp_s, NOW_S + 0.4)  # it is itself a legal motion
 
 
 def test_without_any_state_there_is_no_stop_to_send():
@@ -189,8 +191,9 @@ def test_a_stop_begins_where_the_arms_are_when_they_did_not_follow(passage, tell
     tell(passage, MIDDLE, NOW_S + 0.7)
     stop = passage.stop(NOW_S + 0.71, 0.02)
     for arm, columns in ROBOT.arm_slices.items():
-        moves = ~np.isin(stop[arm].joint_names, ROBOT.gripper_joints)  # nor do measured grippers follow, but they may not
-        np.testing.assert_allclose(stop[arm].positions[:, moves] - MIDDLE[columns][moves], 0.0, atol=1e-9)
+        held = stop.motions[arm]
+        moves = ~np.isin(held.joint_names, ROBOT.gripper_joints)  # nor do measured grippers follow, but they may not
+        np.testing.assert_allclose(held.positions[:, moves] - MIDDLE[columns][moves], 0.0, atol=1e-9)
 
 
 def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_holds_something(passage):

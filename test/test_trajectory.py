@@ -157,7 +157,7 @@ def test_a_chunk_that_is_too_fast_is_spread_over_more_time_and_all_joints_wait_f
     gone = (trajectory.positions - MIDDLE)[:, ARM]
     others = np.delete(gone, 0, axis=1)
     np.testing.assert_allclose(others, others[:, :1].repeat(others.shape[1], axis=1), atol=0.02)
-    assert np.abs(trajectory.positions[-1, 0] - targets[-1, 0]) < 0.02
+    assert np.abs(trajectory.at(trajectory.duration_s - OPTIONS.stop_s).position[0] - targets[-1, 0]) < 0.02
     assert_legal(trajectory)
 
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla_ros.control.followed import Present, followed
+from rdvla_ros.control.handover import Handover, handover
 from rdvla_ros.control.trajectory import Reference, Trajectory
 
 
@@ -52,7 +53,7 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from a trajectory's time base to its first point. margin_s: reserve on top of the measured latency.
+    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
     slowly, that counts.
     """
@@ -78,7 +79,8 @@ class Schedule:
         """Whether a decision from the observation that just arrived may not wait for the next one."""
         if not self._sent:
             return True
-        latest_start_s = self._sent[-1].until_s - self._lead_s - self.latency.estimate_s - self._margin_s
+        handover_s = 2.0 * self._lead_s  # waiting until a point has passed takes less than a lead
+        latest_start_s = self._sent[-1].until_s - handover_s - self.latency.estimate_s - self._margin_s
         return now_s + self.observation_period_s > latest_start_s
 
     def sent(self, trajectory: Trajectory, base_s: float, stop_s: float) -> None:
@@ -92,6 +94,13 @@ class Schedule:
     def forget(self) -> None:
         """The controllers follow something else, or nothing, since a hold or a start: only the measured state counts."""
         self._sent = []
+
+    def handover(self, now_s: float, present: Present) -> Handover:
+        """When to send the next motion, and where it leaves what the controllers follow."""
+        points_s = np.empty(0)
+        if self._sent and not present.departs(self._sent[-1].trajectory, self._sent[-1].base_s):
+            points_s = self._sent[-1].base_s + self._sent[-1].trajectory.times_s
+        return handover(now_s, self._lead_s, points_s)
 
     def reference(self, at_s: float, present: Present) -> Reference:
         """What the controllers follow at at_s; the next motion leaves it there.

@@ -1,7 +1,7 @@
 """The legal motion nearest to given targets: a spline of constant jerk per segment, inside limits, ending at rest.
 
 N segments between N + 1 knots, J joints, R targets. With the start state given, position, velocity and acceleration at
-every knot are linear in the N jerks of a joint, so tracking with limits is a small quadratic programme, and its matrices are
+any moment are linear in the N jerks of a joint, so tracking with limits is a small quadratic programme, and its matrices are
 the same for all joints. Quantities of a joint are divided by its velocity limit first, which makes rad and m comparable.
 """
 
@@ -19,28 +19,25 @@ MARGIN = 0.03
 
 @dataclass(frozen=True)
 class Basis:
-    """States at the knots as a function of the jerks: state = free motion + matrix @ jerks; each matrix (N+1, N)."""
+    """States at M moments as a function of the jerks: state = free motion + matrix @ jerks; each matrix (M, N)."""
 
-    times_s: np.ndarray
+    after_s: np.ndarray  # (M, 1) since the first knot
     position: np.ndarray
     velocity: np.ndarray
     acceleration: np.ndarray
 
     @classmethod
-    def at(cls, times_s: np.ndarray) -> Basis:
-        h = np.diff(times_s)[None, :]
-        after = np.maximum(times_s[:, None] - times_s[None, 1:], 0.0)  # time since the end of segment m at knot k
-        done = times_s[:, None] > times_s[None, :-1]  # segment m lies before knot k
-        return cls(
-            times_s,
-            position=done * (h**3 / 6 + h**2 / 2 * after + h * after**2 / 2),
-            velocity=done * (h**2 / 2 + h * after),
-            acceleration=done * np.broadcast_to(h, done.shape),
-        )
+    def at(cls, knots_s: np.ndarray, at_s: np.ndarray) -> Basis:
+        """knots_s (N+1,), at_s (M,) within them. A segment acts for the time d inside it and is followed by `rest`."""
+        at_s = np.asarray(at_s)[:, None]
+        d = np.clip(at_s - knots_s[None, :-1], 0.0, np.diff(knots_s)[None, :])
+        rest = np.maximum(at_s - knots_s[None, 1:], 0.0)
+        velocity = d * (d / 2 + rest)
+        return cls(at_s - knots_s[0], d * (d * (d / 6 + rest / 2) + rest**2 / 2), velocity, d)
 
     def free(self, position: np.ndarray, velocity: np.ndarray, acceleration: np.ndarray) -> tuple[np.ndarray, ...]:
-        """Position, velocity, acceleration (N+1, J) at the knots without any jerk, from the start state (J,)."""
-        d = (self.times_s - self.times_s[0])[:, None]
+        """Position, velocity, acceleration (M, J) without any jerk, from the start state (J,)."""
+        d = self.after_s
         a = np.broadcast_to(acceleration, (len(d), len(acceleration)))
         return position + d * (velocity + d * acceleration / 2), velocity + d * acceleration, a
 
@@ -56,38 +53,48 @@ class Bounds:
     jerk: np.ndarray
 
 
+@dataclass(frozen=True)
+class Targets:
+    """Where to be: positions (R, J) at times_s (R,), each counted with its weight (R,)."""
+
+    times_s: np.ndarray
+    positions: np.ndarray
+    weights: np.ndarray
+
+
 def nearest_motion(
-    times_s: np.ndarray,
+    knots_s: np.ndarray,
     start: tuple[np.ndarray, np.ndarray, np.ndarray],
-    targets: np.ndarray,
-    weights: np.ndarray,
+    targets: Targets,
     bounds: Bounds,
     smoothing: float,
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions and velocities (N+1, J) at the knots, or None where the limits cannot be kept.
+    """Positions and velocities (N+1, J) at the knots (N+1,), or None where the limits cannot be kept.
 
-    targets: (N+1, J), one per knot; weights: (N+1,), 0 where a knot has no target. smoothing [s^6]: weight of the squared
-    jerk against the squared distance. The last knot is at rest, velocity and acceleration zero.
+    start: position, velocity and acceleration (J,) at the first knot. smoothing [s^6]: weight of the squared jerk against the
+    squared distance. The last knot is at rest, velocity and acceleration zero.
     """
-    basis = Basis.at(times_s)
+    basis, hit = Basis.at(knots_s, knots_s), Basis.at(knots_s, targets.times_s)
     scale = bounds.velocity
-    free = [x / scale for x in basis.free(*start)]
-    h = np.diff(times_s)
+    start = tuple(x / scale for x in start)
+    free = basis.free(*start)
+    h = np.diff(knots_s)
 
     # x = particular + null @ y meets the two end conditions (velocity and acceleration zero) for every y
-    ends = np.stack([basis.velocity[-1], basis.acceleration[-1]])
-    wanted = -np.stack([free[1][-1], free[2][-1]])
     unit = float(np.median(bounds.jerk / scale))  # jerks are counted in this unit, which makes y of order one
-    particular = np.linalg.lstsq(ends * unit, wanted, rcond=None)[0]
-    null = np.linalg.svd(ends)[2][2:].T
+    ends = np.stack([basis.velocity[-1], basis.acceleration[-1]]) * unit
+    q, r = np.linalg.qr(ends.T, mode="complete")
+    null = q[:, 2:]
+    particular = q[:, :2] @ np.linalg.solve(r[:2].T, -np.stack([free[1][-1], free[2][-1]]))
 
-    weighted = weights[:, None] * basis.position * unit
-    hessian = (basis.position * unit).T @ weighted + smoothing * unit**2 * np.diag(h)
-    pull = weighted.T @ (targets / scale - free[0]) - hessian @ particular
-    rows, low, high = _constraints(basis, free, bounds, unit)
-    low, high = low - rows @ particular, high - rows @ particular
-    y = quadratic.minimise(null.T @ hessian @ null, null.T @ pull, rows @ null, low, high)
-    if (quadratic.violation(rows @ null @ y, low, high) > MARGIN / 2).any():
+    weighted = targets.weights[:, None] * hit.position * unit
+    hessian = (hit.position * unit).T @ weighted + smoothing * unit**2 * np.diag(h)
+    pull = weighted.T @ (targets.positions / scale - hit.free(*start)[0]) - hessian @ particular
+    rows, low, high = _constraints(basis, h, free, bounds, unit)
+    fixed = rows @ particular
+    low, high, rows = low - fixed, high - fixed, rows @ null
+    y = quadratic.minimise(null.T @ hessian @ null, null.T @ pull, rows, low, high)
+    if (quadratic.violation(rows @ y, low, high) > MARGIN / 2).any():
         return None
     x = (particular + null @ y) * unit
     positions = (free[0] + basis.position @ x) * scale
@@ -96,9 +103,14 @@ def nearest_motion(
     return positions, velocities
 
 
-def _constraints(basis: Basis, free: list[np.ndarray], bounds: Bounds, unit: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows (C, N) and bounds (C, J) in scaled quantities: jerk, velocity at knots and mid-segments, acceleration, position."""
-    h = np.diff(basis.times_s)[:, None]
+def _constraints(
+    basis: Basis, h: np.ndarray, free: tuple[np.ndarray, ...], bounds: Bounds, unit: float
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows (C, N) and bounds (C, J) in scaled quantities: jerk, velocity at knots and mid-segments, acceleration, position.
+
+    basis: at the knots. h (N,): lengths of the segments.
+    """
+    h = h[:, None]
     scale = bounds.velocity
     middle = basis.velocity[:-1] + basis.acceleration[:-1] * h / 2 + np.diag(h[:, 0] ** 2 / 8)
     middle_free = free[1][:-1] + free[2][:-1] * h / 2

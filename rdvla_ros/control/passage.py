@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rdvla_ros.control.followed import MOVED_S, Present, followed
+from rdvla_ros.control.handover import at_once
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
 from rdvla_ros.control.stop import stop
 from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
@@ -49,6 +50,14 @@ class _Followed:
     stamp_s: float
 
 
+@dataclass(frozen=True)
+class Stop:
+    """The motion per arm, and their common time base (header.stamp)."""
+
+    motions: dict[str, Trajectory]
+    stamp_s: float
+
+
 class Passage:
     """Per arm: what is followed (a motion that passed, unless the controller's or the joints' last report contradicts it)."""
 
@@ -60,13 +69,13 @@ class Passage:
         self._reported: dict[str, Present] = {}
         self._measured: dict[str, Present] = {}
         grippers = {arm.name: np.isin(arm.joint_names, robot.gripper_joints) for arm in robot.arms}
-        self._tolerances = {arm: MOVED_S * limits.velocity for arm, limits in self.limits.items()}
+        self.tolerances = {arm: MOVED_S * limits.velocity for arm, limits in self.limits.items()}
         # a gripper that holds something is not where it was sent
-        self._loose = {arm: np.where(grippers[arm], np.inf, tolerance) for arm, tolerance in self._tolerances.items()}
+        self._loose = {arm: np.where(grippers[arm], np.inf, tolerance) for arm, tolerance in self.tolerances.items()}
 
     def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
         """What the arm's controller says that it commands."""
-        self._reported[arm] = Present(commanded.position, commanded.velocity, self._tolerances[arm], now_s, commanded=True)
+        self._reported[arm] = Present(commanded.position, commanded.velocity, self.tolerances[arm], now_s, commanded=True)
 
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
         """Where the arm's joints are; taken as at rest, so it serves where nothing better is known."""
@@ -91,13 +100,13 @@ class Passage:
             self._check_start(arm, trajectory, stamp_s, now_s)
         return checked
 
-    def passed(self, parts: Mapping[str, Trajectory], stamp_s: float) -> None:
-        """These motions went to the controllers."""
+    def passed(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float | None = None) -> None:
+        """These motions went to the controllers, at now_s (None: at their stamp), which leave for their first points at once."""
+        begin_s = stamp_s if now_s is None else min(now_s, stamp_s)
         for arm, part in parts.items():
-            before = self.reference(arm, stamp_s)
-            self._followed[arm] = _Followed(
-                Trajectory(part.joint_names, part.times_s, part.positions, part.velocities, before), stamp_s
-            )
+            before = self.reference(arm, begin_s)
+            points = part.times_s, part.positions, part.velocities
+            self._followed[arm] = _Followed(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
 
     def reference(self, arm: str, at_s: float) -> Reference | None:
         """What the arm's controller follows at a time not before now; None where nothing is known of the arm."""
@@ -113,14 +122,26 @@ class Passage:
                 return source[arm]
         return None
 
-    def stop(self, now_s: float, lead_s: float) -> dict[str, Trajectory] | None:
-        """The motion per arm that brings all arms to rest together; None where an arm's state is unknown."""
-        starts = [self.reference(arm, now_s + lead_s) for arm in self.limits]
-        presents = [self.reference(arm, now_s) for arm in self.limits]
-        if any(state is None for state in starts + presents):
+    def stop(self, now_s: float, lead_s: float) -> Stop | None:
+        """The motions that bring all arms to rest together, at most lead_s from now on; None where an arm's state is unknown."""
+        over = at_once(now_s, lead_s, self._points_s(now_s))
+        states = {at_s: [self.reference(arm, at_s) for arm in self.limits] for at_s in (now_s, *over.via_s, over.switch_s)}
+        if any(state is None for arms in states.values() for state in arms):
             return None
-        whole = stop(_joined(starts), limits=self.all_limits, lead_s=lead_s, now=_joined(presents))
-        return {arm: whole.select(limits.names) for arm, limits in self.limits.items()}
+        state = {at_s: _joined(arms) for at_s, arms in states.items()}
+        whole = stop(state[over.switch_s], limits=self.all_limits, lead_s=over.lead_s)
+        whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state[at_s] for at_s in over.via_s])
+        whole = replace(whole, before=state[now_s], before_s=now_s - over.stamp_s)
+        return Stop({arm: whole.select(limits.names) for arm, limits in self.limits.items()}, over.stamp_s)
+
+    def _points_s(self, now_s: float) -> list[float]:
+        """When the points of the motions that are followed are due."""
+        due_s = set()
+        for arm, (motion, base_s) in ((arm, (f.trajectory, f.stamp_s)) for arm, f in self._followed.items()):
+            present = self._present(arm, now_s)
+            if present is None or not present.departs(motion, base_s):
+                due_s.update(base_s + motion.times_s)
+        return sorted(due_s)
 
     def _check_time(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> None:
         age_s = now_s - stamp_s

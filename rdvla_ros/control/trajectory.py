@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 
 import numpy as np
 
@@ -17,6 +18,7 @@ from rdvla_ros.types import TrajectoryError
 
 EXACT = Tolerances(velocity=0.0, acceleration=0.0, jerk=1e-3)  # the fit keeps a reserve, so there is nothing to tolerate
 LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
+BEHIND_S = 0.2  # over so much of a chunk's end its last velocity is taken: one row alone would be noisy
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
 
 
@@ -38,7 +40,8 @@ class Reference:
 class Trajectory:
     """Points of a JointTrajectory: times_s (N,) increasing and > 0, positions and velocities (N, J).
 
-    before: state at time 0, from which the controller moves to the first point (None: as at the first point).
+    before: state at before_s <= 0 (0: the time base), when the motion was sent, from which the controller moves to the first
+    point; None: as at the first point.
     """
 
     joint_names: tuple[str, ...]
@@ -46,6 +49,7 @@ class Trajectory:
     positions: np.ndarray
     velocities: np.ndarray
     before: Reference | None = None
+    before_s: float = 0.0
 
     @property
     def duration_s(self) -> float:
@@ -56,7 +60,7 @@ class Trajectory:
         times_s = np.asarray(times_s, dtype=np.float64)
         knots, positions, velocities = self.times_s, self.positions, self.velocities
         if self.before is not None:
-            knots = np.concatenate([[0.0], knots])
+            knots = np.concatenate([[self.before_s], knots])
             positions = np.concatenate([self.before.position[None], positions])
             velocities = np.concatenate([self.before.velocity[None], velocities])
         position, velocity, acceleration = cubic.sample(knots, positions, velocities, times_s)
@@ -67,18 +71,32 @@ class Trajectory:
     def at(self, time_s: float) -> Reference:
         return Reference(*(x[0] for x in self.sample(np.array([time_s]))))
 
+    def preceded_by(self, times_s: Sequence[float], states: Sequence[Reference]) -> Trajectory:
+        """The same motion with points of the one that it leaves before its own."""
+        if not len(times_s):
+            return self
+        positions, velocities = (np.stack([getattr(s, field) for s in states]) for field in ("position", "velocity"))
+        return replace(
+            self,
+            times_s=np.concatenate([np.round(times_s, 6), self.times_s]),
+            positions=np.concatenate([positions, self.positions]),
+            velocities=np.concatenate([velocities, self.velocities]),
+        )
+
     def select(self, joint_names: Sequence[str]) -> Trajectory:
         """The same motion for some of the joints: one arm's part of it."""
         columns = [self.joint_names.index(name) for name in joint_names]
         before = self.before and Reference(*(getattr(self.before, f)[columns] for f in ("position", "velocity", "acceleration")))
-        return Trajectory(tuple(joint_names), self.times_s, self.positions[:, columns], self.velocities[:, columns], before)
+        points = self.times_s, self.positions[:, columns], self.velocities[:, columns]
+        return Trajectory(tuple(joint_names), *points, before, self.before_s)
 
 
 @dataclass(frozen=True)
 class PlanOptions:
     """How a chunk is followed.
 
-    stop_s: duration of the stop after the last executed row. knot_s: longest distance between two points.
+    stop_s: duration of the stop after the last executed row. knot_s: least distance between two points, where there is room:
+    a new motion takes over at a point, and has to reach the controllers between two of them.
     smoothing: weight [s^6] of the squared jerk against the squared distance to the rows.
     reach_s: the first row may be as far as the joint's largest speed takes it in this time.
     catch_up_s: rows due within this time of the start are followed as well as the limits allow: the gap to the chunk closes.
@@ -89,9 +107,9 @@ class PlanOptions:
     position_margin: share of a joint's range by which a row may lie outside the limits; it is moved onto the limit.
     """
 
-    stop_s: float = 0.4
-    knot_s: float = 0.05
-    smoothing: float = 3e-8
+    stop_s: float = LONGEST_STOP_S
+    knot_s: float = 0.06
+    smoothing: float = 1e-7
     reach_s: float = 0.3
     catch_up_s: float = 0.25
     lag_s: float = 0.03
@@ -115,13 +133,15 @@ def plan(
     limits: JointLimits,
     lead_s: float = 0.04,
     now: Reference | None = None,
+    now_s: float = 0.0,
     options: PlanOptions = PlanOptions(),
 ) -> Trajectory:
-    """The motion for a chunk, from the time base 'now' on; TrajectoryError where no legal one exists.
+    """The motion for a chunk, from its time base on; TrajectoryError where no legal one exists.
 
-    targets: (H, J), row i due at the observation + (i + 1) * step_s. elapsed_s: now minus the observation; rows due before
-    lead_s and half a step more are dropped. horizon: rows executed, counted from the first one that is left.
+    targets: (H, J), row i due at the observation + (i + 1) * step_s. elapsed_s: the time base minus the observation; rows due
+    before lead_s and half a step more are dropped. horizon: rows executed, counted from the first one that is left.
     start: what the controller follows at lead_s; the motion leaves it there with its position, velocity and acceleration.
+    now: what it follows at now_s <= 0, when the motion is sent.
     """
     targets = _checked_targets(targets, limits)
     due_s = (np.arange(len(targets)) + 1) * step_s - elapsed_s
@@ -131,10 +151,11 @@ def plan(
             f"Nothing of the chunk is left to execute: {len(targets)} rows of {step_s:g} s, {elapsed_s:.3f} s after their "
             f"observation, horizon {horizon}."
         )
+    lags = np.array([name in options.may_lag for name in limits.names])
+    beyond = np.where(lags, 0.0, _last_velocity(targets, step_s))
     targets, due_s = targets[left], due_s[left]
     executed = min(horizon, len(targets))
     targets = _inside(targets, executed, limits, options.position_margin)
-    lags = np.array([name in options.may_lag for name in limits.names])
     _check_reach(targets[0], due_s[0] - lead_s, start, limits, lags, options)
 
     stretch = _needed_stretch(targets, due_s, limits, lags)
@@ -147,11 +168,11 @@ def plan(
                 f"Within the joints' limits the {executed} executed rows and their stop would last {ends_s:.2f} s, "
                 f"expected at most {options.longest_s:g} s: execute fewer rows of a chunk (horizon)."
             )
-        motion = _follow(targets, stretched_s, executed, start, limits, lead_s, options)
+        motion = _follow(targets, stretched_s, executed, beyond / stretch[-1], start, limits, lead_s, options)
         if motion is not None:
             missed = motion[1][stretched_s[:executed] > lead_s + options.catch_up_s]
             if not (missed[:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
-                return replace(motion[0], before=now)
+                return replace(motion[0], before=now, before_s=now_s)
         stretch = stretch * 1.35
     raise TrajectoryError(
         f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
@@ -212,21 +233,22 @@ def _follow(
     targets: np.ndarray,
     due_s: np.ndarray,
     executed: int,
+    beyond: np.ndarray,
     start: Reference,
     limits: JointLimits,
     lead_s: float,
     options: PlanOptions,
 ) -> tuple[Trajectory, np.ndarray] | None:
     """The legal motion nearest to the rows and its distance (executed, J) from them; None where limits cannot be kept."""
-    tail_s = due_s[executed - 1] + options.stop_s
-    times_s = _knots(np.concatenate([[lead_s], due_s[:executed], [tail_s]]), options.knot_s)
-    at_row = np.searchsorted(times_s, due_s[:executed] - 1e-6)
-    wanted = np.zeros((len(times_s), len(limits.names)))
-    weights = np.zeros(len(times_s))
-    wanted[at_row], weights[at_row] = targets[:executed], 1.0
-    tail = np.arange(at_row[-1] + 1, len(times_s))
-    wanted[tail] = _slowing(targets, due_s, due_s[executed - 1], options.stop_s, times_s[tail])
-    weights[tail] = 0.1  # where the stop ends matters less than the rows
+    until_s = due_s[executed - 1]
+    knots_s = _knots([lead_s, until_s, until_s + options.stop_s], options.knot_s)
+    tail_s = knots_s[knots_s > until_s + 1e-5]
+    stop = _slowing(targets, due_s, until_s, options.stop_s, tail_s, beyond)
+    wanted = fit.Targets(
+        np.concatenate([due_s[:executed], tail_s]),
+        np.concatenate([targets[:executed], limits.clip(stop)]),
+        np.concatenate([np.ones(executed), np.full(len(tail_s), 0.1)]),  # where the stop ends matters less than the rows
+    )
 
     # a start slightly outside (a gripper resting on its stop) is legal as long as it does not go further out
     bounds = fit.Bounds(
@@ -237,27 +259,42 @@ def _follow(
         jerk=limits.jerk,
     )
     state = (start.position, start.velocity, start.acceleration)
-    solution = fit.nearest_motion(times_s, state, wanted, weights, bounds, options.smoothing)
+    solution = fit.nearest_motion(knots_s, state, wanted, bounds, options.smoothing)
     if solution is None:
         return None
     positions, velocities = solution
     try:  # between the knots as well, where a start that runs against a limit may go beyond it
-        check_trajectory(limits.names, times_s, positions, velocities, limits, tolerances=EXACT)
+        check_trajectory(limits.names, knots_s, positions, velocities, limits, tolerances=EXACT)
     except TrajectoryError:
         return None
-    return Trajectory(limits.names, times_s, positions, velocities), np.abs(positions[at_row] - targets[:executed])
+    motion = Trajectory(limits.names, knots_s, positions, velocities)
+    return motion, np.abs(motion.sample(due_s[:executed])[0] - targets[:executed])
 
 
-def _knots(corners_s: np.ndarray, longest_s: float) -> np.ndarray:
-    """Times (N+1,) through all corners with at most longest_s between neighbours, on whole microseconds."""
-    parts = [corners_s[:1]]
-    for begin, end in zip(corners_s[:-1], corners_s[1:], strict=True):
-        parts.append(np.linspace(begin, end, max(1, int(np.ceil((end - begin) / longest_s - 1e-6))) + 1)[1:])
+def _last_velocity(targets: np.ndarray, step_s: float) -> np.ndarray:
+    """(J,) mean velocity over the last BEHIND_S of a chunk."""
+    rows = min(len(targets) - 1, max(1, round(BEHIND_S / step_s)))
+    return (targets[-1] - targets[-1 - rows]) / (rows * step_s) if rows else np.zeros(targets.shape[1])
+
+
+def _knots(corners_s: Sequence[float], least_s: float) -> np.ndarray:
+    """Times (N+1,) through all corners, evenly divided between them and at least least_s apart where there is room, on whole
+    microseconds."""
+    parts = [np.asarray(corners_s[:1])]
+    for begin, end in pairwise(corners_s):
+        parts.append(np.linspace(begin, end, max(1, int((end - begin) / least_s + 1e-6)) + 1)[1:])
     return np.round(np.concatenate(parts), 6)
 
 
-def _slowing(targets: np.ndarray, due_s: np.ndarray, from_s: float, stop_s: float, at_s: np.ndarray) -> np.ndarray:
-    """Targets (M, J) of the stop: along the later rows, with the progress along them slowing evenly from 1 to 0."""
+def _slowing(
+    targets: np.ndarray, due_s: np.ndarray, from_s: float, stop_s: float, at_s: np.ndarray, beyond: np.ndarray
+) -> np.ndarray:
+    """Targets (M, J) of the stop: along the later rows, with the progress along them slowing evenly from 1 to 0.
+
+    Beyond the last row the path goes on with the velocity `beyond` (J,): a chunk that is executed to its end would otherwise
+    have to be at rest in its last row, and the arms would brake before the next chunk could take over.
+    """
     d = at_s - from_s
     progress = from_s + d - d**2 / (2.0 * stop_s)
-    return np.stack([np.interp(progress, due_s, column) for column in targets.T], axis=1)
+    path = np.stack([np.interp(progress, due_s, column) for column in targets.T], axis=1)
+    return path + np.maximum(progress - due_s[-1], 0.0)[:, None] * beyond

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from functools import partial
 from typing import Any
 
@@ -12,7 +13,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.chunk import Latency, Schedule, rows_left
 from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import PlanOptions, Trajectory, plan
+from rdvla_ros.control.seam import make_seam
+from rdvla_ros.control.trajectory import PlanOptions, Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ArmStates
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
@@ -25,9 +27,9 @@ class Motions:
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
         self._robot, self._arms, self._horizon = robot, arms, horizon
-        self._lead_s, self._stop_s = values.lead_s, values.stop_s
+        self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
-        self._options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
+        self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
         self.schedule = Schedule(
             Latency(values.first_latency_s), lead_s=values.lead_s, observation_period_s=1.0 / robot.rates.camera_hz
         )
@@ -45,26 +47,31 @@ class Motions:
             raise TrajectoryError("The decision is not finite.")
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
             raise TrajectoryError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
-        rows, elapsed_s = len(chunk.positions), now_s - chunk.stamp_s
-        horizon = self._horizon.steps(decision.iterations, rows, decision.step_change)
+        begun_s = time.monotonic()
+        horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
         present = self._arms.present()
-        motion = plan(
+        over = self.schedule.handover(now_s, present)
+        elapsed_s = over.stamp_s - chunk.stamp_s
+        motion = self._seam.plan(
             self._robot.from_policy(chunk.positions),
             step_s=chunk.step_s,
             elapsed_s=elapsed_s,
             horizon=horizon,
-            start=self.schedule.reference(now_s + self._lead_s, present),
+            start=self.schedule.reference(over.switch_s, present),
             limits=self._limits,
-            lead_s=self._lead_s,
-            now=self.schedule.reference(now_s, present),
+            lead_s=over.lead_s,
+            now=self.schedule.reference(over.send_s, present),
+            now_s=over.send_s - over.stamp_s,
             options=self._options,
         )
-        self._publish(motion, now_s)
-        self.schedule.sent(motion, now_s, self._stop_s)
-        return min(horizon, rows_left(rows, chunk.step_s, elapsed_s, self._lead_s))
+        # until a point of the running motion has passed, which is less than lead_s
+        time.sleep(max(0.0, over.send_s - now_s - (time.monotonic() - begun_s)))
+        self._publish(motion, over.stamp_s)
+        self.schedule.sent(motion, over.stamp_s, self._stop_s)
+        return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
 
-    def _publish(self, motion: Trajectory, now_s: float) -> None:
-        stamp = conversions.stamp(now_s)  # one time base for all arms: the gate pairs them by it
+    def _publish(self, motion: Trajectory, stamp_s: float) -> None:
+        stamp = conversions.stamp(stamp_s)  # one time base for all arms: the gate pairs them by it
         parts = {arm.name: conversions.trajectory_message(motion.select(arm.joint_names), stamp) for arm in self._robot.arms}
         for name, part in parts.items():
             self._publishers[name].publish(part)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rdvla_ros.control.seam import METHODS
 from rdvla_ros.nodes.conversions import instruction_problem
 from rdvla_ros.nodes.parameters import Schema, parameter
 
@@ -79,16 +80,22 @@ class PolicyParameters(Schema):
     zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
 
     # what it sends
+    seam_method: str = parameter(
+        "cut_and_blend",
+        "how a chunk joins the motion under way; replace only to compare with: the gate refuses it",
+        choices=tuple(METHODS),
+        change="unconfigured",
+    )
     lead_s: float = parameter(
-        0.06,
-        "from sending a trajectory to its first point; longer than it takes to reach the controllers",
+        0.03,
+        "from sending a trajectory to its first point; longer than planning it and reaching the controllers take",
         unit="s",
         low=0.005,
-        high=0.5,
+        high=0.1,
         change="unconfigured",
     )
     stop_s: float = parameter(
-        0.4, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured"
+        0.5, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured"
     )
 
     def problems(self) -> Iterable[str]:
