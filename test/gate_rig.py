@@ -1,6 +1,8 @@
 """The gate, real over DDS in one process, with a robot and a policy that do as the test says."""
 
+import threading
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +11,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rdvla_ros.msg import ControllerState, GateStatus
+from rdvla_ros.msg import ControllerState, GateStatus, Heartbeat
 from rdvla_ros.srv import Hold, Resume, SetMode
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -18,7 +20,10 @@ from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import Reference, Trajectory, plan
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.gate_node import GateNode
+from rdvla_ros.nodes.heartbeat import QOS
+from rdvla_ros.nodes.sim_robot import _points
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.controller import JointTrajectoryController
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
 ROBOT = RobotDescription.load(ROBOT_FILE)
@@ -27,6 +32,33 @@ HOME = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03], len(ROBOT.arms))
 SLICES = ROBOT.arm_slices
 MOVES = np.array([name not in ROBOT.gripper_joints for name in ROBOT.joint_names])
 PATIENCE_S = 20.0  # only ever waited when something is broken
+# One thread runs the gate, the robot and the test, on a machine that does other work.
+PATIENT = {"heartbeat_timeout_s": 1.0, "starved_s": 2.0, "controller_timeout_s": 1.0, "joint_timeout_s": 1.0, "obey_s": 0.3}
+
+
+class Beats:
+    """A policy's (or an operator's) heartbeat from a thread of its own, as a test wants it."""
+
+    def __init__(self, node, topic="/policy/heartbeat", period_s=0.02):
+        self.alive, self.grows, self.causes, self.hold, self.offset_s, self.count = True, True, [], "", 0.0, 0
+        self._node, self._period_s = node, period_s
+        self._publisher = node.create_publisher(Heartbeat, topic, QOS)
+        self._ends = threading.Event()
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self):
+        while not self._ends.wait(self._period_s):
+            if self.alive:
+                self.count += self.grows
+                message = Heartbeat(count=self.count, causes=list(self.causes), hold=self.hold)
+                now_s = self._node.get_clock().now().nanoseconds * 1e-9
+                message.header.stamp = conversions.stamp(now_s + self.offset_s)
+                self._publisher.publish(message)
+
+    def close(self):
+        self._ends.set()
+        self._thread.join()
 
 
 def motion(start=HOME, change=0.1, rows=6, velocity=None):
@@ -37,24 +69,25 @@ def motion(start=HOME, change=0.1, rows=6, velocity=None):
 
 
 class GateRig:
-    """The gate and everything around it, spun together: `robot` publishes joint states while the rig spins."""
+    """The gate and everything around it, spun together. The robot's controllers follow what they are sent (while `follow`) and
+    report it (while `send_reports`); joint states come while `send_states`."""
 
-    def __init__(self, *, states=True, controllers=True, wait=True, **parameters):
+    def __init__(self, *, states=True, controllers=True, wait=True, reports=True, gate=True, **parameters):
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        values = {"robot": str(ROBOT_FILE), "discovery_s": 0.0, **parameters}
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        self.gate = GateNode(context=self.context, parameter_overrides=overrides)
         self.node = node = Node("robot", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
-        self.executor.add_node(self.gate)
         self.executor.add_node(node)
-        self.positions, self.send_states = HOME.copy(), states
+        self.gate = self.make_gate(**parameters) if gate else None
+        self.send_states, self.send_reports, self.follow, self.rejects = states, reports and controllers, True, set()
+        self.models = {arm.name: JointTrajectoryController(arm.joint_names, HOME[SLICES[arm.name]]) for arm in ROBOT.arms}
         self.statuses, self.received = [], {arm.name: [] for arm in ROBOT.arms}
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         node.create_subscription(GateStatus, "/gate/status", self.statuses.append, latched)
         self.joints = {arm.name: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms}
-        self.reports = {arm.name: node.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms}
+        self.reports = {}
+        if controllers:
+            self.start_controllers()
         self.sources = {
             prefix: {
                 arm.name: node.create_publisher(JointTrajectory, f"{prefix}/{arm.name}/joint_trajectory", 10)
@@ -62,9 +95,7 @@ class GateRig:
             }
             for prefix in ("/policy", "/teleop")
         }
-        if controllers:
-            for arm in ROBOT.arms:
-                node.create_subscription(JointTrajectory, arm.trajectory_topic, self.received[arm.name].append, 10)
+        self.policy = Beats(node)
         node.create_timer(0.02, self.publish_states)
         self.clients = {
             kind: node.create_client(kind, f"/gate/{name}")
@@ -73,6 +104,39 @@ class GateRig:
         if wait:
             self.until(lambda: self.status and not self.status.causes, "a gate with nothing in the way")
             self.until(self.sources_matched, "the gate to listen")
+
+    def make_gate(self, **parameters):
+        values = {"robot": str(ROBOT_FILE), "discovery_s": 0.0, **PATIENT, **parameters}
+        overrides = [Parameter(name, value=value) for name, value in values.items()]
+        gate = GateNode(context=self.context, parameter_overrides=overrides)
+        self.executor.add_node(gate)
+        return gate
+
+    def start_controllers(self):
+        """As ros2_control does: the state's publisher is another one than before a restart."""
+        node = self.node
+        for publisher in self.reports.values():
+            node.destroy_publisher(publisher)
+        self.reports = {arm.name: node.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms}
+        for arm in ROBOT.arms:
+            node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self.receive, arm.name), 10)
+
+    def receive(self, arm, message):
+        self.received[arm].append(message)
+        if self.follow and arm not in self.rejects:
+            self.models[arm].accept(_points(message), self.now_s())
+
+    @property
+    def positions(self):
+        """(A,) where the arms are."""
+        desired = [self.models[arm.name].update(self.now_s()).position for arm in ROBOT.arms]
+        return np.concatenate(desired)
+
+    @positions.setter
+    def positions(self, positions):
+        """The arms are moved by something else."""
+        for arm in ROBOT.arms:
+            self.models[arm.name].reset(positions[SLICES[arm.name]])
 
     def sources_matched(self):
         return all(p.get_subscription_count() for by_arm in self.sources.values() for p in by_arm.values())
@@ -85,9 +149,13 @@ class GateRig:
         return self.node.get_clock().now().nanoseconds * 1e-9
 
     def publish_states(self):
+        desired = {arm.name: self.models[arm.name].update(self.now_s()) for arm in ROBOT.arms}
         if self.send_states:
             for arm in ROBOT.arms:
-                self.send_joints(arm.name, arm.joint_names, self.positions[SLICES[arm.name]])
+                self.send_joints(arm.name, arm.joint_names, desired[arm.name].position)
+        if self.send_reports:
+            both = [desired[arm.name] for arm in ROBOT.arms]
+            self.report(np.concatenate([d.position for d in both]), np.concatenate([d.velocity for d in both]))
 
     def send_joints(self, arm, names, positions):
         message = JointState(name=list(names), position=[float(p) for p in positions])
@@ -100,6 +168,7 @@ class GateRig:
             message = ControllerState(joint_names=list(arm.joint_names))
             message.header.stamp = conversions.stamp(self.now_s())
             part = SLICES[arm.name]
+            message.accepted = self.models[arm.name].accepted
             message.reference = JointTrajectoryPoint(positions=position[part].tolist(), velocities=velocity[part].tolist())
             self.reports[arm.name].publish(message)
 
@@ -148,7 +217,9 @@ class GateRig:
         return self.until(lambda: self.status.mode == GateStatus.HOLD and self.status, "a hold")
 
     def close(self):
+        self.policy.close()
         self.executor.shutdown(timeout_sec=1.0)
-        self.gate.destroy_node()
+        if self.gate is not None:
+            self.gate.destroy_node()
         self.node.destroy_node()
         self.context.try_shutdown()

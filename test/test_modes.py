@@ -6,7 +6,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rdvla_ros.control.modes import GateModes, Mode
+from rdvla_ros.control.modes import GateModes, Mode, PauseRule
 from rdvla_ros.control.pairing import Pairing
 from rdvla_ros.control.watchdog import RateMeter, Streak, StreamWatch
 
@@ -52,13 +52,15 @@ def test_a_resume_is_refused_with_the_causes_while_they_last(modes):
     assert modes.resume(4.0, 2, "a", []).accepted
 
 
-def test_hold_and_resume_raced_ends_in_hold_in_both_orders(modes):
-    modes.hold(2.0, "one", "a")
-    modes.resume(2.0005, 2, "a", [])
-    modes.hold(2.001, "two", "b")
-    assert modes.holding
-    modes.hold(2.0, "again", "b")
-    assert not modes.resume(2.0, 2, "a", []).accepted and modes.holding
+def test_row_50_hold_and_resume_raced_ends_in_hold_in_both_orders(modes):
+    first = modes.hold(2.0, "one", "a")
+    assert first.accepted and modes.resume(2.0005, modes.state.hold_id, "a", []).accepted
+    assert modes.hold(2.001, "two", "b").changed and modes.holding
+    modes.hold(2.0015, "again", "b")  # somebody wants them held: a resume that was under way lifts nothing
+    answer = modes.resume(2.002, modes.state.hold_id, "a", [])
+    assert not answer.accepted and "same moment" in answer.message and modes.holding
+    assert not modes.resume(2.5, first.message.count("x"), "a", []).accepted  # nor does one that names no hold in force
+    assert modes.resume(2.5, modes.state.hold_id, "a", []).accepted
 
 
 def test_auto_is_reached_by_a_resume_only(modes):
@@ -91,15 +93,80 @@ def test_operator_text_becomes_one_bounded_line(modes):
     assert (modes.state.reason, modes.state.who) == ("operator", "operator")
 
 
+# -- pauses
+
+
+@pytest.fixture
+def lenient():
+    """In AUTO, with pauses that may end by themselves."""
+    modes = GateModes(0.0, pauses=PauseRule(auto_resume=True, healthy_s=1.0, longest_s=2.0))
+    modes.resume(1.0, 1, "test", [])
+    return modes
+
+
+def test_a_pause_ends_by_itself_after_a_second_in_which_all_was_well(lenient):
+    assert lenient.pause(2.0, "Camera 'top' is silent.", "policy").changed and lenient.holding and lenient.state.hold_id == 2
+    for now_s, causes in ((2.5, ["silent"]), (2.6, []), (3.0, ["silent"]), (3.1, []), (4.0, [])):
+        lenient.review(now_s, causes)
+        assert lenient.mode is Mode.PAUSE
+    assert lenient.review(4.1, []).changed and lenient.mode is Mode.AUTO and "top" in lenient.state.reason
+
+
+def test_a_pause_that_lasts_becomes_a_hold_with_its_number_and_reason(lenient):
+    lenient.pause(2.0, "Camera 'top' is silent.", "policy")
+    lenient.review(4.0, ["silent"])
+    assert lenient.mode is Mode.PAUSE
+    assert lenient.review(4.01, ["silent"]).changed and lenient.mode is Mode.HOLD
+    assert (lenient.state.hold_id, lenient.state.reason) == (2, "Camera 'top' is silent")
+    lenient.review(9.0, [])
+    assert lenient.mode is Mode.HOLD
+
+
+def test_an_operators_hold_ends_a_pause_and_its_resuming_by_itself(lenient):
+    lenient.pause(2.0, "Camera 'top' is silent.", "policy")
+    assert lenient.hold(2.1, "leave it", "operator").changed and lenient.state.hold_id == 3
+    lenient.review(4.0, [])
+    lenient.review(9.0, [])
+    assert lenient.mode is Mode.HOLD and not lenient.resume(9.0, 2, "a", []).accepted
+
+
+def test_by_default_no_pause_ends_by_itself(modes):
+    modes.pause(2.0, "Camera 'top' is silent.", "policy")
+    modes.review(2.1, [])
+    modes.review(3.9, [])
+    assert modes.mode is Mode.PAUSE
+    modes.review(4.1, [])
+    assert modes.mode is Mode.HOLD
+    modes.pause(5.0, "again", "policy")
+    assert modes.mode is Mode.HOLD and modes.state.hold_id == 2
+
+
+def test_a_resume_lifts_a_pause_by_its_number(modes):
+    modes.pause(2.0, "Camera 'top' is silent.", "policy")
+    assert not modes.resume(2.1, 1, "a", []).accepted and modes.resume(2.2, 2, "a", []).accepted and modes.mode is Mode.AUTO
+
+
+def test_one_arm_can_be_taken_over_and_an_unknown_one_not():
+    modes = GateModes(0.0, arms=["left", "right"])
+    assert not modes.set_mode(1.0, Mode.TAKEOVER, "", "a", [], ["middle"]).accepted
+    assert modes.set_mode(1.0, Mode.TAKEOVER, "", "a", [], ["right"]).changed and modes.state.arms == ("right",)
+    assert not modes.set_mode(1.1, Mode.TAKEOVER, "", "a", [], ["right"]).changed
+    assert modes.set_mode(1.2, Mode.TAKEOVER, "", "a", []).changed and modes.state.arms == ("left", "right")
+    assert not modes.pause(1.3, "x", "policy").changed
+    modes.hold(2.0, "back", "a")
+    assert modes.state.arms == ()
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Requests in any order: hold ids never go back, a hold ends by its own resume or a takeover only."""
 
     def __init__(self):
         super().__init__()
-        self.modes, self.time_s, self.seen_id = GateModes(0.0), 0.0, 1
+        pauses = PauseRule(auto_resume=True, healthy_s=1.0, longest_s=2.0)
+        self.modes, self.time_s, self.seen_id = GateModes(0.0, pauses=pauses, arms=["left", "right"]), 0.0, 1
 
     def _tick(self):
-        self.time_s += 0.001
+        self.time_s += 0.2
         return self.time_s
 
     @rule(reason=st.text(max_size=20))
@@ -114,10 +181,25 @@ class AnyOrder(RuleBasedStateMachine):
     def resume(self, offset, causes):
         before = self.modes.state
         answer = self.modes.resume(self._tick(), before.hold_id + offset, "a", causes)
-        assert answer.accepted == (before.mode is Mode.HOLD and offset == 0 and not causes)
+        assert answer.accepted == (before.mode in (Mode.HOLD, Mode.PAUSE) and offset == 0 and not causes)
         assert self.modes.mode is (Mode.AUTO if answer.accepted else before.mode)
 
-    @rule(mode=st.integers(0, 4), causes=st.lists(st.just("Cause."), max_size=1))
+    @rule(reason=st.text(max_size=20))
+    def pause(self, reason):
+        before = self.modes.state
+        answer = self.modes.pause(self._tick(), reason, "policy")
+        assert answer.changed == (before.mode is Mode.AUTO)
+        assert self.modes.mode is (Mode.PAUSE if answer.changed else before.mode)
+
+    @rule(causes=st.lists(st.just("Cause."), max_size=1))
+    def review(self, causes):
+        before = self.modes.state
+        self.modes.review(self._tick(), causes)
+        if before.mode is not Mode.PAUSE:
+            assert self.modes.state == before
+        assert self.modes.mode is not Mode.AUTO or before.mode is Mode.AUTO or not causes
+
+    @rule(mode=st.integers(0, 5), causes=st.lists(st.just("Cause."), max_size=1))
     def set_mode(self, mode, causes):
         before = self.modes.state
         answer = self.modes.set_mode(self._tick(), mode, "", "a", causes)

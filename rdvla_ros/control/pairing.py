@@ -29,6 +29,8 @@ class Pairing(Generic[Part]):
 
     def add(self, arm: str, stamp: Hashable, part: Part, now_s: float) -> dict[str, Part] | None:
         """All parts in the arms' order once the last one is there; a second part for the same arm replaces the first."""
+        if arm not in self._arms:
+            return None
         since, parts = self._waiting.pop(stamp, (now_s, {}))
         parts[arm] = part
         if len(parts) == len(self._arms):

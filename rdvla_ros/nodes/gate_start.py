@@ -7,7 +7,7 @@ import time
 from rclpy.node import Node
 
 from rdvla_ros.nodes.gate_parameters import GateParameters
-from rdvla_ros.nodes.robot_watch import node_names
+from rdvla_ros.nodes.peers import node_names
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import RdvlaError
 

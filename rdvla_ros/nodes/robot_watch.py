@@ -1,62 +1,114 @@
-"""What the gate hears of the robot: where its joints are, what its controllers command, and what stands in the way of moving."""
+"""What the gate hears of the robot: where its joints are, what its controllers command, and what stands in the way of moving.
+
+Heard causes (streams, controllers) cost nothing and are looked at a hundred times a second. Seen ones (who publishes, who
+listens, and whether they can hear each other) are looked up in the graph on `look` and kept.
+"""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.publisher import Publisher
 from sensor_msgs.msg import JointState
 
-from rdvla_ros.control.passage import Passage
+from rdvla_ros.control.obedience import skew
 from rdvla_ros.control.watchdog import StreamWatch
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ControllerStates, commanded, reported_at_s
+from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_parameters import GateParameters
-from rdvla_ros.nodes.inputs import sensor_qos
+from rdvla_ros.nodes.inputs import qos_events, sensor_qos
+from rdvla_ros.nodes.peers import node_names, unheard
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
 
+SKEWED_S = 0.06  # the arms' reports must be apart for so long: each controller reports in its own rhythm
+
 
 class RobotWatch:
-    """Subscribes on construction and tells the passage what it hears. safe: wraps callbacks of the node."""
+    """Subscribes on construction and tells the arms what it hears. safe: wraps callbacks of the node; lock: of the arms."""
 
     def __init__(
         self,
         node: Node,
         robot: RobotDescription,
         values: GateParameters,
-        passage: Passage,
-        outputs: Mapping[str, Publisher],
+        arms: GateArms,
         safe: Callable[[Callable], Callable],
+        lock: Any,
     ):
         self._node, self._robot, self._values = node, robot, values
-        self._passage, self._outputs = passage, outputs
+        self._arms, self._lock = arms, lock
         self._streams = {}
+        self._seen: tuple[str, ...] = ()
+        self._hosts: dict[str, frozenset[bytes]] = {}  # arm -> who published its controller's state
+        self._skewed_since_s: float | None = None
         self._groups = conversions.joint_groups(robot)
         topics = [group.topic for group in self._groups]
         for group in self._groups:
             name = group.topic if topics.count(group.topic) == 1 else f"{group.topic} of arm '{group.arm}'"
             self._streams[group.arm] = StreamWatch(name, timeout_s=values.joint_timeout_s, bad_s=values.bad_joint_s)
-        for topic in dict.fromkeys(topics):
-            node.create_subscription(JointState, topic, safe(partial(self._on_joints, topic)), sensor_qos(5))
+        self._joint_topics = tuple(dict.fromkeys(topics))
+        for topic in self._joint_topics:
+            callback, events = safe(partial(self._on_joints, topic)), qos_events(node, topic)
+            node.create_subscription(JointState, topic, callback, sensor_qos(5), event_callbacks=events)
         self._controllers = ControllerStates(node, robot, safe(self._on_controller))
 
     def causes(self) -> list[str]:
         """What stands in the way of moving now; one sentence each."""
         now_s = time.monotonic()
-        causes = [problem for stream in self._streams.values() if (problem := stream.problem(now_s))]
+        heard = [stream.problem(now_s) for stream in self._streams.values()]
+        heard += [arm.problem(now_s) for arm in self._arms.obedience.values()]
+        return [*filter(None, heard), *self._seen]
+
+    def disobedience(self) -> str:
+        """Why what was sent is not what the arms do; no lasting cause, but one to hold."""
+        now_s = time.monotonic()
+        for arm in self._arms.obedience.values():
+            if problem := arm.disobeys(now_s):
+                return problem
+        problem = skew(self._arms.obedience, now_s, self._values.skew_s)
+        self._skewed_since_s = (self._skewed_since_s or now_s) if problem else None
+        return problem if problem and now_s - self._skewed_since_s > SKEWED_S else ""
+
+    def look(self) -> str:
+        """Look up the graph; returns which controller began anew since the last time, one sentence or empty."""
+        self._seen = tuple(self._graph_causes())
+        return self._restarted()
+
+    def _graph_causes(self) -> list[str]:
+        causes = []
         for arm in self._robot.arms:
-            if self._node.count_publishers(arm.trajectory_topic) > 1:
-                publishers = self._node.get_publishers_info_by_topic(arm.trajectory_topic)
+            topic, output = arm.trajectory_topic, self._arms.outputs[arm.name]
+            publishers = self._node.get_publishers_info_by_topic(topic)
+            if len(publishers) > 1:
                 others = [p for p in publishers if p.node_name != self._node.get_name()]
-                causes.append(f"Another node publishes on {arm.trajectory_topic}: {node_names(others or publishers)}.")
-            if self._outputs[arm.name].get_subscription_count() == 0:
-                causes.append(f"No controller listens on {arm.trajectory_topic}.")
+                causes.append(f"Another node publishes on {topic}: {node_names(others or publishers)}.")
+            if output.get_subscription_count() == 0:
+                listeners = self._node.get_subscriptions_info_by_topic(topic)
+                causes += unheard(topic, [output.qos_profile], listeners) or [f"No controller listens on {topic}."]
+        for topic in self._joint_topics:
+            causes += unheard(topic, self._node.get_publishers_info_by_topic(topic), [sensor_qos(5)])
         return causes
+
+    def _restarted(self) -> str:
+        problem = ""
+        for arm in self._robot.arms:
+            if not arm.controller_state_topic:
+                continue
+            hosts = frozenset(bytes(p.endpoint_gid) for p in self._node.get_publishers_info_by_topic(arm.controller_state_topic))
+            known = self._hosts.get(arm.name)
+            if hosts:
+                self._hosts[arm.name] = hosts
+            if known and hosts and not hosts & known:
+                problem = f"The controller of arm '{arm.name}' was started anew."
+            obedience = self._arms.obedience[arm.name]
+            if obedience.restarts:
+                obedience.restarts, problem = 0, f"The controller of arm '{arm.name}' was started anew."
+        return problem
 
     def _on_joints(self, topic: str, message: JointState) -> None:
         for group in self._groups:
@@ -65,7 +117,7 @@ class RobotWatch:
 
     def _on_arm(self, group: conversions.JointGroup, message: JointState) -> None:
         stream = self._streams[group.arm]
-        now_s = self._ros_s()
+        now_s = self._arms.ros_s()
         try:
             positions = conversions.joint_positions(message, group)
             self._check_clock(group.topic, conversions.seconds(message.header.stamp) - now_s)
@@ -76,7 +128,8 @@ class RobotWatch:
             stream.bad(conversions.printable(str(error)))  # it may quote names from the message
             return
         stream.good(time.monotonic())
-        self._passage.report_measured(group.arm, positions, now_s)
+        with self._lock:
+            self._arms.passage.report_measured(group.arm, positions, now_s)
 
     def _check_clock(self, topic: str, difference_s: float) -> None:
         if abs(difference_s) > self._values.clock_tolerance_s:
@@ -88,13 +141,6 @@ class RobotWatch:
     def _on_controller(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
         if reference is not None:
-            self._passage.report_controller(arm.name, reference, reported_at_s(message, self._ros_s()))
-
-    def _ros_s(self) -> float:
-        return self._node.get_clock().now().nanoseconds / conversions.NANOSECONDS
-
-
-def node_names(publishers: list) -> str:
-    """A publisher is discovered before the name of its node."""
-    names = {f"{p.node_namespace.rstrip('/')}/{p.node_name}" for p in publishers if "UNKNOWN" not in p.node_name}
-    return ", ".join(sorted(names)) or "a node whose name is not known yet"
+            at_s, accepted = reported_at_s(message, self._arms.ros_s()), getattr(message, "accepted", None)
+            with self._lock:
+                self._arms.reported(arm.name, reference, accepted, at_s, time.monotonic())
