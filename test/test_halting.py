@@ -9,6 +9,7 @@ import pytest
 import torch
 from head_cases import SMALL, load_case, oracle_case
 
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
@@ -251,3 +252,40 @@ def test_settings_make_the_rules_they_name(case):
     assert isinstance(timed, Deadline) and timed.inner == FixedDepth(4) and timed.max_iterations == 4
     with pytest.raises(HaltingError, match="expected 7 numbers"):
         head.refine(context, ActionKL(1e-3, sigma=[1.0, 2.0]), start)
+
+
+def test_what_a_rule_has_learnt_spares_looks_and_changes_no_stop(case):
+    head, context, start = case
+    for threshold in (1e-3, 1e-5):
+        fresh = head.refine(context, ActionChange(threshold, margin=16.0), start)
+        rule = ActionChange(threshold, margin=16.0, ratio=Experience())
+        first = head.refine(context, rule, start)
+        assert first.iterations.tolist() == fresh.iterations.tolist()
+        again = head.refine(context, rule, start)
+        assert again.iterations.tolist() == fresh.iterations.tolist()
+        assert again.change[:, 1].isnan().all() and first.change[:, 1].isfinite().all()  # the ratio is known now
+        rule.ratio.forget()
+        assert torch.equal(head.refine(context, rule, start).actions, first.actions)
+
+
+def test_the_margin_follows_the_spread_of_the_ratio():
+    steady, erratic, new = Experience(), Experience(), Experience(1.7)
+    assert new.expect(2.5) == (1.7, 2.5, False)
+    steady.add([1.3] * 7)
+    assert steady.expect(2.5).margin == 2.5 and not steady.expect(2.5).firm  # too few to tell
+    steady.add([1.3, math.nan, 0.0, math.inf])  # what is no ratio says nothing
+    assert steady.expect(2.5).ratio == pytest.approx(1.3) and steady.expect(2.5).margin == 1.2 and steady.expect(2.5).firm
+    erratic.add([0.3, 3.0] * 8)
+    assert erratic.expect(2.5).margin == 4.0
+    kept = erratic.snapshot()
+    erratic.forget()
+    assert erratic.expect(2.5) == (None, 2.5, False)
+    erratic.restore(kept)
+    assert erratic.expect(2.5).firm
+
+
+def test_kl_without_statistics_is_refused():
+    for settings in ({"rule": "action_kl", "threshold": 1e-3}, {"rule": "action_kl", "threshold": 1e-3, "sigma": "statistics"}):
+        with pytest.raises(HaltingError, match="these statistics lack"):
+            make_halting(settings)
+        assert make_halting(settings, action_std=[0.5, 0.25]).sigma == (0.5, 0.25)

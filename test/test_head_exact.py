@@ -12,6 +12,7 @@ from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, re
 from head_oracle import Oracle, OracleConfig
 
 from rdvla_ros.model.bench_head import FULL_SIZE, make_subject
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
@@ -104,7 +105,7 @@ def test_stops_at_the_published_iteration_counts(tmp_path, seed, evaluate):
     assert len(set(counts)) >= 4  # the thresholds tell stops apart
 
 
-@pytest.mark.parametrize("ratio", [None, 1.5, 0.7])
+@pytest.mark.parametrize("ratio", [None, 1.5, 0.7, Experience()])
 def test_skipping_chunks_changes_no_stop_at_a_realistic_width(ratio):
     subject = make_subject(torch.float32, torch.device("cpu"), replace(FULL_SIZE, hidden_dim=192, num_heads=6), rows=(60, 12))
     trace = subject.ours(ActionChange(0.0, 20, evaluate="every")).change[0]

@@ -24,9 +24,11 @@ from torch import Tensor
 from rdvla_ros.model.bench_baseline import Baseline
 from rdvla_ros.model.bench_report import draw, print_report
 from rdvla_ros.model.config import HeadConfig
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.layers import HeadLayer
+from rdvla_ros.model.packed import packing_works
 from rdvla_ros.model.refine import typical_ratio
 from rdvla_ros.types import RdvlaError
 
@@ -110,18 +112,22 @@ def check_same_numbers(subject: Subject, name: str, stops: dict[int, float]) -> 
     return error
 
 
-def variants(subject: Subject, depths: tuple[int, ...], stops: dict[int, float], ratio: float) -> dict[str, Callable[[], Any]]:
-    """name -> one whole run of the head (context in, chunk out)."""
+def variants(subject: Subject, depths: tuple[int, ...], stops: dict[int, float]) -> dict[str, Callable[[], Any]]:
+    """name -> one whole run of the head (context in, chunk out).
+
+    "adaptive" rules learn the head's ratio while they run, as a policy's do; "stateless" ones start anew in every decision.
+    """
+    learnt = Experience()
     runs: dict[str, Callable[[], Any]] = {}
     for depth in depths:
         runs[f"baseline {depth}"] = lambda d=depth: subject.published(d)
         runs[f"fixed {depth}"] = lambda d=depth: subject.ours(FixedDepth(d))
         if depth in stops:
-            runs[f"adaptive {depth}"] = lambda t=stops[depth]: subject.ours(ActionChange(t))
-            runs[f"calibrated {depth}"] = lambda t=stops[depth]: subject.ours(ActionChange(t, ratio=ratio))
+            runs[f"adaptive {depth}"] = lambda t=stops[depth]: subject.ours(ActionChange(t, ratio=learnt))
+            runs[f"stateless {depth}"] = lambda t=stops[depth]: subject.ours(ActionChange(t))
     for depth in MIXED:
         if depth in stops:
-            for name, known in (("mixed", None), ("mixed calibrated", ratio)):
+            for name, known in (("mixed", learnt), ("mixed stateless", None)):
                 runs[f"{name} {depth}"] = lambda t=stops[depth], r=known: subject.ours(ActionChange(t, ratio=r))
     return runs
 
@@ -193,7 +199,7 @@ def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tup
     error = check_same_numbers(subject, name, stops)
     with torch.no_grad():
         ratio = typical_ratio(subject.head, subject.head.encode(*subject.inputs), ActionChange(0.0), subject.start)
-    times = measure(variants(subject, depths, stops, ratio), rounds, device, clock)
+    times = measure(variants(subject, depths, stops), rounds, device, clock)
     pieces = measure(parts(subject), max(10, rounds), device, clock)
     read = iteration_bytes(subject.head, DTYPES[name])
     return {"largest_relative_difference": error, "ratio": ratio, "thresholds": {str(k): v for k, v in stops.items()},
@@ -210,7 +216,8 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__,
-            "load_average": os.getloadavg()[0]}
+            "load_average": os.getloadavg()[0], "instructions": torch.backends.cpu.get_cpu_capability(),
+            "bfloat16_kernels": packing_works(torch.device("cpu"), torch.bfloat16)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,10 +16,10 @@ def ratios(result: dict[str, Any]) -> dict[str, float]:
         return statistics.median(a / b for a, b in zip(rounds[above], rounds[below], strict=True))
 
     out = {"whole head at r = 12, ours / baseline": ratio("fixed 12", "baseline 12")}
-    for kind in ("adaptive", "calibrated"):
+    for kind in ("adaptive", "stateless"):
         if f"{kind} 12" in rounds:
             out[f"{kind} stop at r = 12 / fixed 12"] = ratio(f"{kind} 12", "fixed 12")
-    for kind in ("mixed", "mixed calibrated"):
+    for kind in ("mixed", "mixed stateless"):
         stops = [values for name, values in rounds.items() if name.rpartition(" ")[0] == kind]
         if len(stops) == 7:  # r = 5 ... 11, mean 8
             rounds[kind] = [statistics.mean(values) for values in zip(*stops, strict=True)]
@@ -52,7 +52,7 @@ def print_report(report: dict[str, Any]) -> None:
 
 
 def _print_table(name: str, result: dict[str, Any]) -> None:
-    kinds = ("baseline", "fixed", "adaptive", "calibrated")
+    kinds = ("baseline", "fixed", "adaptive", "stateless")
     print(f"\n{name}\n  {'r':>3}" + "".join(f"{kind:>26}" for kind in kinds) + f"{'fixed/baseline':>17}")
     for depth in sorted({int(key.rpartition(" ")[2]) for key in result["ms"] if key.startswith("fixed ")}):
         cells = [result["ms"].get(f"{kind} {depth}") for kind in kinds]

@@ -12,8 +12,8 @@ the last `patience` measures were all below `level`. The loop in `refine.py` kno
     compares        False: the rule never looks at a chunk, and one is decoded at the end only
     evaluate        "needed": chunks whose change is surely above the level are not decoded; "every": all are
     margin          how many times above the level a change must be predicted to count as surely above
-    ratio           measure of chunks per measure of sketches that is typical of this head, where known: spares a decision its
-                    first look
+    ratio           measure of chunks per measure of sketches that is typical of this head: a number, or an Experience that
+                    learns it from the decisions made with this rule; None: each decision looks at its first two chunks for it
     limit_reason    why it stopped when max_iterations was reached
     begin()         a fresh `Stopwatch` for one refinement
 """
@@ -24,12 +24,13 @@ import inspect
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.types import RdvlaError, StopReason, nearest_names
 
 EVALUATE = ("needed", "every")
@@ -118,7 +119,7 @@ class _ChangeRule:
     patience: int = 1
     evaluate: str = "needed"
     margin: float = 2.5
-    ratio: float | None = None
+    ratio: float | Experience | None = field(default=None, compare=False)
 
     compares = True
     limit_reason = StopReason.ITERATION_LIMIT
@@ -129,7 +130,7 @@ class _ChangeRule:
         _whole("patience", self.patience, 1)
         for name in ("threshold", "margin", "ratio"):
             value = getattr(self, name)
-            if value is None and name == "ratio":
+            if name == "ratio" and (value is None or isinstance(value, Experience)):
                 continue
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not value >= 0:
                 raise HaltingError(f"{name}: expected a number of at least 0, got {value!r}")
@@ -246,15 +247,19 @@ RULES: dict[str, Callable[..., Any]] = {"fixed": FixedDepth, "action_change": Ac
 def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | None = None) -> Any:
     """The rule that a configuration names; the other keys are its arguments. "deadline_s" puts a Deadline around it.
 
-    action_std: (A,) spread of the demonstrated actions in normalised units, the default sigma of "action_kl".
+    action_std: (A,) spread of the demonstrated actions in normalised units: sigma of "action_kl" where the settings give none
+    or "statistics". The rule learns its `ratio` while it is used, from the configured one on.
     """
     settings = dict(settings)
     name = settings.pop("rule", None)
     deadline_s = settings.pop("deadline_s", None)
     if name not in RULES:
         raise HaltingError(f"halting rule: unknown '{name}'. {nearest_names(name, RULES)}")
-    if name == "action_kl" and action_std is not None:
-        settings.setdefault("sigma", list(action_std))
+    if name == "action_kl" and settings.get("sigma", "statistics") == "statistics":
+        if action_std is None:
+            raise HaltingError("halting rule 'action_kl': expected the spread of the demonstrated actions, which these statistics"
+                               " lack (a checkpoint of an older release). Set sigma to numbers, or train again")
+        settings["sigma"] = list(action_std)
     target = ActionChange if name == "two_hit" else RULES[name]
     parameters = inspect.signature(target).parameters
     for key in settings:
@@ -264,6 +269,8 @@ def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | N
     if missing:
         raise HaltingError(f"halting rule '{name}': missing {', '.join(missing)}")
     rule = RULES[name](**settings)
+    if isinstance(rule, _ChangeRule):
+        rule = replace(rule, ratio=Experience(rule.ratio))
     return rule if deadline_s is None else Deadline(deadline_s, rule)
 
 

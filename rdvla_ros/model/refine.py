@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext, check_state
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import Stopwatch
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.model.watch import Row, Visit, look
@@ -70,6 +71,8 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
             gauge.keep(going)
             state = state[torch.tensor(going, device=state.device)]
         rows = [rows[i] for i in going]
+    if isinstance(halting.ratio, Experience):
+        halting.ratio.add(ratio for row in every for ratio in row.ratios)
     return _result(head, every)
 
 

@@ -1,10 +1,10 @@
 """What the adaptive loop remembers of each batch row, and which chunks it decodes for the halting rule.
 
-Decoding is half as dear as an iteration, so a chunk is decoded only when its change may matter. A sketch of it without the
-coda's layers costs next to nothing, and the change of the sketches, times the ratio of the two changes when both were last
-seen, predicts that of the chunks. Predicted more than `margin` times above the rule's level: not decoded. About at the level:
-decoded at once. Between: put off, and decoded with the next one as one batch, which costs far less than one by one; a stop
-that is found late is still the stop, with its own state and chunk.
+Decoding is nearly as dear as an iteration, so a chunk is decoded only when its change may matter. A sketch of it without the
+coda's layers costs next to nothing, and the change of the sketches, times the ratio of the two changes (of earlier decisions,
+or of this one where both were seen), predicts that of the chunks. Predicted more than a margin above the rule's level: not
+decoded. About at the level: decoded at once. Between: put off, and decoded with the next one as one batch, which costs far
+less than one by one; a stop that is found late is still the stop, with its own state and chunk.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from rdvla_ros.model.experience import Expectation, expectation
 from rdvla_ros.model.halting import step_change
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.types import StopReason
 
-NEAR = 1.15  # times the level: a change predicted below is looked at now
+NEAR = 0.15  # power of the margin, times the level: a change predicted below is looked at now
 PUT_OFF = 5  # chunks that wait at most
-RECHECK = 12  # iterations after which the ratio is measured anew
+RECHECK = 12  # iterations after which a ratio that is not firm is measured anew
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,9 @@ class Row:
     due: bool = False
     broken_at: int | None = None
     hits: int = 0
+    expected: Expectation | None = None
     ratio: float | None = None
+    ratios: list[float] = field(default_factory=list)  # seen in this refinement
     measured_at: int = 0  # iteration of the last comparison
     chunk: Tensor | None = None  # (H, A), of iteration chunk_at
     chunk_at: int = 0
@@ -55,7 +58,9 @@ class Row:
     state: Tensor | None = None
 
     def __post_init__(self) -> None:
-        self.ratio = self.rule.ratio
+        if self.expected is None:
+            self.expected = expectation(self.rule)
+        self.ratio = self.expected.ratio
 
     def visit(self, visit: Visit, in_block: bool) -> None:
         """The next iteration was made; in_block: it will be looked at together with others anyway."""
@@ -72,11 +77,12 @@ class Row:
         now = in_block or self.rule.evaluate == "every" or self.hits > 0
         if not now and visit.at <= self.rule.min_iterations - self.rule.patience:
             return
-        if not now and self.ratio is not None and visit.at - self.measured_at < RECHECK:
+        margin, level = self.expected.margin, self.rule.level
+        if not now and self.ratio is not None and (self.expected.firm or visit.at - self.measured_at < RECHECK):
             predicted = self.ratio * visit.moved
-            if predicted > self.rule.margin * self.rule.level:
+            if predicted > margin * level:
                 return
-            now = predicted <= NEAR * self.rule.level
+            now = predicted <= margin**NEAR * level
         else:
             now = True
         self.open.append(visit.at)
@@ -108,6 +114,8 @@ class Row:
         moved = self.at(k).moved
         self.change[k - 1], self.step_change = change, steps
         self.ratio = measure / moved if moved > 0 else None
+        if self.ratio is not None:
+            self.ratios.append(self.ratio)
         if self.measured_at != k - 1:
             self.hits = 0
         self.hits = self.hits + 1 if measure < self.rule.level else 0
