@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from rdvla_ros.model.backbones import backbone_class
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
-from rdvla_ros.model.normalization import ActionSpace, Scaler, relative_columns
+from rdvla_ros.model.normalization import ActionSpace, Scaler, relative_columns, std_from_dict
 from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.types import CheckpointError, nearest_names
@@ -40,6 +40,8 @@ KEYS = {
     "weights": ("file", "sha256", "bytes", "dtype"),
 }
 DEFAULT_HALTING = {"rule": "action_change", "threshold": 1e-6, "max_iterations": 16}
+OPTIONAL_KEYS = {"inference": ("start",)}  # absent from the manifests of older releases
+DEFAULT_START = {"start": "drawn"}
 DEFAULT_HORIZON = {"rule": "linear_decay", "longest": 8, "shortest": 4, "full_until": 3}
 
 
@@ -67,6 +69,7 @@ class Checkpoint:
     horizon: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_HORIZON))
     training: Mapping[str, Any] = field(default_factory=dict)
     backbone_name: str = "compact"
+    start: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_START))
 
 
 def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "float16") -> Path:
@@ -114,9 +117,9 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
         "contract": {key: getattr(contract, key) for key in KEYS["contract"]},
-        "inference": {"halting": dict(checkpoint.halting), "horizon": dict(checkpoint.horizon)},
+        "inference": {name: dict(getattr(checkpoint, name)) for name in ("halting", "horizon", "start")},
         "tokenizer": {"vocabulary": checkpoint.tokenizer.vocabulary, "max_words": checkpoint.tokenizer.max_words},
-        "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict()},
+        "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict() | _std(space)},
         "model": {
             "backbone": checkpoint.backbone_name,
             "backbone_config": model.backbone.config.to_dict(),
@@ -125,6 +128,10 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
         "weights": {"file": WEIGHTS, "sha256": _sha256(weights), "bytes": weights.stat().st_size, "dtype": dtype},
         "training": dict(checkpoint.training),
     }
+
+
+def _std(space: ActionSpace) -> dict[str, list[float]]:
+    return {} if space.action_std is None else {"std": space.action_std.tolist()}
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -161,8 +168,9 @@ def _check_keys(data: Any, section: str, path: Path) -> None:
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{place}: expected a mapping, got {type(data).__name__}.")
     for key in data:
-        if key not in KEYS[section]:
-            raise CheckpointError(f"{place}: unknown key '{key}'. {nearest_names(key, KEYS[section])}")
+        known = (*KEYS[section], *OPTIONAL_KEYS.get(section, ()))
+        if key not in known:
+            raise CheckpointError(f"{place}: unknown key '{key}'. {nearest_names(key, known)}")
     missing = [key for key in KEYS[section] if key not in data]
     if missing:
         raise CheckpointError(f"{place}: missing key '{missing[0]}'. Expected keys: {', '.join(KEYS[section])}.")
@@ -177,6 +185,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     space = ActionSpace(
         relative_columns(contract.representation, contract.joint_names, contract.gripper_joints),
         *(Scaler.from_dict(statistics[key], width, key) for key in ("proprio", "action")),
+        std_from_dict(statistics["action"], width),
     )
     model = _build_model(manifest["model"], folder)
     head = model.head.config
@@ -201,6 +210,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         inference["horizon"],
         manifest["training"],
         manifest["model"]["backbone"],
+        inference.get("start", DEFAULT_START),
     )
 
 

@@ -12,6 +12,8 @@ from rdvla_ros.types import CheckpointError
 REPRESENTATIONS = ("absolute", "relative")
 MINIMUM_WIDTH = 0.02  # [rad, or gripper range]: a joint that hardly moved in the data is scaled by this instead
 
+MINIMUM_STD = 0.02  # of a normalised action: a joint that never moved must not outweigh all others in a divergence
+
 
 @dataclass(frozen=True)
 class Scaler:
@@ -37,7 +39,7 @@ class Scaler:
     @classmethod
     def from_dict(cls, data: Mapping[str, Sequence[float]], width: int, what: str) -> Scaler:
         """From the manifest: {'low': [...], 'high': [...]}, each `width` finite numbers with low < high."""
-        if set(data) != {"low", "high"}:
+        if set(data) - {"std"} != {"low", "high"}:
             raise CheckpointError(f"Statistics '{what}': expected keys low, high, got {', '.join(map(str, data)) or 'none'}.")
         low, high = (np.asarray(data[key], dtype=np.float64) for key in ("low", "high"))
         for key, values in (("low", low), ("high", high)):
@@ -52,6 +54,7 @@ class Scaler:
         return cls(low, high)
 
     def to_dict(self) -> dict[str, list[float]]:
+        """For the manifest; inverse of `from_dict`."""
         return {"low": self.low.tolist(), "high": self.high.tolist()}
 
     def normalise(self, values: np.ndarray) -> np.ndarray:
@@ -69,11 +72,13 @@ class ActionSpace:
 
     representation: 'absolute' (joint targets) or 'relative' (targets minus the measured position of the observation).
     relative: (A,) bool, the columns that are relative: grippers stay absolute in both, since open and closed are places.
+    action_std: (A,) standard deviation of the demonstrated actions, normalised (None: not recorded by older releases).
     """
 
     relative: np.ndarray
     proprio: Scaler
     action: Scaler
+    action_std: np.ndarray | None = None
 
     @property
     def representation(self) -> str:
@@ -121,4 +126,16 @@ def fit_action_space(relative: np.ndarray, positions: np.ndarray, targets: np.nd
     proprio = Scaler.from_samples(positions, quantile=0.0)
     margin = 0.1 * (proprio.high - proprio.low)
     actions = targets - np.where(relative, positions, 0.0)[:, None, :]
-    return ActionSpace(relative, Scaler(proprio.low - margin, proprio.high + margin), Scaler.from_samples(actions))
+    scaler = Scaler.from_samples(actions)
+    std = scaler.normalise(actions).reshape(-1, actions.shape[-1]).std(axis=0)
+    return ActionSpace(relative, Scaler(proprio.low - margin, proprio.high + margin), scaler, np.maximum(std, MINIMUM_STD))
+
+
+def std_from_dict(data: Mapping[str, Sequence[float]], width: int) -> np.ndarray | None:
+    """ActionSpace.action_std from the manifest's action statistics: key 'std', `width` numbers above 0; None without it."""
+    if "std" not in data:
+        return None
+    std = np.asarray(data["std"], dtype=np.float64)
+    if std.shape != (width,) or not (np.isfinite(std) & (std > 0)).all():
+        raise CheckpointError(f"Statistics 'action.std': expected {width} finite numbers above 0, got {data['std']!r}.")
+    return std

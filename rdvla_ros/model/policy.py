@@ -11,8 +11,11 @@ import numpy as np
 import torch
 
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
+from rdvla_ros.model.context import HeadContext
+from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.images import prepare_image
+from rdvla_ros.model.scratchpad import Previous, make_start
 from rdvla_ros.types import (
     ActionChunk,
     CheckpointError,
@@ -39,9 +42,10 @@ class Policy:
         halting: Any = None,
         dtype: str = "float32",
         seed: int | None = 0,
+        start: Any = None,
     ):
-        """halting: a rule of `model.halting`, or its settings (None: the manifest's). seed: of the scratchpads drawn per
-        decision (None: a new one per process)."""
+        """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.scratchpad`, or
+        its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process)."""
         if dtype not in DTYPES:
             raise CheckpointError(f"dtype: '{dtype}'. {nearest_names(dtype, DTYPES)}")
         self.checkpoint = checkpoint
@@ -50,7 +54,11 @@ class Policy:
         self.model = checkpoint.model.eval().requires_grad_(False).to(self.device, self.dtype)
         self.model.head.pack()  # from here on for decisions only
         chosen = checkpoint.halting if halting is None else halting
-        self.halting = make_halting(chosen) if isinstance(chosen, Mapping) else chosen
+        std = checkpoint.space.action_std
+        self.halting = make_halting(chosen, action_std=std) if isinstance(chosen, Mapping) else chosen
+        begin = checkpoint.start if start is None else start
+        self.start = make_start(begin) if isinstance(begin, Mapping) else begin
+        self._last_state: torch.Tensor | None = None  # (1, K, D) of the decision before
         self.horizon_config = dict(checkpoint.horizon)
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
@@ -106,8 +114,15 @@ class Policy:
                 f"{', '.join(gripper_joints) or 'none'}. Both must name the same, because they are scaled to 0..1."
             )
 
+    def reset(self) -> None:
+        """Forget the decisions made: the next one starts as the first of an episode, and looks at as many chunks."""
+        self._last_state = None
+        if isinstance(self.halting.ratio, Experience):
+            self.halting.ratio.forget()
+
     def reseed(self, seed: int) -> None:
-        """Make the scratchpads of the coming decisions those of this seed."""
+        """Make the coming decisions those of a new policy with this seed."""
+        self.reset()
         self._generator.manual_seed(int(seed))
 
     def warm_up(self, rounds: int = 2) -> float:
@@ -118,17 +133,24 @@ class Policy:
         state = self._generator.get_state()
         decisions = [self.decide(Observation(images, middle, instruction)) for _ in range(rounds)]
         self._generator.set_state(state)
+        self.reset()
         self._text.clear()
         return decisions[-1].timings["total"]
 
     @torch.inference_mode()
     def decide(
-        self, observation: Observation, *, deadline: float | None = None, initial_state: torch.Tensor | None = None
+        self,
+        observation: Observation,
+        *,
+        deadline: float | None = None,
+        initial_state: torch.Tensor | None = None,
+        executed_steps: int | None = None,
     ) -> Decision:
         """One decision; ObservationError where the observation is not fit for one.
 
         deadline: [s] from now; when it comes first, the best chunk so far. initial_state: (1, K, D) to start the core from
-        instead of a drawn scratchpad.
+        instead of what the policy's start makes. executed_steps: of the chunk decided before, what has been executed since; a
+        "warm" start shifts its plan by them (None: unknown, which makes it a cold one).
         """
         started = time.perf_counter()
         positions = self._checked(observation)
@@ -143,7 +165,7 @@ class Policy:
         rule = self.halting
         if deadline is not None:
             rule = Deadline(max(0.0, deadline - LATENCY_MARGIN_S - (seen - started)), rule)
-        refinement = head.refine(head.encode(task, latents, proprio), rule, initial_state, self._generator)
+        refinement = self._refine(head.encode(task, latents, proprio), rule, initial_state, executed_steps)
         refined = time.perf_counter()
         targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
         targets = self.checkpoint.space.within_demonstrated(targets, positions)
@@ -157,6 +179,18 @@ class Policy:
             total=finished - started,
         )
         return decision
+
+    def _refine(
+        self, context: HeadContext, rule: Any, initial_state: torch.Tensor | None, executed_steps: int | None
+    ) -> Refinement:
+        head, last = self.model.head, self._last_state
+        if initial_state is not None:
+            refinement = head.refine(context, rule, initial_state)
+        else:
+            previous = None if last is None or executed_steps is None else Previous(last, int(executed_steps))
+            refinement = self.start.refine(head, context, rule, generator=self._generator, previous=previous)
+        self._last_state = refinement.state
+        return refinement
 
     def _decision(
         self, observation: Observation, targets: np.ndarray, refinement: Refinement, threshold: float, limit: int
