@@ -11,9 +11,12 @@ import torch
 from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, relative_error
 from head_oracle import Oracle, OracleConfig
 
+from rdvla_ros.learning.recurrence import unroll
 from rdvla_ros.model.bench_head import FULL_SIZE, make_subject
+from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.experience import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
+from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
 
@@ -46,6 +49,33 @@ def test_head_computes_the_formulas(tmp_path, seed):
         assert relative_error(got.actions, chunk) < 1e-4
         assert relative_error(got.state, state) < 1e-4
         assert got.iterations.tolist() == [iterations] * batch and got.halted.all()
+
+
+@pytest.mark.parametrize("depth", [1, 2, 5])
+def test_unshared_iterations_each_use_their_own_layers(tmp_path, depth):
+    shared, *others = (oracle_case(SMALL, 2, seed)[0] for seed in (0, 70, 71, 72))
+    three = [shared | {k: v for k, v in other.items() if k.startswith("recurrent.")} for other in others]
+    _, projector, (task, latent, proprio, start), _ = oracle_case(SMALL, 2, 0)
+    oracles = [Oracle(weights, projector, SMALL, task, latent, proprio) for weights in three]
+    state = start
+    for k in range(depth):
+        state = oracles[min(k, 2)].iterate(state, oracles[0].prelude())
+    heads = [load_case(tmp_path / str(n), SMALL, weights, projector) for n, weights in enumerate(three)]
+    head = RDVLAHead(replace(heads[0].config, unshared_iterations=3)).eval()
+    assert RDVLAHead(HeadConfig.from_dict(head.config.to_dict())).state_dict().keys() == head.state_dict().keys()
+    for name, tensor in head.state_dict().items():
+        part, place, *rest = name.split(".") if name.startswith("core.") else (name, 0)
+        source = heads[int(place) // 2].state_dict()[".".join([part, str(int(place) % 2), *rest]) if rest else name]
+        tensor.copy_(source)
+    with torch.no_grad():
+        got = head.refine(head.encode(task, latent, proprio), FixedDepth(depth), start)
+        assert relative_error(got.state, state) < 1e-4
+        assert relative_error(got.actions, oracles[0].decode(state)) < 1e-4
+    trained = unroll(head, head.encode(task, latent, proprio), start, depth, 2)
+    assert relative_error(trained[-1].detach(), state) < 1e-4
+    trained[-1].sum().backward()
+    used = {min(k, 2) for k in range(max(0, depth - 2), depth)}
+    assert {int(n.split(".")[1]) // 2 for n, p in head.named_parameters() if n.startswith("core.") and p.grad is not None} == used
 
 
 @pytest.mark.parametrize("published", [True, False])

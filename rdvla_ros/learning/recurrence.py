@@ -38,11 +38,11 @@ class DepthSampler:
 def unroll(head: RDVLAHead, context: HeadContext, state: Tensor, depth: int, backprop_depth: int) -> list[Tensor]:
     """S_0 -> the last min(depth, backprop_depth) states; only these carry gradient, so memory does not grow with depth."""
     with torch.no_grad():
-        for _ in range(depth - backprop_depth):
-            state = head.iterate(context, state)
+        for k in range(depth - backprop_depth):
+            state = head.iterate(context, state, k)
     states = []
-    for _ in range(min(depth, backprop_depth)):
-        state = head.iterate(context, state)
+    for k in range(max(0, depth - backprop_depth), depth):
+        state = head.iterate(context, state, k)
         states.append(state)
     return states
 

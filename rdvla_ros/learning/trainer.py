@@ -169,7 +169,7 @@ class Trainer:
                 context = self.average.encode(batch.images, batch.input_ids, batch.proprio)
                 state = head.initial_state(len(part), generator)
                 for depth in range(1, max(depths) + 1):
-                    state = head.iterate(context, state)
+                    state = head.iterate(context, state, depth - 1)
                     if depth in sums:
                         error = (head.decode(context, state).float() - batch.target).abs().mean()
                         sums[depth] += float(error) * len(part) / len(indices)

@@ -34,6 +34,8 @@ class HeadConfig:
     backprop_depth: iterations that carry gradient in training.
     rotary_form: "standard" for new heads; "published" turns neighbouring pairs by angles laid out for split halves,
         which the published weights were trained with.
+    unshared_iterations: 0: the same core layers in every iteration. N: for comparison, N sets of core layers with weights of
+        their own, the last of which also makes the iterations after the N-th; adapter and norms are shared.
     """
 
     hidden_dim: int
@@ -54,6 +56,7 @@ class HeadConfig:
     rms_norm_eps: float = 1e-6
     rope_base: float = 10000.0
     rotary_form: str = "standard"
+    unshared_iterations: int = 0
 
     def __post_init__(self) -> None:
         for name in ("prelude_layers", "core_layers", "coda_layers"):
@@ -68,6 +71,9 @@ class HeadConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, float)) or not 0 < value < math.inf:
                 raise HeadConfigError(f"{name}: expected a finite number above 0, got {value!r}")
+        sets = self.unshared_iterations
+        if isinstance(sets, bool) or not isinstance(sets, int) or sets < 0:
+            raise HeadConfigError(f"unshared_iterations: expected a whole number of at least 0, got {sets!r}")
         _one_of("initial_state", self.initial_state, INITIAL_STATES)
         _one_of("rotary_form", self.rotary_form, ROTARY_FORMS)
         if self.hidden_dim % self.num_heads or (self.hidden_dim // self.num_heads) % 2:
@@ -83,6 +89,11 @@ class HeadConfig:
     def rows(self) -> int:
         """K, rows of the scratchpad."""
         return self.chunk_length if self.scratchpad_rows is None else self.scratchpad_rows
+
+    @property
+    def all_core_layers(self) -> tuple[int, ...]:
+        """core_layers, once per set of core layers."""
+        return self.core_layers * max(1, self.unshared_iterations)
 
     @property
     def context_width(self) -> int:

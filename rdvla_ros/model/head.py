@@ -54,7 +54,7 @@ class RDVLAHead(nn.Module):
         self.adapter_plan = nn.Linear(dim, dim, bias=False)
         self.gamma_adapt = nn.Parameter(torch.ones(()))
         self.adapter_norm = RMSNorm(dim, config.rms_norm_eps)
-        self.core = nn.ModuleList(HeadLayer(config) for _ in config.core_layers)
+        self.core = nn.ModuleList(HeadLayer(config) for _ in config.all_core_layers)
         self.core_norm = RMSNorm(dim, config.rms_norm_eps)
         self.coda = nn.ModuleList(HeadLayer(config) for _ in config.coda_layers)
         self.output_norm = RMSNorm(dim, config.rms_norm_eps)
@@ -110,7 +110,7 @@ class RDVLAHead(nn.Module):
         for layer, context in zip(self.prelude, contexts(self.prelude, self.config.prelude_layers, False), strict=True):
             plan = layer(plan, context, self.rotary)
         return HeadContext(anchor=self.adapter_plan(plan),
-                           core=contexts(self.core, self.config.core_layers, True),
+                           core=contexts(self.core, self.config.all_core_layers, True),
                            coda=contexts(self.coda, self.config.coda_layers, False))
 
     def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
@@ -123,11 +123,13 @@ class RDVLAHead(nn.Module):
             draw.normal_(generator=generator)
         return (self.gamma_init * (self.config.init_std * draw)).to(self.dtype)
 
-    def iterate(self, context: HeadContext, state: Tensor) -> Tensor:
-        """S_{k-1} -> S_k, (B, K, D)."""
+    def iterate(self, context: HeadContext, state: Tensor, index: int = 0) -> Tensor:
+        """S_{k-1} -> S_k, (B, K, D). index: k - 1, which matters only where the iterations do not share their weights."""
+        depth = len(self.config.core_layers)
+        first = depth * min(index, max(0, self.config.unshared_iterations - 1))
         x = self.adapter_norm(self.gamma_adapt * (self.adapter_state(state) + context.anchor))
-        for layer, layer_context in zip(self.core, context.core, strict=True):
-            x = layer(x, layer_context, self.rotary)
+        for i in range(first, first + depth):
+            x = self.core[i](x, context.core[i], self.rotary)
         return self.core_norm(x)
 
     def decode(self, context: HeadContext, state: Tensor) -> Tensor:
@@ -163,7 +165,7 @@ class RDVLAHead(nn.Module):
 
     def runner(self, context: HeadContext) -> EagerRunner:
         """How refine runs blocks of iterations on this device."""
-        if self.device.type == "cuda" and context.batch == 1:
+        if self.device.type == "cuda" and context.batch == 1 and not self.config.unshared_iterations:
             if self._graphs is None:
                 self._graphs = GraphCache()
             return GraphRunner(self, context, self._graphs)

@@ -92,8 +92,8 @@ def typical_ratio(head: RDVLAHead, context: HeadContext, halting: Any, initial_s
     """The `ratio` to configure for this head and rule: chunks' measure per sketches', median over rows and iterations."""
     state = head.initial_state(context.batch, generator) if initial_state is None else initial_state
     seen, chunk, sketch = [], None, None
-    for _ in range(iterations):
-        state = head.iterate(context, state)
+    for k in range(iterations):
+        state = head.iterate(context, state, k)
         before, chunk, last, sketch = chunk, head.decode(context, state), sketch, head.sketch(state)
         if before is not None:
             seen.append(halting.measure(before, chunk) / halting.measure(last, sketch))

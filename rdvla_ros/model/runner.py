@@ -27,12 +27,14 @@ class EagerRunner:
     def __init__(self, head: RDVLAHead, context: HeadContext) -> None:
         self.head, self.context = head, context
         self.block = 1 if head.device.type == "cpu" else DEVICE_BLOCK
+        self._made = 0
 
     def iterate(self, state: Tensor, count: int) -> Tensor:
         """(B, K, D) -> (count, B, K, D), the states after 1 .. count iterations."""
         states = []
         for _ in range(count):
-            state = self.head.iterate(self.context, state)
+            state = self.head.iterate(self.context, state, self._made)
+            self._made += 1
             states.append(state)
         return torch.stack(states) if count > 1 else state.unsqueeze(0)
 
