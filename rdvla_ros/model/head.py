@@ -45,6 +45,7 @@ class RDVLAHead(nn.Module):
         super().__init__()
         self.config = config
         self._graphs: GraphCache | None = None
+        self._asked: tuple[Tensor, Tensor] | None = None  # of a packed head: what its first prelude layer makes of the queries
         dim = config.hidden_dim
         self.proprio = ProprioProjector(config)
         self.action_queries = nn.Parameter(torch.empty(config.rows, dim))
@@ -107,8 +108,12 @@ class RDVLAHead(nn.Module):
                          for layer, i in zip(layers, indices, strict=True))
 
         plan = self.action_queries.expand(proprio.shape[0], -1, -1)
-        for layer, context in zip(self.prelude, contexts(self.prelude, self.config.prelude_layers, False), strict=True):
-            plan = layer(plan, context, self.rotary)
+        for i, context in enumerate(contexts(self.prelude, self.config.prelude_layers, False)):
+            if i == 0 and self._asked is not None:
+                rows, query = (part.expand(len(proprio), *part.shape[1:]) for part in self._asked)
+                plan = self.prelude[0].read(rows, query, context)
+            else:
+                plan = self.prelude[i](plan, context, self.rotary)
         return HeadContext(anchor=self.adapter_plan(plan),
                            core=contexts(self.core, self.config.all_core_layers, True),
                            coda=contexts(self.coda, self.config.coda_layers, False))
@@ -155,6 +160,8 @@ class RDVLAHead(nn.Module):
             for stack in (self.prelude, self.coda):
                 pack_linears(stack, rows, skip=("kv_latents", "kv_vision"))  # folded contexts read these as they are
             pack_linears(self, rows, skip=("prelude", "coda"))
+            if len(self.prelude):  # the same in every decision
+                self._asked = self.prelude[0].ask(self.action_queries.detach().unsqueeze(0), self.rotary)
         return self.eval()
 
     def project_coda(self, context: HeadContext) -> HeadContext:
@@ -181,6 +188,7 @@ class RDVLAHead(nn.Module):
 
     def _apply(self, *args: Any, **kwargs: Any) -> RDVLAHead:
         self._graphs = None  # recorded graphs read the weights where they were
+        self._asked = None
         return super()._apply(*args, **kwargs)
 
 

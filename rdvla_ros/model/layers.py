@@ -134,11 +134,18 @@ class HeadLayer(nn.Module):
         return FoldedContext(latents, vision, keys, values, self.gate)
 
     def forward(self, x: Tensor, context: ProjectedContext | FoldedContext, rotary: Rotary) -> Tensor:
+        return self.read(*self.ask(x, rotary), context)
+
+    def ask(self, x: Tensor, rotary: Rotary) -> tuple[Tensor, Tensor]:
+        """What needs no context: rows after self-attention (B, K, D), and their question to the context (B, heads, K, d)."""
         qkv = self._heads(self.qkv_self(self.norm1(x)), groups=3)
         query, key = rotary(qkv[:, : 2 * self.num_heads]).chunk(2, dim=1)
         value = qkv[:, 2 * self.num_heads:]
         x = x + self.o_self(self._rows(F.scaled_dot_product_attention(query, key, value)))
-        query = self._heads(self.q_cross(self.norm2(x)))
+        return x, self._heads(self.q_cross(self.norm2(x)))
+
+    def read(self, x: Tensor, query: Tensor, context: ProjectedContext | FoldedContext) -> Tensor:
+        """The rest of the layer, from what `ask` returned."""
         x = x + self.o_cross(self._rows(context.attend(query)))
         gate, up = self.ffn_in(self.norm3(x)).chunk(2, dim=-1)
         return x + self.ffn_down(F.silu(gate) * up)
