@@ -11,8 +11,10 @@ import numpy as np
 
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.learning.conditions import Conditions, Eyes
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.expert import STRATEGIES, Expert
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE
 from rdvla_ros.types import Decision, Observation, TrajectoryError
@@ -22,10 +24,12 @@ LEAD_S = 0.04  # from the moment a trajectory is there to its first point, as th
 
 @dataclass(frozen=True)
 class RolloutConfig:
-    """time_limit_s: of the episode. latency_s: from an observation to its trajectory (simulated time; the arms move on)."""
+    """time_limit_s: of the episode. latency_s: from an observation to its trajectory (simulated time; the arms move on).
+    conditions: what is wrong with the pictures."""
 
     time_limit_s: float = 15.0
     latency_s: float = 0.0
+    conditions: Conditions = Conditions()
 
     def steps_to_next(self, horizon: int, step_s: float) -> int:
         """Action steps from one observation to the next: early enough that the next trajectory is there in time."""
@@ -34,7 +38,8 @@ class RolloutConfig:
 
 @dataclass
 class EpisodeResult:
-    """stage_s: stage -> time it was first reached [s]. refused: chunks that no legal motion follows."""
+    """stage_s: stage -> time it was first reached [s]. refused: chunks that no legal motion follows. phases: of the task at each
+    decision, as the scripted expert sees it."""
 
     seed: int
     max_stage: int = 0
@@ -46,6 +51,7 @@ class EpisodeResult:
     horizons: list[int] = field(default_factory=list)
     head_s: list[float] = field(default_factory=list)
     decide_s: list[float] = field(default_factory=list)
+    phases: list[str] = field(default_factory=list)
     refused: int = 0
 
     @property
@@ -67,6 +73,8 @@ class Rollout:
         self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
         self.limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
+        self.eyes = Eyes(sim, robot.cameras, config.conditions)
+        self._expert = Expert(sim.task, robot) if sim.task.name in STRATEGIES else None
         self._sim_steps = round(policy.contract.step_s / sim.timestep_s)
         self._widths = robot.from_policy(np.ones(len(robot.joints))) - robot.from_policy(np.zeros(len(robot.joints)))
 
@@ -74,6 +82,7 @@ class Rollout:
         """One episode from the seed's start to success or the time limit."""
         sim, config, step_s = self.sim, self.config, self.policy.contract.step_s
         sim.reset(seed)
+        self.eyes.begin(seed)
         result = EpisodeResult(seed)
         motion, base_s = None, 0.0  # what the controllers follow, and its time base
         pending: tuple[float, Decision, int] | None = None
@@ -86,6 +95,8 @@ class Rollout:
                 self._note(result, decision, steps)
                 pending = (sim.time_s + config.latency_s, decision, steps)
                 next_observation_s = sim.time_s + step_s * config.steps_to_next(steps, step_s)
+            elif sim.time_s >= next_observation_s - step_s - 1e-6:
+                self.eyes.soon()
             if watch is not None:
                 reference = self._reference(motion, sim.time_s - base_s)
                 if not watch(self.robot.to_policy(reference.position), reference.velocity / self._widths, decision):
@@ -101,8 +112,7 @@ class Rollout:
 
     def _observe(self) -> Observation:
         sim = self.sim
-        images = {camera.name: sim.render(camera.name, camera.width, camera.height) for camera in self.robot.cameras}
-        return Observation(images, self.robot.to_policy(sim.positions), sim.task.instruction, sim.time_s)
+        return Observation(self.eyes.look(), self.robot.to_policy(sim.positions), sim.task.instruction, sim.time_s)
 
     def _horizon_steps(self, decision: Decision) -> int:
         rows = len(decision.chunk.positions)
@@ -138,6 +148,8 @@ class Rollout:
         result.decisions += 1
         result.iterations.append(decision.iterations)
         result.horizons.append(steps)
+        if self._expert is not None:
+            result.phases.append(self._expert.strategy.goals(self._expert.view(self.sim))[1])
         result.head_s.append(decision.timings["head"])
         result.decide_s.append(decision.timings["total"])
 

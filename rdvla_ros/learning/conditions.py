@@ -1,0 +1,84 @@
+"""What may be wrong with the pictures a policy sees in an evaluation: noise, frames that did not come, a camera knocked aside."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import mujoco
+import numpy as np
+
+from rdvla_ros.robot import Camera
+from rdvla_ros.sim.scene import AlohaSim
+from rdvla_ros.types import RdvlaError
+
+SHIFTED_CAMERA = "top"  # the wrist cameras are bolted to the arms; the one on its stand is what people run into
+
+
+class ConditionError(RdvlaError):
+    """Conditions of an evaluation that make no sense."""
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """noise: standard deviation of each pixel [0..255]; dropped: share of frames that did not come, so that the one before (an
+    action step older) is seen; shift_m, turn_deg: how far the top camera stands from its place, each way drawn per episode."""
+
+    noise: float = 0.0
+    dropped: float = 0.0
+    shift_m: float = 0.0
+    turn_deg: float = 0.0
+
+    def __post_init__(self) -> None:
+        for name in ("noise", "shift_m", "turn_deg"):
+            if not 0.0 <= getattr(self, name) < np.inf:
+                raise ConditionError(f"{name}: expected a number of at least 0, got {getattr(self, name)!r}.")
+        if not 0.0 <= self.dropped <= 1.0:
+            raise ConditionError(f"dropped: expected a share from 0 to 1, got {self.dropped!r}.")
+
+
+class Eyes:
+    """The cameras of a simulator under `conditions`; everything random follows from the episode's seed."""
+
+    def __init__(self, sim: AlohaSim, cameras: tuple[Camera, ...], conditions: Conditions):
+        self._sim, self._cameras, self.conditions = sim, cameras, conditions
+        self._earlier: dict[str, np.ndarray] = {}
+        self._rng = np.random.default_rng(0)
+        camera = sim.model.camera(SHIFTED_CAMERA)
+        self._place = camera.pos.copy(), camera.quat.copy()
+
+    def begin(self, seed: int) -> None:
+        """A new episode: the camera stands elsewhere."""
+        self._rng, self._earlier = np.random.default_rng((seed, 7)), {}
+        camera, (position, turn) = self._sim.model.camera(SHIFTED_CAMERA), self._place
+        camera.pos[:] = position + self.conditions.shift_m * _direction(self._rng)
+        tilt, result = np.zeros(4), np.zeros(4)
+        mujoco.mju_axisAngle2Quat(tilt, _direction(self._rng), np.deg2rad(self.conditions.turn_deg))
+        mujoco.mju_mulQuat(result, turn, tilt)
+        camera.quat[:] = result
+
+    def soon(self) -> None:
+        """One action step before an observation: what will be seen of cameras whose next frame will not come."""
+        for camera in self._cameras:
+            if self._rng.random() < self.conditions.dropped:
+                self._earlier[camera.name] = self._render(camera)
+
+    def look(self) -> dict[str, np.ndarray]:
+        """camera -> (height, width, 3) uint8 RGB."""
+        pictures = {c.name: self._earlier[c.name] if c.name in self._earlier else self._render(c) for c in self._cameras}
+        self._earlier = {}
+        if self.conditions.noise:
+            pictures = {name: self._noisy(picture) for name, picture in pictures.items()}
+        return pictures
+
+    def _render(self, camera: Camera) -> np.ndarray:
+        return self._sim.render(camera.name, camera.width, camera.height)
+
+    def _noisy(self, picture: np.ndarray) -> np.ndarray:
+        noise = self._rng.normal(0.0, self.conditions.noise, picture.shape)
+        return np.clip(np.rint(picture + noise), 0, 255).astype(np.uint8)
+
+
+def _direction(rng: np.random.Generator) -> np.ndarray:
+    """(3,) of length 1, every direction alike."""
+    vector = rng.standard_normal(3)
+    return vector / np.linalg.norm(vector)
