@@ -12,9 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla_ros.control import quadratic
+from rdvla_ros.control.limits import JointLimits
 
 # The programme keeps this share of every limit in reserve, so that what lies between the knots is legal too.
 MARGIN = 0.03
+INSET = 0.001  # and this share of a joint's range
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,6 @@ class Basis:
 
 
 @dataclass(frozen=True)
-class Bounds:
-    """Limits (J,) for the knots. Knot 0 is the given start and is not bounded."""
-
-    lower: np.ndarray
-    upper: np.ndarray
-    velocity: np.ndarray
-    acceleration: np.ndarray
-    jerk: np.ndarray
-
-
-@dataclass(frozen=True)
 class Targets:
     """Where to be: positions (R, J) at times_s (R,), each counted with its weight (R,)."""
 
@@ -66,13 +57,13 @@ def nearest_motion(
     knots_s: np.ndarray,
     start: tuple[np.ndarray, np.ndarray, np.ndarray],
     targets: Targets,
-    bounds: Bounds,
+    bounds: JointLimits,
     smoothing: float,
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions and velocities (N+1, J) at the knots (N+1,), or None where the limits cannot be kept.
 
     start: position, velocity and acceleration (J,) at the first knot. smoothing [s^6]: weight of the squared jerk against the
-    squared distance. The last knot is at rest, velocity and acceleration zero.
+    squared distance. Knot 0 is the given start and is not bounded. The last knot is at rest, velocity and acceleration zero.
     """
     basis, hit = Basis.at(knots_s, knots_s), Basis.at(knots_s, targets.times_s)
     scale = bounds.velocity
@@ -104,9 +95,9 @@ def nearest_motion(
 
 
 def _constraints(
-    basis: Basis, h: np.ndarray, free: tuple[np.ndarray, ...], bounds: Bounds, unit: float
+    basis: Basis, h: np.ndarray, free: tuple[np.ndarray, ...], bounds: JointLimits, unit: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Rows (C, N) and bounds (C, J) in scaled quantities: jerk, velocity at knots and mid-segments, acceleration, position.
+    """Rows (C, N) and bounds (C, J) in scaled quantities: jerk, velocity and position at knots and mid-segments, acceleration.
 
     basis: at the knots. h (N,): lengths of the segments.
     """
@@ -114,6 +105,10 @@ def _constraints(
     scale = bounds.velocity
     middle = basis.velocity[:-1] + basis.acceleration[:-1] * h / 2 + np.diag(h[:, 0] ** 2 / 8)
     middle_free = free[1][:-1] + free[2][:-1] * h / 2
+    between = basis.position[:-1] + basis.velocity[:-1] * h / 2 + basis.acceleration[:-1] * h**2 / 8 + np.diag(h[:, 0] ** 3 / 48)
+    between_free = free[0][:-1] + free[1][:-1] * h / 2 + free[2][:-1] * h**2 / 8
+    inset = INSET * (bounds.upper - bounds.lower)
+    lower, upper = (bounds.lower + inset) / scale, (bounds.upper - inset) / scale
     speed = np.full_like(scale, 1.0 - MARGIN)
     most = bounds.acceleration / scale * (1.0 - MARGIN)
     step = float(np.median(bounds.acceleration / scale))
@@ -124,7 +119,8 @@ def _constraints(
         (basis.velocity[1:] * unit, -speed - free[1][1:], speed - free[1][1:]),
         (middle * unit, -speed - middle_free, speed - middle_free),
         (basis.acceleration[1:] * unit / step, (-most - free[2][1:]) / step, (most - free[2][1:]) / step),
-        (basis.position[1:] * unit, bounds.lower / scale - free[0][1:], bounds.upper / scale - free[0][1:]),
+        (basis.position[1:] * unit, lower - free[0][1:], upper - free[0][1:]),
+        (between * unit, lower - between_free, upper - between_free),
     ]
     rows, low, high = (np.concatenate(x) for x in zip(*parts, strict=True))
     return rows, low, high

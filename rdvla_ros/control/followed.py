@@ -57,4 +57,4 @@ def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: f
     """What the controllers follow at at_s, having been sent the motion: a motion that begins there leaves them smoothly."""
     if present is not None and present.departs(motion, base_s):
         return present.moved_to(at_s)
-    return motion.at(at_s - base_s)
+    return motion.at(round(at_s - base_s, 6))  # both may be ROS times, which as floats are whole microseconds at best

@@ -36,7 +36,7 @@ class Handover:
     @property
     def lead_s(self) -> float:
         """From the time base to the switch."""
-        return self.switch_s - self.stamp_s
+        return round(self.switch_s - self.stamp_s, 6)
 
 
 def handover(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Handover:
@@ -50,19 +50,24 @@ def handover(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Han
             if point_s - send_s >= lead_s:
                 break
             send_s = point_s
-    return Handover(send_s, send_s + lead_s * (1.0 - RAMP), send_s + lead_s)
+    return _whole(send_s, send_s + lead_s * (1.0 - RAMP), send_s + lead_s)
 
 
 def at_once(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Handover:
     """For a hold, which waits for nothing: the switch comes at most lead_s from now.
 
     It is the next point of the running motion where that leaves time to travel. Where it does not, the points before the switch
-    go into the message: on Humble, Jazzy and Kilted that is exact whenever the message arrives; on master a message that
-    arrives after the stamp is followed by so much later.
+    go into the message: that is exact on Humble, Jazzy and Kilted whenever the message arrives, but not on a master that keeps
+    to old paths (allow_trajectory_replacement): what arrives after its stamp is followed by so much later there.
     """
     ahead_s = tuple(point_s for point_s in points_s if now_s + 2 * CLOCK_S < point_s < now_s + lead_s)
     if not ahead_s:
         return handover(now_s, lead_s)
-    if ahead_s[0] - now_s >= lead_s / 2:
-        return Handover(now_s, now_s + (ahead_s[0] - now_s) * (1.0 - RAMP), ahead_s[0])
-    return Handover(now_s, (now_s + ahead_s[0]) / 2, now_s + lead_s, ahead_s)
+    if ahead_s[0] - now_s >= lead_s / 4:
+        return _whole(now_s, now_s + (ahead_s[0] - now_s) * (1.0 - RAMP), ahead_s[0])
+    return _whole(now_s, (now_s + ahead_s[0]) / 2, now_s + lead_s, ahead_s)
+
+
+def _whole(send_s: float, stamp_s: float, switch_s: float, via_s: tuple[float, ...] = ()) -> Handover:
+    """On whole microseconds, as the points of motions are: a motion begins exactly on the running one."""
+    return Handover(send_s, round(stamp_s, 6), round(switch_s, 6), tuple(round(point_s, 6) for point_s in via_s))

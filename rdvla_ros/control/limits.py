@@ -38,6 +38,11 @@ class JointLimits:
     def of_robot(cls, robot: RobotDescription) -> JointLimits:
         return cls.of_joints(robot.joints)
 
+    def select(self, joints: Sequence[int]) -> JointLimits:
+        """Of some joints, by index."""
+        arrays = {field: getattr(self, field)[joints] for field in ("lower", "upper", "velocity", "acceleration", "jerk")}
+        return JointLimits(names=tuple(self.names[j] for j in joints), **arrays)
+
     @property
     def range(self) -> np.ndarray:
         """(J,) distance between the position limits."""
@@ -56,6 +61,7 @@ class JointLimits:
 class Tolerances:
     """How far a checked trajectory may exceed a limit, as a share of it (numerical noise and rounding of the message)."""
 
+    position: float = POSITION_MARGIN  # share of the joint's range
     velocity: float = 0.05
     acceleration: float | None = 0.05  # None: it is not looked at
     jerk: float | None = None
@@ -142,7 +148,7 @@ def _check_times(times_s: np.ndarray) -> None:
 
 
 def _check_peaks(peaks: dict[str, np.ndarray], limits: JointLimits, tolerances: Tolerances) -> None:
-    margin = POSITION_MARGIN * limits.range
+    margin = tolerances.position * limits.range
     for joint, name in enumerate(limits.names):
         for value in (peaks["lower"][joint], peaks["upper"][joint]):
             if not limits.lower[joint] - margin[joint] <= value <= limits.upper[joint] + margin[joint]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from rdvla_ros.control import cubic
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
 
@@ -23,10 +24,33 @@ def stop(
 
     start: what the controller follows at lead_s. The acceleration changes evenly to a plateau, stays, and changes evenly to
     zero; the three times are common to all joints, so that from an unaccelerated start the arms slow down along their path.
+    A joint that would leave its position limits in that time comes to rest earlier, as fast as it may.
     Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
     """
+    times_s, positions, velocities = _braking(start, limits, longest_s)
+    peaks = cubic.peaks(times_s, positions, velocities)
+    beyond = (peaks["lower"] < np.minimum(limits.lower, start.position)) | (
+        peaks["upper"] > np.maximum(limits.upper, start.position)
+    )
+    if beyond.any():
+        alone = {j: _braking(_joint(start, j), limits.select([j]), longest_s) for j in np.flatnonzero(beyond)}
+        whole = times_s, positions, velocities
+        times_s = np.unique(np.concatenate([times_s, *(part[0] for part in alone.values())]))
+        positions, velocities, _ = cubic.sample(*whole, times_s)
+        for j, part in alone.items():
+            positions[:, [j]], velocities[:, [j]], _ = cubic.sample(*part, times_s)
+        velocities[-1] = 0.0
+    return Trajectory(limits.names, np.round(lead_s + times_s, 6), positions, velocities, now)
+
+
+def _joint(state: Reference, joint: int) -> Reference:
+    return Reference(*(getattr(state, field)[[joint]] for field in ("position", "velocity", "acceleration")))
+
+
+def _braking(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times (N,) from the start, positions and velocities (N, J) of the shortest common stop."""
     phases, plateau = _stop_phases(start, limits, longest_s)
-    states, times_s = [(start.position, start.velocity)], [lead_s]
+    states, times_s = [(start.position, start.velocity)], [0.0]
     q, v, a = start.position, start.velocity, start.acceleration
     for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau)), strict=True):
         if duration <= 0.0:
@@ -39,7 +63,7 @@ def stop(
         times_s.append(times_s[-1] + duration)
     positions, velocities = (np.stack(x) for x in zip(*states, strict=True))
     velocities[-1] = 0.0
-    return Trajectory(limits.names, np.round(times_s, 6), positions, velocities, now)
+    return np.round(times_s, 6), positions, velocities
 
 
 def _stop_phases(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray]:

@@ -13,10 +13,10 @@ from itertools import pairwise
 import numpy as np
 
 from rdvla_ros.control import cubic, fit
-from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
+from rdvla_ros.control.limits import POSITION_MARGIN, JointLimits, Tolerances, check_trajectory
 from rdvla_ros.types import TrajectoryError
 
-EXACT = Tolerances(velocity=0.0, acceleration=0.0, jerk=1e-3)  # the fit keeps a reserve, so there is nothing to tolerate
+EXACT = Tolerances(position=0.0, velocity=0.0, acceleration=0.0, jerk=0.0)  # the fit keeps a reserve
 LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
 BEHIND_S = 0.2  # over so much of a chunk's end its last velocity is taken: one row alone would be noisy
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
@@ -250,16 +250,9 @@ def _follow(
         np.concatenate([np.ones(executed), np.full(len(tail_s), 0.1)]),  # where the stop ends matters less than the rows
     )
 
-    # a start slightly outside (a gripper resting on its stop) is legal as long as it does not go further out
-    bounds = fit.Bounds(
-        lower=np.minimum(limits.lower, start.position),
-        upper=np.maximum(limits.upper, start.position),
-        velocity=limits.velocity,
-        acceleration=limits.acceleration,
-        jerk=limits.jerk,
-    )
+    limits = _with_start(limits, start)
     state = (start.position, start.velocity, start.acceleration)
-    solution = fit.nearest_motion(knots_s, state, wanted, bounds, options.smoothing)
+    solution = fit.nearest_motion(knots_s, state, wanted, limits, options.smoothing)
     if solution is None:
         return None
     positions, velocities = solution
@@ -269,6 +262,19 @@ def _follow(
         return None
     motion = Trajectory(limits.names, knots_s, positions, velocities)
     return motion, np.abs(motion.sample(due_s[:executed])[0] - targets[:executed])
+
+
+def _with_start(limits: JointLimits, start: Reference) -> JointLimits:
+    """A start on or slightly outside a position limit (a gripper resting on its stop) is legal, and so is what it needs to
+    brake, as far as the gate would let it pass; further out nothing goes."""
+    brakes, margin = start.velocity**2 / limits.acceleration, POSITION_MARGIN * limits.range
+    low = np.maximum(start.position - np.where(start.velocity < 0.0, brakes, 0.0), limits.lower - margin)
+    high = np.minimum(start.position + np.where(start.velocity > 0.0, brakes, 0.0), limits.upper + margin)
+    return replace(
+        limits,
+        lower=np.where(start.position <= limits.lower, np.minimum(low, start.position), limits.lower),
+        upper=np.where(start.position >= limits.upper, np.maximum(high, start.position), limits.upper),
+    )
 
 
 def _last_velocity(targets: np.ndarray, step_s: float) -> np.ndarray:

@@ -1,0 +1,1 @@
+"""Benches of the control path: `rdvla bench limits`, `rdvla bench seam`, `rdvla bench control`."""
