@@ -8,7 +8,9 @@ import numpy as np
 import torch
 
 from rdvla_ros.learning.config import Augmentation, ModelSettings, TrainConfig
+from rdvla_ros.learning.demonstrate import LABEL_ROWS
 from rdvla_ros.learning.episodes import Episode, save_episode
+from rdvla_ros.learning.recording import assemble, recording_folder
 from rdvla_ros.learning.recurrence import DepthSampler
 from rdvla_ros.learning.trainer import build_model
 from rdvla_ros.model.backbones.compact import CameraInput
@@ -29,9 +31,7 @@ def robot() -> RobotDescription:
 
 def tiny_config(**changes) -> TrainConfig:
     """Seconds to train: 16 wide, three small cameras."""
-    cameras = tuple(
-        CameraInput(name, 24, 16, keypoints=2, channels=(4, 4, 8)) for name in ("top", "left_wrist", "right_wrist")
-    )
+    cameras = tuple(CameraInput(name, 24, 16, keypoints=2, channels=(4, 4, 8)) for name in ("top", "left_wrist", "right_wrist"))
     model = ModelSettings(
         cameras=cameras,
         hidden_dim=16,
@@ -87,18 +87,18 @@ def observation(seed: int = 0, **changes) -> Observation:
 
 
 def write_episodes(folder: Path, count: int = 5, steps: int = 6) -> Path:
-    """Made-up demonstrations: the right waist follows the brightness of the top picture."""
-    folder.mkdir(parents=True, exist_ok=True)
+    """A LeRobotDataset of made-up demonstrations: the right waist follows the brightness of the top picture."""
+    parts = recording_folder(folder)
     names = robot().joint_names
     for seed in range(10000, 10000 + count):
         rng = np.random.default_rng(seed)
         level = rng.integers(0, 255, steps)
         images = np.broadcast_to(level[:, None, None, None, None], (steps, 3, 32, 48, 3)).astype(np.uint8)
         positions = rng.uniform(-0.2, 0.2, (steps, 14)).astype(np.float32)
-        labels = np.repeat(positions[:, None], 16, axis=1)
+        labels = np.repeat(positions[:, None], LABEL_ROWS, axis=1)
         labels[:, :, 7] = (level / 255.0)[:, None]
         save_episode(
-            folder,
+            parts,
             Episode(
                 images=images,
                 positions=positions,
@@ -115,4 +115,5 @@ def write_episodes(folder: Path, count: int = 5, steps: int = 6) -> Path:
                 max_stage=0,
             ),
         )
+    assemble(folder, robot().name)
     return folder

@@ -147,7 +147,7 @@ def test_a_recorded_episode_survives_the_disk(demonstrator, tmp_path):
     np.testing.assert_array_equal(loaded.images, episode.images)
     np.testing.assert_array_equal(loaded.labels, episode.labels)
     steps = len(loaded.positions)
-    assert loaded.images.shape == (steps, 3, 120, 160, 3) and loaded.labels.shape == (steps, 16, 14)
+    assert loaded.images.shape == (steps, 3, 180, 240, 3) and loaded.labels.shape == (steps, 12, 14)
     assert loaded.max_stage == 4 and loaded.stage[-1] == 4 and 40 < steps < 90
     assert (loaded.task, loaded.seed, tuple(loaded.joint_names)) == ("transfer_cube", 10004, JOINT_NAMES)
     assert {"reach", "close", "carry", "meet", "take", "release", "retreat"} == set(loaded.phase.tolist())

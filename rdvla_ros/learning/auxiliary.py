@@ -28,5 +28,3 @@ class AuxiliaryHead(nn.Module):
 def auxiliary_loss(head: AuxiliaryHead, latents: Tensor, far: Tensor, phase: Tensor) -> Tensor:
     joints, naming = head(latents, far, phase)
     return joints + 0.2 * naming
-
-

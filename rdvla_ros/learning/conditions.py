@@ -55,6 +55,13 @@ class Eyes:
         mujoco.mju_axisAngle2Quat(tilt, _direction(self._rng), np.deg2rad(self.conditions.turn_deg))
         mujoco.mju_mulQuat(result, turn, tilt)
         camera.quat[:] = result
+        mujoco.mj_camlight(self._sim.model, self._sim.data)  # else the first picture would still be taken from the old place
+
+    def end(self) -> None:
+        """The camera stands in its place again."""
+        camera = self._sim.model.camera(SHIFTED_CAMERA)
+        camera.pos[:], camera.quat[:] = self._place
+        mujoco.mj_camlight(self._sim.model, self._sim.data)
 
     def soon(self) -> None:
         """One action step before an observation: what will be seen of cameras whose next frame will not come."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +23,7 @@ class TrainingError(RdvlaError):
 
 def default_cameras() -> tuple[CameraInput, ...]:
     """The simulated ALOHA: the top camera cut to the table, where the objects are; the wrists smaller."""
-    wrist = {"width": 64, "height": 48, "keypoints": 8, "channels": (16, 32, 64)}
+    wrist = {"width": 80, "height": 60, "keypoints": 12, "channels": (16, 32, 64)}
     return (
         CameraInput("top", 120, 72, crop=(0.125, 0.2, 0.875, 0.8), keypoints=16, channels=(16, 32, 64)),
         CameraInput("left_wrist", **wrist),
@@ -62,6 +63,7 @@ class Augmentation:
 
 
 GRIPPER_UNITS = ("policy", "controller")
+SCHEDULES = ("constant", "cosine")
 
 
 @dataclass(frozen=True)
@@ -96,7 +98,8 @@ class DataSettings:
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """steps: optimiser steps in all; decay_steps: the last of them, in which the learning rate falls to zero.
+    """steps: optimiser steps in all. schedule: of the learning rate after the warm-up: 'constant' until the last decay_steps, in
+    which it falls to zero; 'cosine' over all of them.
     batch_size: observations per step over all processes. average_every: 1 averages the gradients of the processes in every
     step (the same as one process with the whole batch); n lets each go n steps on its own share and then averages weights
     and moments, which wastes no time on waiting where other programs use the processors too.
@@ -108,6 +111,7 @@ class TrainConfig:
     representation: str = "relative"
     seed: int = 0
     steps: int = 10000
+    schedule: str = "constant"
     decay_steps: int = 2000
     warmup_steps: int = 150
     batch_size: int = 48
@@ -133,11 +137,11 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         if self.representation not in REPRESENTATIONS:
-            raise TrainingError(
-                f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}"
-            )
+            raise TrainingError(f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}")
         if self.precision not in ("bfloat16", "float32"):
             raise TrainingError(f"precision: expected bfloat16 or float32, got '{self.precision}'.")
+        if self.schedule not in SCHEDULES:
+            raise TrainingError(f"schedule: '{self.schedule}'. {nearest_names(self.schedule, SCHEDULES)}")
         for name in (
             "steps",
             "batch_size",
@@ -169,11 +173,14 @@ class TrainConfig:
         return dataclasses.asdict(self)
 
     def learning_rate_at(self, step: int) -> float:
-        """Linear warm-up, constant, then linear to zero over the last decay_steps.
+        """Linear warm-up, then as `schedule` says.
 
-        Constant in the middle, so that a run can be lengthened (more data, more time) without having decayed already.
+        Constant in the middle lets a run be lengthened (more data, more time) without having decayed already.
         """
         warm = min(1.0, (step + 1) / max(1, self.warmup_steps))
+        if self.schedule == "cosine":
+            done = min(1.0, max(0.0, step - self.warmup_steps) / max(1, self.steps - self.warmup_steps))
+            return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
         left = (self.steps - step) / max(1, self.decay_steps)
         return self.learning_rate * warm * min(1.0, max(0.0, left))
 

@@ -234,9 +234,7 @@ def main(argv: list[str] | None = None) -> int:
     if arguments.measure:
         summary = measure(arguments.task, seeds, robot, disturbed)
     else:
-        summary = demonstrate(
-            arguments.task, seeds, arguments.folder, robot, workers=arguments.workers, disturbed=disturbed
-        )
+        summary = demonstrate(arguments.task, seeds, arguments.folder, robot, workers=arguments.workers, disturbed=disturbed)
     print(json.dumps(summary))
     return 0
 

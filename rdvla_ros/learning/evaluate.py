@@ -1,54 +1,76 @@
-"""`rdvla evaluate`: a checkpoint in closed loop in the simulator, over many seeds; rates with 95 % Wilson intervals."""
+"""`rdvla evaluate`: a checkpoint in closed loop in the simulator, over many seeds; rates with 95 % Wilson intervals.
+
+An output folder holds `episodes.jsonl` (one line per episode as soon as it is over: the same command goes on where it stopped),
+`report.json`, `report.png` and, when asked for, `seed_<n>.mp4`.
+"""
 
 from __future__ import annotations
 
 import argparse
 import dataclasses
+import hashlib
 import json
-import math
 import multiprocessing
 import os
-from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+import yaml
 from tqdm import tqdm
 
 from rdvla_ros.control.horizon import make_horizon
-from rdvla_ros.learning.rollout import EpisodeResult, Rollout, RolloutConfig
+from rdvla_ros.learning.conditions import Conditions
+from rdvla_ros.learning.lerobot.video import VideoFile
+from rdvla_ros.learning.rates import plain, summary, summary_line
+from rdvla_ros.learning.rollout import Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.scene import AlohaSim
-from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
+from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.types import RdvlaError
 
 DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 DEFAULT_CHECKPOINT = shipped("checkpoints/compact_aloha")
+JOURNAL, REPORT, PLOT = "episodes.jsonl", "report.json", "report.png"
+FILM_CAMERA, FILM_WIDTH, FILM_HEIGHT = "angle", 480, 360
+
+
+class EvaluationError(RdvlaError):
+    """An evaluation that cannot start or go on."""
 
 
 @dataclasses.dataclass(frozen=True)
 class EvaluationConfig:
-    """halting, horizon: settings by name, None for the checkpoint's own. seed_offset: of the scratchpads that are drawn."""
+    """halting, horizon: settings by name, None for the checkpoint's own. start: of the scratchpad, None for the checkpoint's.
+    seed_offset: of the scratchpads that are drawn."""
 
     checkpoint: Path
     task: str
     robot: Path = DEFAULT_ROBOT
     halting: Mapping[str, Any] | None = None
     horizon: Mapping[str, Any] | None = None
+    start: Mapping[str, Any] | None = None
     rollout: RolloutConfig = RolloutConfig()
     seed_offset: int = 0
 
-
-def wilson_interval(successes: int, trials: int, z: float = 1.959964) -> tuple[float, float]:
-    """95 % interval of a rate: unlike the plain one it stays within 0..1 and does not vanish at 0 or all."""
-    if trials == 0:
-        return 0.0, 1.0
-    rate, spread = successes / trials, z * z / trials
-    middle = (rate + spread / 2) / (1 + spread)
-    half = z * math.sqrt(rate * (1 - rate) / trials + spread / (4 * trials)) / (1 + spread)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    def described(self) -> dict[str, Any]:
+        """What the episodes' outcome depends on, as plain values."""
+        weights = Path(self.checkpoint) / "manifest.json"
+        return {
+            "task": self.task,
+            "checkpoint": Path(self.checkpoint).name,
+            "manifest_sha256": hashlib.sha256(weights.read_bytes()).hexdigest() if weights.is_file() else None,
+            "halting": dict(self.halting) if self.halting else "the checkpoint's",
+            "horizon": dict(self.horizon) if self.horizon else "the checkpoint's",
+            "start": dict(self.start) if self.start else "the checkpoint's",
+            "time_limit_s": self.rollout.time_limit_s,
+            "latency_s": self.rollout.latency_s,
+            "conditions": dataclasses.asdict(self.rollout.conditions),
+            "seed_offset": self.seed_offset,
+        }
 
 
 _worker: Rollout | None = None  # one per process: the scene, the GL context and the weights take seconds to load
@@ -57,7 +79,7 @@ _worker: Rollout | None = None  # one per process: the scene, the GL context and
 def build_rollout(config: EvaluationConfig) -> Rollout:
     torch.set_num_threads(1)
     robot = RobotDescription.load(config.robot)
-    policy = Policy.load(config.checkpoint, halting=config.halting, seed=config.seed_offset)
+    policy = Policy.load(config.checkpoint, halting=config.halting, start=config.start, seed=config.seed_offset)
     policy.require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
     horizon = make_horizon(config.horizon or policy.horizon_config)
     return Rollout(policy, AlohaSim(config.task), robot, horizon, config.rollout)
@@ -68,131 +90,149 @@ def _start_worker(config: EvaluationConfig) -> None:
     _worker = build_rollout(config)
 
 
-def _run_one(seed: int) -> EpisodeResult:
+def _run_one(seed: int, film: Path | None) -> dict[str, Any]:
     _worker.policy.reseed(seed)
-    return _worker.run(seed)
+    if film is None:
+        return plain(_worker.run(seed))
+    video = VideoFile(film, round(1.0 / _worker.policy.contract.step_s), FILM_WIDTH, FILM_HEIGHT)
+    _worker.film = lambda sim: video.append(sim.render(FILM_CAMERA, FILM_WIDTH, FILM_HEIGHT)[None])
+    try:
+        return plain(_worker.run(seed))
+    finally:
+        _worker.film = None
+        video.close()
 
 
-def evaluate(config: EvaluationConfig, seeds: Sequence[int], workers: int = 1) -> dict[str, Any]:
-    """One episode per seed, in parallel processes; the report as plain values."""
+def evaluate(
+    config: EvaluationConfig, seeds: Sequence[int], workers: int = 1, folder: Path | None = None, videos: int = 0
+) -> dict[str, Any]:
+    """One episode per seed, in parallel processes; the report as plain values.
+
+    folder: episodes that lie there already are not run again, and everything is written there. videos: episodes to film.
+    """
+    done = _journal(config, folder) if folder is not None else {}
+    left = [seed for seed in seeds if seed not in done]
+    films = {seed: Path(folder) / f"seed_{seed}.mp4" for seed in list(seeds)[:videos]} if folder is not None else {}
+    progress = tqdm(_episodes(config, left, workers, films), total=len(left), desc=config.task, unit="episode", disable=not left)
+    succeeded = sum(done[seed]["success"] for seed in seeds if seed in done)
+    for episode in progress:
+        done[episode["seed"]] = episode
+        succeeded += episode["success"]
+        progress.set_postfix_str(f"{succeeded} succeeded")
+        if folder is not None:
+            with (Path(folder) / JOURNAL).open("a", encoding="utf-8") as journal:
+                journal.write(json.dumps(episode) + "\n")
+    episodes = [done[seed] for seed in seeds]
+    data = {**config.described(), **summary(episodes), "episodes": episodes}
+    if folder is not None:
+        (Path(folder) / REPORT).write_text(json.dumps(data) + "\n", encoding="utf-8")
+    return data
+
+
+def _episodes(
+    config: EvaluationConfig, seeds: Sequence[int], workers: int, films: Mapping[int, Path]
+) -> Iterator[dict[str, Any]]:
+    """As they end."""
+    if not seeds:
+        return
     if workers == 1:
         _start_worker(config)
-        results = [_run_one(seed) for seed in tqdm(seeds, desc=config.task, unit="episode")]
-    else:
-        for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-            os.environ.setdefault(name, "1")
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(workers, context, initializer=_start_worker, initargs=(config,)) as pool:
-            results = list(tqdm(pool.map(_run_one, seeds), total=len(seeds), desc=config.task, unit="episode"))
-    return report(config, results)
+        yield from (_run_one(seed, films.get(seed)) for seed in seeds)
+        return
+    for name in ("OMP_NUM_THREADS", "LP_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ.setdefault(name, "1")
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(min(workers, len(seeds)), context, initializer=_start_worker, initargs=(config,)) as pool:
+        for job in as_completed([pool.submit(_run_one, seed, films.get(seed)) for seed in seeds]):
+            yield job.result()
 
 
-def _rate(flags: Sequence[bool]) -> dict[str, Any]:
-    low, high = wilson_interval(sum(flags), len(flags))
-    return {
-        "count": int(sum(flags)),
-        "of": len(flags),
-        "rate": sum(flags) / max(1, len(flags)),
-        "wilson95": [round(low, 4), round(high, 4)],
-    }
+def _journal(config: EvaluationConfig, folder: Path) -> dict[int, dict[str, Any]]:
+    """seed -> episode, of the episodes in `folder`, which must have been run with this very configuration."""
+    described, path = config.described(), Path(folder) / JOURNAL
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(described) + "\n", encoding="utf-8")
+        return {}
+    lines = path.read_text(encoding="utf-8").splitlines()
+    try:
+        found, episodes = json.loads(lines[0]), [json.loads(line) for line in lines[1:]]
+    except (ValueError, IndexError) as error:
+        raise EvaluationError(f"{path}: expected one JSON object per line, got: {error}. Choose another --output.") from error
+    for key, value in described.items():
+        if found.get(key) != value:
+            raise EvaluationError(
+                f"{path} holds episodes with {key} {found.get(key)!r}, this evaluation has {value!r}. Choose another --output."
+            )
+    return {episode["seed"]: episode for episode in episodes}
 
 
-def report(config: EvaluationConfig, results: Sequence[EpisodeResult]) -> dict[str, Any]:
-    """Rates over the episodes, and the episodes themselves."""
-    iterations = np.concatenate([r.iterations for r in results])
-    horizons = np.concatenate([r.horizons for r in results])
-    head_s, decide_s = (np.concatenate([getattr(r, name) for r in results]) for name in ("head_s", "decide_s"))
-    return {
-        "task": config.task,
-        "checkpoint": config.checkpoint.name,
-        "halting": dict(config.halting) if config.halting else "the checkpoint's",
-        "horizon": dict(config.horizon) if config.horizon else "the checkpoint's",
-        "time_limit_s": config.rollout.time_limit_s,
-        "latency_s": config.rollout.latency_s,
-        "success": _rate([r.success for r in results]),
-        "success_within_8_s": _rate([r.success and r.stage_s[MAX_STAGE] <= 8.0 for r in results]),
-        "reached": _rate([r.reached for r in results]),
-        "stages": {str(stage): _rate([r.max_stage >= stage for r in results]) for stage in range(1, MAX_STAGE + 1)},
-        "decisions": int(len(iterations)),
-        "refused_chunks": int(sum(r.refused for r in results)),
-        "iterations": {
-            "mean": float(iterations.mean()),
-            "p95": float(np.quantile(iterations, 0.95)),
-            "max": int(iterations.max()),
-        },
-        "horizon_mean": float(horizons.mean()),
-        "head_ms": {"mean": 1e3 * float(head_s.mean()), "p95": 1e3 * float(np.quantile(head_s, 0.95))},
-        "decision_ms": {"mean": 1e3 * float(decide_s.mean()), "p95": 1e3 * float(np.quantile(decide_s, 0.95))},
-        "episodes": [_episode(r) for r in results],
-    }
+def named_settings(text: str | None, key: str = "rule") -> dict[str, Any] | None:
+    """'action_kl:threshold=1e-3,max_iterations=16' -> {"rule": "action_kl", "threshold": 0.001, "max_iterations": 16}"""
+    if text is None:
+        return None
+    rule, _, rest = text.partition(":")
+    settings: dict[str, Any] = {key: rule}
+    for part in filter(None, rest.split(",")):
+        name, equals, value = part.partition("=")
+        if not equals:
+            raise EvaluationError(f"'{text}': expected rule:name=value,name=value, got '{part}'.")
+        try:
+            settings[name] = float(value) if "e" in value.lower() else yaml.safe_load(value)
+        except ValueError:
+            settings[name] = value
+    return settings
 
 
-def _episode(result: EpisodeResult) -> dict[str, Any]:
-    return {
-        "seed": result.seed,
-        "success": result.success,
-        "reached": result.reached,
-        "max_stage": result.max_stage,
-        "stage_s": {str(stage): round(seconds, 3) for stage, seconds in result.stage_s.items()},
-        "decisions": result.decisions,
-        "refused": result.refused,
-        "mean_iterations": float(np.mean(result.iterations)),
-    }
-
-
-def summary_line(data: Mapping[str, Any]) -> str:
-    success, reached = data["success"], data["reached"]
-    low, high = (100 * bound for bound in success["wilson95"])
-    stages = [data["stages"][str(stage)]["count"] for stage in range(1, MAX_STAGE + 1)]
-    return (
-        f"{data['task']}: success {success['count']}/{success['of']} ({low:.0f}..{high:.0f} %), "
-        f"reached {reached['count']}/{reached['of']}, stages {stages}, "
-        f"{data['iterations']['mean']:.1f} iterations, horizon {data['horizon_mean']:.1f}, "
-        f"head {data['head_ms']['mean']:.1f} ms, "
-        f"{data['refused_chunks']} of {data['decisions']} chunks refused"
-    )
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """What every closed-loop command has."""
+    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--first-seed", type=int, default=0, help="seeds 0..99 are held out: no training data comes from them")
+    parser.add_argument("--time-limit", type=float, default=15.0, help="of an episode [s]")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla evaluate", description=__doc__)
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    add_options(parser)
     parser.add_argument("--task", choices=sorted(TASKS), default="transfer_cube")
-    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--episodes", type=int, default=20)
-    parser.add_argument(
-        "--first-seed", type=int, default=0, help="seeds 0..99 are held out: no training data comes from them"
-    )
-    parser.add_argument("--iterations", type=int, help="fixed depth instead of the checkpoint's halting rule")
-    parser.add_argument("--threshold", type=float, help="stop when the mean-squared change falls below this")
-    parser.add_argument("--max-iterations", type=int, default=16, help="limit of --threshold")
-    parser.add_argument(
-        "--execute", type=int, help="rows of each chunk to execute, instead of the checkpoint's horizon rule"
-    )
+    parser.add_argument("--halting", help="rule:name=value,... instead of the checkpoint's, e.g. action_kl:threshold=1e-4")
+    parser.add_argument("--horizon", help="rule:name=value,... instead of the checkpoint's, e.g. fixed:length=4")
+    parser.add_argument("--start", help="name:key=value,... instead of the checkpoint's, e.g. warm")
+    parser.add_argument("--iterations", type=int, help="the same as --halting fixed:iterations=N")
+    parser.add_argument("--execute", type=int, help="the same as --horizon fixed:length=N")
     parser.add_argument("--latency", type=float, default=0.0, help="from an observation to its trajectory [s]")
-    parser.add_argument("--time-limit", type=float, default=15.0, help="of an episode [s]")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--output", type=Path, help="JSON file for the report")
+    parser.add_argument("--noise", type=float, default=0.0, help="standard deviation on each pixel [0..255]")
+    parser.add_argument("--dropped", type=float, default=0.0, help="share of camera frames that do not come [0..1]")
+    parser.add_argument("--shift", type=float, default=0.0, help="how far the top camera stands from its place [m]")
+    parser.add_argument("--turn", type=float, default=0.0, help="how far the top camera is turned [deg]")
+    parser.add_argument("--videos", type=int, default=0, help="episodes to film, from the first on (with --output)")
+    parser.add_argument("--output", type=Path, help="folder for report, plot, films; episodes there are not run again")
     arguments = parser.parse_args(argv)
-    halting = horizon = None
+    halting, horizon = named_settings(arguments.halting), named_settings(arguments.horizon)
     if arguments.iterations is not None:
         halting = {"rule": "fixed", "iterations": arguments.iterations}
-    elif arguments.threshold is not None:
-        halting = {"rule": "action_change", "threshold": arguments.threshold, "max_iterations": arguments.max_iterations}
     if arguments.execute is not None:
         horizon = {"rule": "fixed", "length": arguments.execute}
+    conditions = Conditions(arguments.noise, arguments.dropped, arguments.shift, arguments.turn)
     config = EvaluationConfig(
         arguments.checkpoint,
         arguments.task,
         arguments.robot,
         halting,
         horizon,
-        RolloutConfig(arguments.time_limit, arguments.latency),
+        named_settings(arguments.start, "start"),
+        RolloutConfig(arguments.time_limit, arguments.latency, conditions),
     )
-    data = evaluate(config, range(arguments.first_seed, arguments.first_seed + arguments.episodes), arguments.workers)
-    if arguments.output:
-        arguments.output.parent.mkdir(parents=True, exist_ok=True)
-        arguments.output.write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
-    print(summary_line(data))
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
+    data = evaluate(config, seeds, arguments.workers, arguments.output, arguments.videos)
+    print(summary_line(arguments.task, data))
+    if arguments.output is not None:
+        from rdvla_ros.learning.report_plots import plot_report  # matplotlib takes a second to load
+
+        print(plot_report(data, arguments.output / PLOT))
     return 0
 
 

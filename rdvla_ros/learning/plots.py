@@ -17,19 +17,17 @@ from rdvla_ros.learning.config import TrainingError
 
 def read_log(path: Path) -> list[dict]:
     if not path.is_file():
-        raise TrainingError(
-            f"Training log {path}: expected a file of JSON lines, found nothing. It lies in the run's folder."
-        )
+        raise TrainingError(f"Training log {path}: expected a file of JSON lines, found nothing. It lies in the run's folder.")
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def plot_run(entries: list[dict], output: Path) -> Path:
-    """Training loss, validation error by depth, and learning rate over the steps, with the minutes on top."""
+    """Training loss and validation error by depth over the steps; losses by depth at the end; learning rate and minutes."""
     training = [e for e in entries if "loss" in e]
     validation = [e for e in entries if "validation" in e]
     if not training:
         raise TrainingError("The training log has no losses yet.")
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
+    figure, (left, middle, right) = plt.subplots(1, 3, figsize=(15, 4.2), layout="constrained")
     steps = np.array([e["step"] for e in training])
     left.plot(steps, [e["loss"] for e in training], lw=0.6, alpha=0.4, color="tab:blue")
     window = max(1, len(training) // 40)
@@ -48,6 +46,7 @@ def plot_run(entries: list[dict], output: Path) -> Path:
     left.set(xlabel="step", ylabel="mean absolute error (normalised)", yscale="log")
     left.legend(frameon=False)
     left.grid(alpha=0.3)
+    _losses_by_depth(middle, training)
     right.plot(steps, np.array([e["elapsed_s"] for e in training]) / 60.0, color="tab:gray")
     right.set(xlabel="step", ylabel="minutes of training")
     rate = right.twinx()
@@ -57,6 +56,20 @@ def plot_run(entries: list[dict], output: Path) -> Path:
     figure.savefig(output, dpi=110)
     plt.close(figure)
     return output
+
+
+def _losses_by_depth(axes: plt.Axes, training: list[dict]) -> None:
+    """Mean training loss of each depth, over the first and the last fifth of the run."""
+    fifth = max(1, len(training) // 5)
+    for label, part in (("first fifth", training[:fifth]), ("last fifth", training[-fifth:])):
+        depths: dict[int, list[float]] = {}
+        for entry in part:
+            for depth, loss in entry.get("by_depth", {}).items():
+                depths.setdefault(int(depth), []).append(loss)
+        axes.plot(sorted(depths), [np.mean(depths[depth]) for depth in sorted(depths)], "o-", ms=3, label=label)
+    axes.set(xlabel="iterations of the batch", ylabel="training loss", yscale="log")
+    axes.legend(frameon=False)
+    axes.grid(alpha=0.3)
 
 
 def main(argv: list[str] | None = None) -> int:

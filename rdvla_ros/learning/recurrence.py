@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -11,6 +13,10 @@ from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.rdvla import RDVLA
+
+if TYPE_CHECKING:
+    from rdvla_ros.learning.augment import BatchMaker
 
 
 @dataclass(frozen=True)
@@ -59,3 +65,20 @@ def chunk_loss(
         return last, last.detach()
     sooner = (head.decode(context, states[early]).float() - target).abs().mean()
     return (last + early_weight * sooner) / (1.0 + early_weight), last.detach()
+
+
+@torch.no_grad()
+def error_by_depth(model: RDVLA, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int]) -> dict[int, float]:
+    """Mean absolute error (normalised) of the chunks after so many iterations, from drawn scratchpads."""
+    head, sums = model.head, dict.fromkeys(depths, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    for part in np.array_split(indices, max(1, len(indices) // 64)):
+        batch = maker.make(part)
+        context = model.encode(batch.images, batch.input_ids, batch.proprio)
+        state = head.initial_state(len(part), generator)
+        for depth in range(1, max(depths) + 1):
+            state = head.iterate(context, state, depth - 1)
+            if depth in sums:
+                error = (head.decode(context, state).float() - batch.target).abs().mean()
+                sums[depth] += float(error) * len(part) / len(indices)
+    return sums

@@ -74,6 +74,7 @@ class Rollout:
         self.limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
         self.eyes = Eyes(sim, robot.cameras, config.conditions)
+        self.film: Callable[[AlohaSim], None] | None = None  # called at every action step, to make pictures for people
         self._expert = Expert(sim.task, robot) if sim.task.name in STRATEGIES else None
         self._sim_steps = round(policy.contract.step_s / sim.timestep_s)
         self._widths = robot.from_policy(np.ones(len(robot.joints))) - robot.from_policy(np.zeros(len(robot.joints)))
@@ -82,21 +83,26 @@ class Rollout:
         """One episode from the seed's start to success or the time limit."""
         sim, config, step_s = self.sim, self.config, self.policy.contract.step_s
         sim.reset(seed)
+        if hasattr(self.horizon, "reset"):  # what it learnt from other episodes must not reach into this one
+            self.horizon.reset()
         self.eyes.begin(seed)
         result = EpisodeResult(seed)
         motion, base_s = None, 0.0  # what the controllers follow, and its time base
         pending: tuple[float, Decision, int] | None = None
-        next_observation_s = 0.0
+        next_observation_s, observed_s = 0.0, None
         while sim.time_s < config.time_limit_s - 1e-9 and not (result.success and watch is None):
             decision = None
             if sim.time_s >= next_observation_s - 1e-6:
-                decision = self.policy.decide(self._observe())
+                executed = None if observed_s is None else round((sim.time_s - observed_s) / step_s)
+                decision, observed_s = self.policy.decide(self._observe(), executed_steps=executed), sim.time_s
                 steps = self._horizon_steps(decision)
                 self._note(result, decision, steps)
                 pending = (sim.time_s + config.latency_s, decision, steps)
                 next_observation_s = sim.time_s + step_s * config.steps_to_next(steps, step_s)
             elif sim.time_s >= next_observation_s - step_s - 1e-6:
                 self.eyes.soon()
+            if self.film is not None:
+                self.film(sim)
             if watch is not None:
                 reference = self._reference(motion, sim.time_s - base_s)
                 if not watch(self.robot.to_policy(reference.position), reference.velocity / self._widths, decision):

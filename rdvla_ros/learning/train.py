@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from rdvla_ros.learning.augment import BatchMaker
 from rdvla_ros.learning.config import TrainConfig, TrainingError
@@ -19,11 +20,11 @@ from rdvla_ros.learning.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.parallel import Team, free_port
 from rdvla_ros.learning.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
-from rdvla_ros.model.normalization import ActionSpace, Scaler, fit_action_space, relative_columns
+from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.robot import RobotDescription, shipped
 
-STATE, LOG, POLICY = "state.pt", "log.jsonl", "policy"
+STATE, LOG, POLICY, CURVES = "state.pt", "log.jsonl", "policy", "curves.png"
 VALIDATION_FRAMES = 512
 DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 
@@ -71,14 +72,10 @@ def train(
     return output / POLICY
 
 
-def _space(
-    config: TrainConfig, frames: Frames, usable: np.ndarray, robot: RobotDescription, saved: dict | None
-) -> ActionSpace:
+def _space(config: TrainConfig, frames: Frames, usable: np.ndarray, robot: RobotDescription, saved: dict | None) -> ActionSpace:
     relative = relative_columns(config.representation, robot.joint_names, robot.gripper_joints)
     if saved:  # the weights mean what the first data said; later data must not move the scale under them
-        return ActionSpace(
-            relative, *(Scaler.from_dict(saved["statistics"][k], len(relative), k) for k in ("proprio", "action"))
-        )
+        return ActionSpace.from_dict(saved["statistics"], relative)
     return fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
 
 
@@ -115,13 +112,16 @@ class _Run:
         config, trainer, team = self.trainer.config, self.trainer, self.trainer.team
         previous = signal.signal(signal.SIGTERM, self._stop)
         started, saved_at, losses = time.monotonic() - self.elapsed_s, time.monotonic(), []
+        progress = tqdm(total=config.steps, initial=trainer.step, unit="step", disable=not team.leads, mininterval=1.0)
         try:
             while trainer.step < config.steps:
                 result = trainer.take_step(self.frames, self.usable, self.maker)
                 losses.append(result)
+                progress.update()
                 self.elapsed_s = time.monotonic() - started
                 if team.leads and trainer.step % config.log_every == 0:
                     self._log(losses)
+                    progress.set_postfix_str(self._live(losses))
                     losses = []
                 if not trainer.together:
                     continue
@@ -133,10 +133,13 @@ class _Run:
                 if team.agree(self.stopping or time.time() > stop_at):
                     break
         finally:
+            progress.close()
             signal.signal(signal.SIGTERM, previous)
         if team.leads:
             self._validate()
         self.save()
+        if team.leads:
+            self._draw()
 
     def _stop(self, *_) -> None:
         self.stopping = True
@@ -153,6 +156,24 @@ class _Run:
             by_depth={str(depth): float(np.mean(values)) for depth, values in sorted(by_depth.items())},
         )
 
+    def _live(self, results: list) -> str:
+        """Losses of shallow and deep batches, and the last errors on held-out episodes, for the progress bar."""
+        split = self.trainer.config.depth.shallow_limit
+        parts = {
+            f"r<={split}": [r.loss for r in results if r.depth <= split],
+            "deeper": [r.loss for r in results if r.depth > split],
+        }
+        text = ", ".join(f"loss {name} {np.mean(values):.4f}" for name, values in parts.items() if values)
+        held_out = "/".join(f"{error:.4f}" for error in self.last_error.values())
+        return f"{text}, held out {held_out}" if held_out else text
+
+    def _draw(self) -> None:
+        from rdvla_ros.learning.plots import plot_run, read_log  # matplotlib takes a second to load
+
+        entries = read_log(self.output / LOG)
+        if any("loss" in entry for entry in entries):
+            tqdm.write(f"curves: {plot_run(entries, self.output / CURVES)}")
+
     def _validate(self) -> None:
         self.last_error = self.trainer.validate(self.maker, self.validation)
         self._write(validation={str(depth): error for depth, error in self.last_error.items()})
@@ -161,7 +182,6 @@ class _Run:
         entry = {"step": self.trainer.step, "elapsed_s": round(self.elapsed_s, 1), **values}
         with (self.output / LOG).open("a", encoding="utf-8") as log:
             log.write(json.dumps(entry) + "\n")
-        print(json.dumps(entry), flush=True)
 
     def save(self) -> None:
         """The state to resume from, and the averaged weights as a policy folder."""
@@ -175,7 +195,7 @@ class _Run:
                 "trainer": trainer.state(),
                 "elapsed_s": self.elapsed_s,
                 "vocabulary": list(trainer.tokenizer.vocabulary),
-                "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict()},
+                "statistics": space.to_dict(),
             },
         )
         robot, config = self.robot, trainer.config
@@ -197,9 +217,7 @@ class _Run:
             "validation_error_by_depth": {str(depth): round(error, 5) for depth, error in self.last_error.items()},
             "config": config.to_dict(),
         }
-        save_checkpoint(
-            self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes)
-        )
+        save_checkpoint(self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes))
 
 
 def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:

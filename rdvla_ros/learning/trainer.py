@@ -18,7 +18,7 @@ from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.dataset import Frames, shuffled_batch
 from rdvla_ros.learning.initialise import initialise
 from rdvla_ros.learning.parallel import Team
-from rdvla_ros.learning.recurrence import chunk_loss, unroll
+from rdvla_ros.learning.recurrence import chunk_loss, error_by_depth, unroll
 from rdvla_ros.model.backbones.compact import CompactBackbone, CompactConfig
 from rdvla_ros.model.checkpoint import Checkpoint
 from rdvla_ros.model.config import HeadConfig
@@ -112,9 +112,7 @@ class Trainer:
             self.team.average_gradients(self.parameters)
         norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
         if not torch.isfinite(norm):
-            raise TrainingError(
-                f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save."
-            )
+            raise TrainingError(f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save.")
         rate = config.learning_rate_at(step)
         for group in self.optimiser.param_groups:
             group["lr"] = rate
@@ -158,22 +156,10 @@ class Trainer:
         decay = min(self.config.ema_decay, self.step / (9 + self.step)) ** self.config.average_every
         torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1.0 - decay)
 
-    @torch.no_grad()
     def validate(self, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int] = (1, 2, 4, 8, 16)) -> dict[int, float]:
         """Mean absolute error (normalised) of the averaged weights at several depths."""
-        head, sums = self.average.head, dict.fromkeys(depths, 0.0)
-        generator = torch.Generator().manual_seed(0)
-        for part in np.array_split(indices, max(1, len(indices) // 64)):
-            batch = maker.make(part)
-            with self._precision():
-                context = self.average.encode(batch.images, batch.input_ids, batch.proprio)
-                state = head.initial_state(len(part), generator)
-                for depth in range(1, max(depths) + 1):
-                    state = head.iterate(context, state, depth - 1)
-                    if depth in sums:
-                        error = (head.decode(context, state).float() - batch.target).abs().mean()
-                        sums[depth] += float(error) * len(part) / len(indices)
-        return sums
+        with self._precision():
+            return error_by_depth(self.average, maker, indices, depths)
 
     def begin_with(self, source: Checkpoint) -> list[str]:
         """The weights of another checkpoint where they fit; the names of those that stay fresh."""
@@ -191,9 +177,15 @@ class Trainer:
         }
 
     def restore(self, state: dict) -> None:
-        for name in ("model", "auxiliary", "average"):
-            getattr(self, name).load_state_dict(state[name])
-        self.optimiser.load_state_dict(state["optimiser"])
+        try:
+            for name in ("model", "auxiliary", "average"):
+                getattr(self, name).load_state_dict(state[name])
+            self.optimiser.load_state_dict(state["optimiser"])
+        except (RuntimeError, ValueError, KeyError) as error:
+            raise TrainingError(
+                f"The saved run has a model of other sizes than this configuration: {str(error).splitlines()[-1].strip()} "
+                "Resume with the configuration it was started with, or start another run with --initialise."
+            ) from error
         self.step = state["step"]
 
 

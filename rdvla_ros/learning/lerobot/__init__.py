@@ -1,11 +1,11 @@
 """LeRobotDataset v3.0 on disk: the format that labs record in, written and read without the lerobot package.
 
-    meta/info.json              version, frames per second, features
-    meta/tasks.parquet          instruction -> task_index
-    meta/stats.json             of every numeric feature and camera
-    meta/episodes/chunk-000/file-000.parquet     where each episode's rows and pictures are, and its own statistics
-    data/chunk-000/file-000.parquet              one row per frame
-    videos/<camera feature>/chunk-000/file-000.mp4
+meta/info.json              version, frames per second, features
+meta/tasks.parquet          instruction -> task_index
+meta/stats.json             of every numeric feature and camera
+meta/episodes/chunk-000/file-000.parquet     where each episode's rows and pictures are, and its own statistics
+data/chunk-000/file-000.parquet              one row per frame
+videos/<camera feature>/chunk-000/file-000.mp4
 """
 
 from __future__ import annotations
@@ -23,10 +23,7 @@ STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
 EXPERT_CHUNK, EXPERT_PHASE, TASK_STAGE = "expert.chunk", "expert.phase", "task_stage"
 INDEX_FEATURES = {
     "timestamp": {"dtype": "float32", "shape": [1], "names": None},
-    **{
-        name: {"dtype": "int64", "shape": [1], "names": None}
-        for name in ("frame_index", "episode_index", "index", "task_index")
-    },
+    **{name: {"dtype": "int64", "shape": [1], "names": None} for name in ("frame_index", "episode_index", "index", "task_index")},
 }
 
 
