@@ -48,6 +48,9 @@ def test_running_buckets_follow_mean_and_deviation():
         fresh = RunningBuckets(warm_up=2)
         fresh.steps(4, 8), fresh.steps(12, 8)
         assert fresh.steps(iterations, 8) == length
+    with pytest.raises(HorizonError):
+        rule.steps(0, 8)
+    assert list(rule._seen) == [4, 12]  # a refused question leaves no trace
     rule.reset()
     assert rule.steps(100, 8) == 6  # nothing known: the longest but one
 
@@ -69,6 +72,7 @@ def test_settled_prefix_ends_at_the_first_moving_step():
     ({"rule": "fixed", "length": 0}, "at least 1, got 0"),
     ({"rule": "fixed", "length": 2.5}, "whole number"),
     ({"rule": "linear_decay", "shortest": 9}, "at most longest (8), got 9"),
+    ({"rule": "binary", "longest": 4, "shortest": 8}, "at most longest (4), got 8"),  # the published code's sign
     ({"rule": "running_buckets", "lengths": [2, 4]}, "from long to short"),
     ({"rule": "settled_prefix", "threshold": float("nan")}, "above 0"),
 ])

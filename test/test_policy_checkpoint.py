@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib
 import json
 import re
@@ -14,9 +15,11 @@ from safetensors.torch import load_file, save_file
 
 from rdvla_ros.model.checkpoint import MANIFEST, WEIGHTS, _sha256, load_checkpoint, save_checkpoint
 from rdvla_ros.model.halting import FixedDepth
+from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import MINIMUM_WIDTH, ActionSpace, Scaler, fit_action_space, relative_columns
+from rdvla_ros.model.packed import PackedLinear, packing_works
 from rdvla_ros.model.policy import Policy
-from rdvla_ros.types import CheckpointError
+from rdvla_ros.types import CheckpointError, RdvlaError
 
 
 @pytest.fixture
@@ -155,6 +158,45 @@ def test_scaling_has_its_inverse_and_an_unmoving_joint_does_not_explode():
     moved = space.proprio.normalise(positions + noise) - space.proprio.normalise(positions)
     assert np.abs(moved).max() <= 2 * noise / MINIMUM_WIDTH + 1e-12
     assert np.abs(space.encode_proprio(positions * 100)).max() <= 1.0
+
+
+def test_a_core_of_unshared_iterations_makes_the_round_trip(tmp_path):
+    checkpoint = tiny_checkpoint()
+    shared = checkpoint.model.head.config
+    torch.manual_seed(3)
+    checkpoint.model.head = RDVLAHead(dataclasses.replace(shared, unshared_iterations=3))
+    folder = save_checkpoint(tmp_path / "unshared", checkpoint, dtype="float32")
+    loaded = load_checkpoint(folder)
+    assert loaded.model.head.config.unshared_iterations == 3 and len(loaded.model.head.core) == 3 * len(shared.core_layers)
+    chunks = [Policy(c, halting=FixedDepth(4)).decide(observation()).chunk.positions for c in (checkpoint, loaded)]
+    np.testing.assert_array_equal(*chunks)
+    _edit(folder, lambda m: m["model"]["head_config"].update(unshared_iterations=2))
+    with pytest.raises(CheckpointError, match="unknown tensor 'head.core.2"):
+        load_checkpoint(folder)
+
+
+def test_a_policy_that_decides_is_not_saved_without_its_weights(tmp_path):
+    """pack() lays large maps out for this machine's kernels and takes them out of the state."""
+    checkpoint = tiny_checkpoint()
+    if not packing_works(torch.device("cpu"), torch.float32):
+        pytest.skip("this build of torch has no packed kernels")
+    checkpoint.model.head.output = PackedLinear(checkpoint.model.head.output, 8)
+    with pytest.raises(RdvlaError, match="for decisions only"):
+        save_checkpoint(tmp_path / "packed", checkpoint)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_all_statistics_make_the_round_trip():
+    rng = np.random.default_rng(0)
+    relative = relative_columns("relative", ("a", "grip"), ("grip",))
+    space = fit_action_space(relative, rng.normal(size=(50, 2)), rng.normal(size=(50, 4, 2)))
+    for original in (space, dataclasses.replace(space, action_std=None)):
+        again = ActionSpace.from_dict(json.loads(json.dumps(original.to_dict())), relative)
+        np.testing.assert_array_equal(again.proprio.low, space.proprio.low)
+        np.testing.assert_array_equal(again.action.high, space.action.high)
+        np.testing.assert_array_equal(again.action_std, original.action_std)
+    with pytest.raises(CheckpointError, match="action.std': expected 3"):
+        ActionSpace.from_dict(space.to_dict(), np.array([True, True, False]))
 
 
 def test_statistics_make_the_round_trip_through_the_manifest():

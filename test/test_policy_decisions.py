@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -167,3 +169,23 @@ def test_half_precision_decides_nearly_the_same():
     full = tiny_policy(halting=FixedDepth(2)).decide(observation()).chunk.positions
     half = Policy(tiny_checkpoint(), halting=FixedDepth(2), dtype="bfloat16").decide(observation()).chunk.positions
     assert np.abs(full - half).max() < 0.1
+
+
+def test_a_decision_sees_every_camera_once_and_copies_no_picture_for_its_layout():
+    """Pictures come as rows of pixels, which is the layout the stems want; text is computed once per instruction."""
+    policy = tiny_policy(halting=FixedDepth(6))
+    backbone, counts = policy.model.backbone, Counter()
+    for name, stem in backbone.stems.items():
+        stem.register_forward_pre_hook(lambda module, args, name=name: counts.update([name, _layout(args[0])]))
+    backbone.text.register_forward_pre_hook(lambda module, args: counts.update(["text"]))
+    for block in backbone.blocks:
+        block.register_forward_pre_hook(lambda module, args: counts.update(["block"]))
+    for image in policy._images(observation()).values():
+        assert image.dtype == torch.uint8 and image.is_contiguous(memory_format=torch.channels_last)
+    for seed in range(3):
+        policy.decide(observation(seed))
+    assert counts == {"top": 3, "left_wrist": 3, "right_wrist": 3, "text": 1, "block": 3 * len(backbone.blocks), "rows": 9}
+
+
+def _layout(image):
+    return "rows" if image.is_contiguous(memory_format=torch.channels_last) else "planes"

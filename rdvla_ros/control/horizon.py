@@ -58,6 +58,7 @@ class Binary:
 
     def __post_init__(self) -> None:
         _at_least_one(self, "longest", "shortest", "threshold")
+        _ordered(self.shortest, self.longest)
 
     def steps(self, iterations: int, chunk_length: int, step_change: np.ndarray | None = None) -> int:
         return _within(self.longest if iterations <= self.threshold else self.shortest, iterations, chunk_length)
@@ -120,8 +121,9 @@ class RunningBuckets:
             mean, deviation = float(np.mean(self._seen)), float(np.std(self._seen))
             bounds = [mean + z * deviation for z in self._z_scores()]
             length = self.lengths[sum(iterations > bound for bound in bounds)]
+        executed = _within(length, iterations, chunk_length)
         self._seen.append(iterations)
-        return _within(length, iterations, chunk_length)
+        return executed
 
     def _z_scores(self) -> list[float]:
         count = len(self.lengths) - 1

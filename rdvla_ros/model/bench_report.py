@@ -87,7 +87,8 @@ def draw(report: dict[str, Any], path: Path) -> None:
         axis.grid(alpha=0.3)
     axes[0][0].legend(frameon=False, loc="upper left")
     machine = report["machine"]
-    where = machine["gpu"] or f"{machine['cpu']}, threads: {machine['threads']}"
+    processor = [machine["cpu"], machine.get("instructions"), f"threads: {machine['threads']}"]
+    where = machine["gpu"] or ", ".join(filter(None, processor))
     size = f"width {report['size']['hidden_dim']}, {report['size']['context_rows']} context rows"
     figure.suptitle(f"Action head ({size}) on {where}", fontsize=10)
     figure.tight_layout()

@@ -22,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from rdvla_ros.model.backbones import backbone_class
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
-from rdvla_ros.model.normalization import ActionSpace, Scaler, relative_columns, std_from_dict
+from rdvla_ros.model.normalization import ActionSpace, relative_columns
 from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.types import CheckpointError, nearest_names
@@ -119,7 +119,7 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
         "contract": {key: getattr(contract, key) for key in KEYS["contract"]},
         "inference": {name: dict(getattr(checkpoint, name)) for name in ("halting", "horizon", "start")},
         "tokenizer": {"vocabulary": checkpoint.tokenizer.vocabulary, "max_words": checkpoint.tokenizer.max_words},
-        "statistics": {"proprio": space.proprio.to_dict(), "action": space.action.to_dict() | _std(space)},
+        "statistics": space.to_dict(),
         "model": {
             "backbone": checkpoint.backbone_name,
             "backbone_config": model.backbone.config.to_dict(),
@@ -128,10 +128,6 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
         "weights": {"file": WEIGHTS, "sha256": _sha256(weights), "bytes": weights.stat().st_size, "dtype": dtype},
         "training": dict(checkpoint.training),
     }
-
-
-def _std(space: ActionSpace) -> dict[str, list[float]]:
-    return {} if space.action_std is None else {"std": space.action_std.tolist()}
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -181,12 +177,9 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     folder = Path(folder)
     manifest = read_manifest(folder)
     contract = _contract(manifest["contract"], folder)
-    statistics, width = manifest["statistics"], len(contract.joint_names)
-    space = ActionSpace(
-        relative_columns(contract.representation, contract.joint_names, contract.gripper_joints),
-        *(Scaler.from_dict(statistics[key], width, key) for key in ("proprio", "action")),
-        std_from_dict(statistics["action"], width),
-    )
+    width = len(contract.joint_names)
+    relative = relative_columns(contract.representation, contract.joint_names, contract.gripper_joints)
+    space = ActionSpace.from_dict(manifest["statistics"], relative)
     model = _build_model(manifest["model"], folder)
     head = model.head.config
     for key, value, expected in (

@@ -39,7 +39,7 @@ class Scaler:
     @classmethod
     def from_dict(cls, data: Mapping[str, Sequence[float]], width: int, what: str) -> Scaler:
         """From the manifest: {'low': [...], 'high': [...]}, each `width` finite numbers with low < high."""
-        if set(data) - {"std"} != {"low", "high"}:
+        if set(data) != {"low", "high"}:
             raise CheckpointError(f"Statistics '{what}': expected keys low, high, got {', '.join(map(str, data)) or 'none'}.")
         low, high = (np.asarray(data[key], dtype=np.float64) for key in ("low", "high"))
         for key, values in (("low", low), ("high", high)):
@@ -79,6 +79,21 @@ class ActionSpace:
     proprio: Scaler
     action: Scaler
     action_std: np.ndarray | None = None
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Mapping[str, Sequence[float]]], relative: np.ndarray) -> ActionSpace:
+        """Inverse of `to_dict`; `relative` (A,) says how many columns there must be."""
+        width, action = len(relative), dict(data["action"])
+        std = std_from_dict(action, width)
+        action.pop("std", None)
+        return cls(
+            relative, Scaler.from_dict(data["proprio"], width, "proprio"), Scaler.from_dict(action, width, "action"), std
+        )
+
+    def to_dict(self) -> dict[str, dict[str, list[float]]]:
+        """All statistics, for a manifest or a training state; `relative` follows from the representation."""
+        std = {} if self.action_std is None else {"std": self.action_std.tolist()}
+        return {"proprio": self.proprio.to_dict(), "action": self.action.to_dict() | std}
 
     @property
     def representation(self) -> str:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
+
+from rdvla_ros.types import RdvlaError
 
 WORTH_PACKING = 2**18  # weights; below that the call costs more than the layout saves
 
@@ -16,6 +20,11 @@ class PackedLinear(nn.Module):
         # Not a buffer: the blocked layout survives neither .to() nor a state dict.
         self._packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach().contiguous(), rows)
         self._bias = None if linear.bias is None else linear.bias.detach()
+
+    def _save_to_state_dict(self, *args: Any) -> None:
+        # Without this a packed head would be saved without most of its weights, and nobody would know until it is loaded.
+        raise RdvlaError("expected a head as it was loaded, got one after pack(): a packed head is for decisions only. "
+                         "Save the model before a Policy is made of it, or load the checkpoint again")
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")

@@ -36,7 +36,8 @@ def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: T
     watch = halting.begin()
     if initial_state is None:
         initial_state = head.initial_state(context.batch, generator)
-    check_state(head, initial_state, context.batch)
+    else:
+        check_state(head, initial_state, context.batch)  # waits for the device
     if halting.evaluate == "every" and halting.compares:
         context = head.project_coda(context)
     runner = runner or head.runner(context)

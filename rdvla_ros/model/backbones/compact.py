@@ -242,11 +242,6 @@ class CompactBackbone(Backbone):
             for linear in (block.out, block.down):
                 linear.weight.data.div_((2.0 * config.num_layers) ** 0.5)
 
-    @property
-    def num_task_tokens(self) -> int:
-        """P: vision tokens of all cameras."""
-        return sum(stem.num_tokens for stem in self.stems.values())
-
     def forward(
         self, images: Mapping[str, torch.Tensor], input_ids: torch.Tensor, layers: tuple[int, ...]
     ) -> tuple[LayerStates, LayerStates]:
