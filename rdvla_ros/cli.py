@@ -43,6 +43,7 @@ COMMANDS = {
     "correct": Command("rdvla_ros.learning.correct", "let a policy run and record the expert's answer to where it comes"),
     "evaluate": Command("rdvla_ros.learning.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.study", "what depth, adaptive stopping and trouble do to success"),
+    "ablate": Command("rdvla_ros.learning.ablate", "what the parts of the head are worth, heads trained on a frozen backbone"),
     "bench head": Command("rdvla_ros.model.bench_head", "speed of the recurrent head against the published way"),
     "bench limits": Command("rdvla_ros.nodes.bench.limits", "random chunks, seams and holds at 1 kHz against the joints' limits"),
     "inspect": Command("", "what a checkpoint or a robot description is"),

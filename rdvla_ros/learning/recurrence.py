@@ -25,7 +25,7 @@ class DepthSampler:
 
     With probability shallow_fraction uniform in 1..shallow_limit: the log-normal Poisson mixture hardly ever draws those,
     and a head that never saw them fails there. Otherwise tau ~ N(log(mean) - sigma^2 / 2, sigma) and
-    Poisson(min(exp(tau), 100)) + 1, clamped to 1..limit.
+    Poisson(min(exp(tau), 100)) + 1, clamped to 1..limit. fixed: always so many instead (0: drawn).
     """
 
     mean: float = 8.0
@@ -33,8 +33,11 @@ class DepthSampler:
     shallow_fraction: float = 0.5
     shallow_limit: int = 4
     limit: int = 64
+    fixed: int = 0
 
     def draw(self, rng: np.random.Generator) -> int:
+        if self.fixed:
+            return self.fixed
         if rng.random() < self.shallow_fraction:
             return int(rng.integers(1, self.shallow_limit + 1))
         rate = min(math.exp(rng.normal(math.log(self.mean) - 0.5 * self.sigma**2, self.sigma)), 100.0)
