@@ -111,6 +111,11 @@ class Schedule:
             return present.moved_to(at_s)
         return followed(self._sent[-1].trajectory, self._sent[-1].base_s, present, at_s)
 
+    def joinable(self, present: Present) -> bool:
+        """Whether it is known how the arms move. After `forget` (a hold that was lifted while they still slow down, say) their
+        acceleration is not: what is sent must wait until they rest."""
+        return bool(self._sent) or not present.moving
+
     def resting(self, now_s: float) -> bool:
         """Nothing of what was sent moves the arms any more."""
         return not self._sent or now_s >= self._sent[-1].base_s + self._sent[-1].trajectory.duration_s

@@ -10,15 +10,21 @@ import numpy as np
 
 
 def coefficients(times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(N,), (N, J), (N, J) -> acceleration at the start of each segment and jerk, both (N-1, J).
+    """(N,), (N, J), (N, J) -> acceleration at the start of each segment and jerk, both (N-1, J)."""
+    h = (times_s[1:] - times_s[:-1])[:, None]
+    return _coefficients(h, positions[:-1], positions[1:], velocities[:-1], velocities[1:])
+
+
+def _coefficients(
+    h: np.ndarray, position: np.ndarray, end_position: np.ndarray, velocity: np.ndarray, end_velocity: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
+    """Of segments that last h (M, 1) between states (M, J).
 
     From q1 = q0 + v0 h + a h^2/2 + j h^3/6 and v1 = v0 + a h + j h^2/2, solved for a and j.
     """
-    h = np.diff(times_s)[:, None]
-    slope = np.diff(positions, axis=0) / h
-    start, end = velocities[:-1], velocities[1:]
-    acceleration = (6.0 * slope - 4.0 * start - 2.0 * end) / h
-    jerk = (6.0 * (start + end) - 12.0 * slope) / h**2
+    slope = (end_position - position) / h
+    acceleration = (6.0 * slope - 4.0 * velocity - 2.0 * end_velocity) / h
+    jerk = (6.0 * (velocity + end_velocity) - 12.0 * slope) / h**2
     return acceleration, jerk
 
 
@@ -26,14 +32,18 @@ def sample(
     times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray, at_s: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Position, velocity and acceleration (M, J) at the times (M,), each clamped into the knots' span."""
-    at_s = np.clip(np.asarray(at_s, dtype=np.float64), times_s[0], times_s[-1])
+    at_s = np.minimum(np.maximum(np.asarray(at_s, dtype=np.float64), times_s[0]), times_s[-1])
     if len(times_s) == 1:
         shape = (len(at_s), positions.shape[1])
         return np.broadcast_to(positions[0], shape).copy(), np.broadcast_to(velocities[0], shape).copy(), np.zeros(shape)
-    acceleration, jerk = coefficients(times_s, positions, velocities)
-    segment = np.clip(np.searchsorted(times_s, at_s, side="right") - 1, 0, len(times_s) - 2)
-    d = (at_s - times_s[segment])[:, None]
-    q, v, a, j = positions[segment], velocities[segment], acceleration[segment], jerk[segment]
+    segment = np.minimum(np.searchsorted(times_s, at_s, side="right") - 1, len(times_s) - 2)
+    begin_s, q, v = times_s[segment], positions[segment], velocities[segment]
+    if len(at_s) < len(times_s):  # a few moments of a long motion: only what they need
+        end = segment + 1
+        a, j = _coefficients((times_s[end] - begin_s)[:, None], q, positions[end], v, velocities[end])
+    else:
+        a, j = (x[segment] for x in coefficients(times_s, positions, velocities))
+    d = (at_s - begin_s)[:, None]
     return q + d * (v + d * (a / 2 + d * j / 6)), v + d * (a + d * j / 2), a + d * j
 
 
@@ -41,7 +51,7 @@ def peaks(times_s: np.ndarray, positions: np.ndarray, velocities: np.ndarray) ->
     """Exact extremes over the whole motion, each (J,): 'lower' and 'upper' position; 'velocity', 'acceleration' and 'jerk',
     the largest absolute values."""
     acceleration, jerk = coefficients(times_s, positions, velocities)
-    h = np.broadcast_to(np.diff(times_s)[:, None], jerk.shape)
+    h = (times_s[1:] - times_s[:-1])[:, None]
     q0, v0 = positions[:-1], velocities[:-1]
     with np.errstate(divide="ignore", invalid="ignore"):
         vertex = -acceleration / jerk  # where the velocity has its extreme

@@ -13,6 +13,7 @@ from rdvla_ros.control.trajectory import Reference, Trajectory
 
 LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
 MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
+RESTING_SHARE = 4e-4  # [1/s] times the tolerance: arms that are slower rest within milliseconds, and have hardly any way to go
 LAG_S = 0.3  # joints that follow a motion are where it was at most this long ago
 
 
@@ -29,6 +30,11 @@ class Present:
     tolerance: np.ndarray
     at_s: float
     commanded: bool
+
+    @property
+    def moving(self) -> bool:
+        """As far as the report says; measured joints are reported without their velocity."""
+        return bool((np.abs(self.velocity) > RESTING_SHARE * self.tolerance).any())
 
     def moved_to(self, at_s: float) -> Reference:
         """Carried on to at_s, though not far: a report is recent, or it would not have been used."""

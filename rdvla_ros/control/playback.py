@@ -92,6 +92,11 @@ class Playback:
         self._positions = np.concatenate([self._positions[kept], position, motion.positions[ahead]])
         self._velocities = np.concatenate([self._velocities[kept], velocity, motion.velocities[ahead]])
 
+    def at(self, at_s: float) -> tuple[np.ndarray, np.ndarray]:
+        """Position and velocity (J,) that are commanded at a time not before the last motion came."""
+        position, velocity, _ = self._at(np.array([at_s]))
+        return position[0], velocity[0]
+
     def _at(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         position, velocity, acceleration = cubic.sample(self._times_s, self._positions, self._velocities, times_s)
         over = times_s >= self._times_s[-1]

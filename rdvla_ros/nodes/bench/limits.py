@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import multiprocessing
 import os
 import time
 from collections.abc import Sequence
@@ -15,30 +16,31 @@ from pathlib import Path
 from tqdm import tqdm
 
 from rdvla_ros.nodes.bench.machine import machine
-from rdvla_ros.nodes.bench.streams import Robot, Tally, run
+from rdvla_ros.nodes.bench.streams import Tally, run
 from rdvla_ros.robot import RobotDescription, shipped
 
 PER_STREAM = 20  # decisions
-PER_JOB = 50  # streams: about 3 s
-_robot: Robot | None = None  # of a worker process
+PER_JOB = 25  # streams: about 3 s
+_robot: RobotDescription | None = None  # of a worker process
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code 1 where something went beyond a limit."""
     options = _parser().parse_args(argv)
-    streams = math.ceil(options.chunks / PER_STREAM)
+    streams = math.ceil(options.cases / PER_STREAM)
     done, tally, seconds = _earlier(options.out) if options.resume else (0, Tally(), 0.0)
     begun_s = time.monotonic()
-    with ProcessPoolExecutor(options.processes, initializer=_begin, initargs=(str(options.robot),)) as pool:
-        jobs = {pool.submit(_job, begin): begin for begin in range(done, streams, PER_JOB)}
+    spawn = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
+    with ProcessPoolExecutor(options.processes, spawn, initializer=_begin, initargs=(str(options.robot),)) as pool:
+        jobs = {pool.submit(_job, begin, min(PER_JOB, streams - begin)): begin for begin in range(done, streams, PER_JOB)}
         finished: dict[int, Tally] = {}
-        with tqdm(total=streams * PER_STREAM, initial=done * PER_STREAM, unit="chunk", smoothing=0.02) as bar:
+        with tqdm(total=streams * PER_STREAM, initial=done * PER_STREAM, unit="case", smoothing=0.02) as bar:
             for job in as_completed(jobs):
                 finished[jobs[job]] = job.result()
-                bar.update(PER_JOB * PER_STREAM)
+                bar.update(min(PER_JOB, streams - jobs[job]) * PER_STREAM)
                 while done in finished:  # in order, so that a run that was stopped can be continued
                     tally.add(finished.pop(done))
-                    done += PER_JOB
+                    done = min(done + PER_JOB, streams)
                     _save(options, done, tally, seconds + time.monotonic() - begun_s)
                 bar.set_postfix(violations=len(tally.violations))
     _save(options, done, tally, seconds + time.monotonic() - begun_s)
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rdvla bench limits", description=__doc__)
-    parser.add_argument("--chunks", type=int, default=10_000, help="random chunks, refused ones included")
+    parser.add_argument("--cases", type=int, default=10_000, help="decisions: random chunks, refused ones included, and holds")
     parser.add_argument("--robot", type=Path, default=shipped("config/aloha_sim.yaml"), help="robot description")
     parser.add_argument("--processes", type=int, default=max(1, (os.cpu_count() or 2) - 1), help="worker processes")
     parser.add_argument("--resume", action="store_true", help="go on where --out ends")
@@ -58,13 +60,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _begin(robot_file: str) -> None:
     global _robot
-    os.nice(19)
-    _robot = Robot(RobotDescription.load(robot_file))
+    _robot = RobotDescription.load(robot_file)
 
 
-def _job(first_seed: int) -> Tally:
+def _job(first_seed: int, count: int) -> Tally:
     tally = Tally()
-    for seed in range(first_seed, first_seed + PER_JOB):
+    for seed in range(first_seed, first_seed + count):
         tally.add(run(_robot, seed, PER_STREAM))
     return tally
 
@@ -80,7 +81,7 @@ def _earlier(path: Path) -> tuple[int, Tally, float]:
 def _save(options: argparse.Namespace, streams: int, tally: Tally, seconds: float) -> None:
     options.out.parent.mkdir(parents=True, exist_ok=True)
     result = {
-        "command": f"rdvla bench limits --chunks {options.chunks}",
+        "command": f"rdvla bench limits --cases {options.cases}",
         "streams": streams,
         "decisions_per_stream": PER_STREAM,
         "tally": asdict(tally),
@@ -95,7 +96,8 @@ def _save(options: argparse.Namespace, streams: int, tally: Tally, seconds: floa
 def _summary(tally: Tally, out: Path) -> str:
     shares = ", ".join(f"{what} {share:.4f}" for what, share in tally.largest.items())
     return (
-        f"{tally.chunks} chunks ({tally.chunks - tally.refused} followed, {tally.refused} refused), {tally.holds} holds, "
-        f"{tally.samples / 1000:.0f} s at 1 kHz: {len(tally.violations)} violations\n"
+        f"{tally.chunks} chunks ({tally.followed} followed, {tally.refused} refused, {tally.refused_by_gate} refused by the gate, "
+        f"{tally.waited} during a hold), {tally.holds} holds, {tally.samples / 1000:.0f} s at 1 kHz: "
+        f"{len(tally.violations)} violations\n"
         f"largest share of each limit: {shares}\nsaved in {out}"
     )
