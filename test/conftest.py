@@ -34,14 +34,14 @@ def checkpoint(tmp_path_factory):
 
 
 @pytest.fixture
-def make_rig(checkpoint, capfd):
-    """Makes policy nodes with a robot around them, and closes them."""
+def make_rig(capfd):
+    """Makes policy nodes with a robot around them, and closes them. With the tiny policy: checkpoint=str(checkpoint)."""
     from policy_rig import Rig
 
     rigs = []
 
     def make(**parameters):
-        rigs.append(Rig(capfd, **{"checkpoint": str(checkpoint), **parameters}))
+        rigs.append(Rig(capfd, **parameters))
         return rigs[-1]
 
     yield make

@@ -1,17 +1,19 @@
 """The policy node, real over DDS in one process, with a robot that does as the test says.
 
-The policy is a tiny one with random weights, written as a checkpoint folder.
+Its decision process runs worker_cases, which need no torch and begin within a second, or a tiny policy with random weights from a
+checkpoint folder.
 """
 
 import array
 import dataclasses
+import os
 import time
+from pathlib import Path
 
 import numpy as np
 import rclpy
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_checkpoint
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -19,18 +21,29 @@ from rdvla_ros.msg import Convergence
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.model.checkpoint import save_checkpoint
-from rdvla_ros.model.normalization import Scaler
 from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.policy_loading import LOAD
 from rdvla_ros.nodes.policy_node import PolicyNode
+from rdvla_ros.robot import RobotDescription
 
-ROBOT = robot()
+ROBOT_FILE = Path(__file__).resolve().parents[1] / "config" / "aloha_sim.yaml"
+ROBOT = RobotDescription.load(ROBOT_FILE)
+INSTRUCTION = "pick up the red cube"
+CASES = "worker_cases:led"
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03])
+os.environ["PYTHONPATH"] = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+# One thread runs the node, the robot and the test, on a machine that does other work.
+PATIENT = {"decision_timeout_s": 20.0, "stall_s": 5.0, "pause_after_s": 1.0, "frozen_frames": 0}
 UNCONFIGURED, INACTIVE, ACTIVE = 1, 2, 3
 
 
 def save_calm_checkpoint(folder):
     """Actions of a few hundredths of a radian, so that every chunk is a legal motion."""
+    from policy_cases import tiny_checkpoint
+
+    from rdvla_ros.model.checkpoint import save_checkpoint
+    from rdvla_ros.model.normalization import Scaler
+
     tiny = tiny_checkpoint()
     grippers = np.isin(ROBOT.joint_names, ROBOT.gripper_joints)
     action = Scaler(np.where(grippers, 0.2, -0.03), np.where(grippers, 0.3, 0.03))
@@ -39,16 +52,19 @@ def save_calm_checkpoint(folder):
 
 
 class Rig:
-    """The policy node and a robot for it, spun together."""
+    """The policy node and a robot for it, spun together. A checkpoint among the parameters: its policy decides."""
 
-    def __init__(self, capfd, remappings=(), **parameters):
+    def __init__(self, capfd, remappings=(), load="", **parameters):
         self.capfd, self.log = capfd, ""
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
-        values = {"robot": str(ROBOT_FILE), "instruction": INSTRUCTION, "gate": False, **parameters}
+        load = load or (LOAD if "checkpoint" in parameters else CASES)
+        parameters.setdefault("checkpoint", "worker_cases")
+        values = {"robot": str(ROBOT_FILE), "instruction": INSTRUCTION, "gate": False, **PATIENT, **parameters}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         arguments = ["--ros-args", *(word for pair in remappings for word in ("-r", ":=".join(pair)))]
         self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
+        self.policy.load = load
         self.robot = node = Node("robot", context=self.context)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.policy)

@@ -145,10 +145,12 @@ def test_a_compressed_image_is_decoded_to_rgb(pixels):
     message = CvBridge().cv2_to_compressed_imgmsg(pixels[:, :, ::-1].copy(), "png")
     assert np.array_equal(conversions.rgb_image(message, camera), pixels)
     with pytest.raises(ObservationError, match="cannot be decoded"):
+        conversions.rgb_image(CompressedImage(format="png", data=bytes(message.data)[:30]), camera)
+    with pytest.raises(ObservationError, match="expected a JPEG or PNG image"):
         conversions.rgb_image(CompressedImage(format="png", data=bytes(message.data)[:20]), camera)
     with pytest.raises(ObservationError, match="expected 1 .."):
         conversions.rgb_image(CompressedImage(format="png"), camera)
-    with pytest.raises(ObservationError, match="expected 7x4 pixels in colour"):
+    with pytest.raises(ObservationError, match="expected 7x4 pixels, got an image whose header says 6x4"):
         conversions.rgb_image(message, Camera("top", "/c", "compressed", 7, 4, ""))
 
 

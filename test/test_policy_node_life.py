@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 from lifecycle_msgs.msg import Transition
-from policy_cases import INSTRUCTION, ROBOT_FILE
-from policy_rig import ACTIVE, INACTIVE, UNCONFIGURED
+from policy_rig import ACTIVE, INACTIVE, INSTRUCTION, ROBOT_FILE, UNCONFIGURED
 from rclpy.parameter import Parameter
 from rdvla_ros.srv import SetInstruction
 
@@ -55,19 +54,19 @@ def test_a_missing_file_is_refused(make_rig, parameters, words):
         (lambda data: data["actions"].update(representation="absolute"), "The checkpoint's actions are relative"),
     ],
 )
-def test_row_72_a_checkpoint_for_another_robot_is_refused(make_rig, tmp_path, change, words):
+def test_row_72_a_checkpoint_for_another_robot_is_refused(make_rig, checkpoint, tmp_path, change, words):
     data = yaml.safe_load(ROBOT_FILE.read_text())
     change(data)
     (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
-    refused(make_rig(robot=str(tmp_path / "robot.yaml")), words)
+    refused(make_rig(checkpoint=str(checkpoint), robot=str(tmp_path / "robot.yaml")), words)
 
 
 def test_row_67_an_observation_age_longer_than_the_chunk_is_refused(make_rig):
     refused(make_rig(max_observation_age_s=0.8), "max_observation_age_s: expected less than the chunk's 0.8 s")
 
 
-def test_an_unknown_halting_rule_is_refused(make_rig):
-    refused(make_rig(halting_rule="action_chnge"), "Did you mean 'action_change'")
+def test_an_unknown_halting_rule_is_refused(make_rig, checkpoint):
+    refused(make_rig(checkpoint=str(checkpoint), halting_rule="action_chnge"), "Did you mean 'action_change'")
 
 
 def test_after_a_refusal_the_parameter_can_be_corrected(make_rig, checkpoint):

@@ -32,6 +32,8 @@ class SharedRig(GateRig):
             message = JointState(name=list(names), position=[float(known.get(name, 99.0)) for name in names])
             message.header.stamp = conversions.stamp(self.now_s())
             self.shared.publish(message)
+        self.send_states = False
+        super().publish_states()  # the controllers' reports
 
 
 @pytest.fixture

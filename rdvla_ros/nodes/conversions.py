@@ -19,6 +19,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.control.trajectory import Trajectory
 from rdvla_ros.msg import Convergence
+from rdvla_ros.nodes.image_header import compressed_size
 from rdvla_ros.robot import Camera, Joint, RobotDescription
 from rdvla_ros.types import Decision, ObservationError, nearest_names
 
@@ -27,6 +28,7 @@ RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anythi
 # A measured position may lie this share of the joint's range outside its limits (sag, encoder offsets); degrees do not.
 RANGE_MARGIN = 0.1
 LEAST_MARGIN = 0.05  # [rad or m] also a finger of small range, which gives by centimetres when a whole arm presses on it
+HEADER_BYTES = 65536 * 2 + 64  # the frame header of a JPEG comes after at most two large segments of notes
 COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
 
 
@@ -74,6 +76,10 @@ class OtherJoints(ObservationError):
     """A message that names none of the group's joints: another arm's, or the wheels' on a combined topic."""
 
 
+class Contradiction(ObservationError):
+    """Input that is refused and shows besides that the robot is not the one described: moving arms are held."""
+
+
 def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
     """(J,) positions in the group's order and the controller's units, found by name; joints of others are ignored.
 
@@ -89,10 +95,10 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         raise ObservationError(f"{group.topic}: expected as many positions as names, got {len(positions)} and {len(names)}.")
     column = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in group.names if names.count(name) > 1), ""):
-        raise ObservationError(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
+        raise Contradiction(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
     missing = [name for name in group.names if name not in column]
     if missing:
-        raise ObservationError(
+        raise Contradiction(
             f"{group.topic}: expected joint '{missing[0]}', which the message lacks. {nearest_names(missing[0], names)}"
         )
     values = np.array([positions[column[name]] for name in group.names], dtype=np.float64)
@@ -101,7 +107,7 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         if not math.isfinite(value):
             raise ObservationError(f"{group.topic}: joint '{joint.name}': expected a finite position, got {value}.")
         if not joint.lower - margin <= value <= joint.upper + margin:
-            raise ObservationError(
+            raise Contradiction(
                 f"{group.topic}: joint '{joint.name}': expected a position within its limits {joint.lower:g} .. {joint.upper:g} "
                 f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
             )
@@ -111,7 +117,7 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
 def check_image(message: Image | CompressedImage, camera: Camera) -> None:
     """Refuse an image that is not what the robot description says, before any of its bytes are looked at."""
     if camera.frame_id and message.header.frame_id != camera.frame_id:
-        raise ObservationError(
+        raise Contradiction(
             f"{camera.topic}: expected frame_id '{camera.frame_id}', got {printable(message.header.frame_id)!r}. "
             "Are two cameras swapped?"
         )
@@ -122,6 +128,7 @@ def check_image(message: Image | CompressedImage, camera: Camera) -> None:
                 f"{camera.topic}: expected 1 .. {pixel_bytes + COMPRESSED_OVERHEAD} bytes for "
                 f"{camera.width}x{camera.height}, got {len(message.data)}."
             )
+        _check_header(message, camera)
         return
     if (message.width, message.height) != (camera.width, camera.height):
         raise ObservationError(
@@ -129,7 +136,7 @@ def check_image(message: Image | CompressedImage, camera: Camera) -> None:
             f"Set the camera or width and height of camera '{camera.name}' in the robot description."
         )
     if message.encoding not in RAW_CHANNELS:
-        raise ObservationError(
+        raise Contradiction(
             f"{camera.topic}: expected encoding {' or '.join(RAW_CHANNELS)}, got {printable(message.encoding)!r}. "
             "Let the camera driver convert it."
         )
@@ -139,6 +146,17 @@ def check_image(message: Image | CompressedImage, camera: Camera) -> None:
             f"{camera.topic}: expected {message.height} rows of at least {row_bytes} bytes, got a step of {message.step} and "
             f"{len(message.data)} bytes."
         )
+
+
+def _check_header(message: CompressedImage, camera: Camera) -> None:
+    """A header may ask the decoder for far more memory than the message has bytes."""
+    size = compressed_size(bytes(message.data[:HEADER_BYTES]))
+    if size is not None and size != (camera.width, camera.height):
+        raise ObservationError(
+            f"{camera.topic}: expected {camera.width}x{camera.height} pixels, got an image whose header says {size[0]}x{size[1]}."
+        )
+    if size is None:
+        raise ObservationError(f"{camera.topic}: expected a JPEG or PNG image, got bytes that begin like neither.")
 
 
 def rgb_image(message: Image | CompressedImage, camera: Camera) -> np.ndarray:

@@ -28,16 +28,16 @@ STANDS_BACK = {
 class GatePeer:
     """Listens to the gate's status and, with a heart that has HEARTBEAT among its peers, to its heartbeat.
 
-    on_change() is called when the mode or the hold is another one than before, on_refused(reason) when the gate refused what
-    was sent in AUTO. A gate whose heartbeat ends while it passes motions makes the policy hold by itself: nothing is sent, and
-    its own heartbeat asks for a hold until a gate has said that it holds.
+    on_change(before, mode) is called when the mode or the hold is another one than before (None: there was none),
+    on_refused(reason) when the gate refused what was sent in AUTO. A gate whose heartbeat ends while it passes motions makes the
+    policy hold by itself: nothing is sent, and its own heartbeat asks for a hold until a gate has said that it holds.
     """
 
     def __init__(
         self,
         node: Node,
         timeout_s: float,
-        on_change: Callable[[], None],
+        on_change: Callable[[int | None, int], None],
         on_refused: Callable[[str], None],
         complaints: Complaints,
         heart: Heart | None = None,
@@ -65,6 +65,10 @@ class GatePeer:
         if self._status.mode == GateStatus.AUTO:
             return ""
         return f"{STANDS_BACK.get(self._status.mode, 'the gate is in an unknown mode')} ({printable(self._status.reason)})"
+
+    def holds(self) -> bool:
+        """A hold is in force already, as far as is known."""
+        return self._status is not None and self._status.mode == GateStatus.HOLD
 
     def silent(self) -> bool:
         now_s = time.monotonic()
@@ -96,6 +100,6 @@ class GatePeer:
         if self._heart is not None and status.mode == GateStatus.HOLD and not self._pulse.lost(time.monotonic()):
             self._heart.hold = ""  # heard: the gate's own latch keeps the arms from here on
         if before is None or (before.mode, before.hold_id) != (status.mode, status.hold_id):
-            self._on_change()
+            self._on_change(before and before.mode, status.mode)
         elif status.mode == GateStatus.AUTO and status.refused > before.refused:
             self._on_refused(printable(status.last_refusal))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -13,8 +14,11 @@ from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
+from rdvla_ros.control.freshness import Skew, skew
+from rdvla_ros.control.input_quality import FrozenFrames, JointJumps, digest
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.synchronizer import Matched, Moment, Options, Synchronizer
+from rdvla_ros.nodes.streams import Moment, Options
+from rdvla_ros.nodes.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError
 
@@ -39,29 +43,50 @@ def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
 
+@dataclass(frozen=True)
+class Checks:
+    """frozen_frames: so many images in a row with the same pixels are a frozen camera; 0: never. jump_factor: how many times
+    its largest speed a joint may seem to move; 0: as fast as it likes."""
+
+    frozen_frames: int = 10
+    jump_factor: float = 2.0
+
+
 class Inputs:
-    """Subscribes on construction. Callbacks registered with `on_matched` get every complete set."""
+    """Subscribes on construction. Callbacks registered with `on_matched` get every complete set.
+
+    on_contradiction(sentence): input came that shows that the robot is not what it should be.
+    """
 
     def __init__(
-        self, node: Node, robot: RobotDescription, options: Options, clock: Callable[[], Moment], log: Callable[[str, str], None]
+        self,
+        node: Node,
+        robot: RobotDescription,
+        options: Options,
+        checks: Checks,
+        clock: Callable[[], Moment],
+        log: Callable[[str, str], None],
+        on_contradiction: Callable[[str], None],
     ):
-        self._node, self._robot = node, robot
+        self._node, self._robot, self._checks = node, robot, checks
+        self._on_contradiction = on_contradiction
+        self._frozen = {camera.name: FrozenFrames(checks.frozen_frames) for camera in robot.cameras}
         self._groups = conversions.joint_groups(robot)
         self._subscribers: list[Any] = []
         cameras = {
             camera.name: (
                 camera.topic,
                 self._subscribe(IMAGE_TYPES[camera.transport], camera.topic, 1),
-                partial(_checked, camera=camera),
+                partial(self._checked_image, camera),
             )
             for camera in robot.cameras
         }
         sources = {topic: self._subscribe(JointState, topic, 10) for topic in {group.topic: None for group in self._groups}}
         joints = {
-            group.arm: (group.topic, sources[group.topic], partial(conversions.joint_positions, group=group))
+            group.arm: (group.topic, sources[group.topic], partial(self._checked_joints, group, self._jumps(group)))
             for group in self._groups
         }
-        self.synchronizer = Synchronizer(cameras, joints, clock, log, options)
+        self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused)
 
     def on_matched(self, callback: Callable[[Matched], None]) -> None:
         self.synchronizer.registerCallback(callback)
@@ -71,6 +96,30 @@ class Inputs:
         images = {camera.name: conversions.rgb_image(matched.images[camera.name], camera) for camera in self._robot.cameras}
         positions = self._robot.to_policy(self._in_robot_order(matched.positions))
         return Observation(images=images, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+
+    def frozen(self) -> list[str]:
+        """One sentence per camera that repeats its last image."""
+        return [
+            f"{camera.topic}: the last {self._frozen[camera.name].repeats + 1} images have the same pixels; the camera is frozen "
+            "(parameter frozen_frames: 0 where the scene may be without any noise)."
+            for camera in self._robot.cameras
+            if self._frozen[camera.name].frozen
+        ]
+
+    def too_old(self, now: Moment, after_s: float) -> list[str]:
+        """One sentence where no set of inputs is younger than after_s, naming the streams that are to blame."""
+        matched = self.synchronizer.latest()
+        age_s = matched.age_s(now) if matched else np.inf
+        if age_s <= after_s:
+            return []
+        silent = [f"{s.topic} ({s.reason or f'nothing for {s.for_s:.2f} s'})" for s in self.synchronizer.silent(after_s)]
+        age = f"is {age_s:.2f} s old" if matched else "does not exist yet"
+        who = f"; silent: {', '.join(silent)}" if silent else ""
+        return [conversions.printable(f"The newest set of inputs {age}, expected at most {after_s:.2f} s{who}.")]
+
+    def skew(self) -> Skew | None:
+        """How far the stamps of the streams are apart, for streams whose delays are known."""
+        return skew(self.synchronizer.delays_s())
 
     def measured(self, max_age_s: float) -> np.ndarray:
         """(A,) newest joint positions, controller units; ObservationError where those of an arm are missing or too old."""
@@ -113,8 +162,29 @@ class Inputs:
                 raise ObservationError(f"{group.topic}: expected joint states of arm '{group.arm}', none were received yet.")
         return np.concatenate([by_arm[group.arm] for group in self._groups])
 
+    def _jumps(self, group: conversions.JointGroup) -> JointJumps:
+        return JointJumps(np.array([joint.velocity for joint in group.joints]), factor=self._checks.jump_factor)
 
-def _checked(message: Any, camera: Camera) -> Any:
-    """An image is looked at when it comes and decoded when it is used: most are not."""
-    conversions.check_image(message, camera)
-    return message
+    def _checked_image(self, camera: Camera, message: Any) -> Any:
+        """An image is looked at when it comes and decoded when it is used: most are not."""
+        conversions.check_image(message, camera)
+        if self._checks.frozen_frames:
+            self._frozen[camera.name].see(digest(message.data))
+        return message
+
+    def _checked_joints(self, group: conversions.JointGroup, jumps: JointJumps, message: JointState) -> np.ndarray:
+        positions = conversions.joint_positions(message, group)
+        jump = jumps.check(positions, conversions.seconds(message.header.stamp)) if self._checks.jump_factor else None
+        if jump is None:
+            return positions
+        text = (
+            f"{group.topic}: joint '{group.names[jump.joint]}' jumped by {jump.by:.3g} from one sample to the next, expected at "
+            f"most {jump.allowed:.3g} (rad or m)"
+        )
+        if jump.repeated:
+            raise conversions.Contradiction(f"{text}, again and again. Its encoder, or two publishers of the same joint?")
+        raise ObservationError(f"{text}.")
+
+    def _refused(self, error: Exception) -> None:
+        if isinstance(error, conversions.Contradiction):
+            self._on_contradiction(conversions.printable(str(error)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,6 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.control.chunk import Latency, Schedule, rows_left
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.seam import make_seam
+from rdvla_ros.control.stop import stop
 from rdvla_ros.control.trajectory import PlanOptions, Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ArmStates
@@ -22,12 +24,16 @@ from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Decision, StopReason, TrajectoryError
 
 
+class NotNowError(TrajectoryError):
+    """There is nothing wrong with the decision but its time, or that it is not settled: it moves nothing, and that is all."""
+
+
 class Motions:
     """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed."""
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
         self._robot, self._arms, self._horizon = robot, arms, horizon
-        self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
+        self._lead_s, self._stop_s, self._seam = values.lead_s, values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
         self.schedule = Schedule(
@@ -46,10 +52,18 @@ class Motions:
         if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(chunk.positions).all():
             raise TrajectoryError("The decision is not finite.")
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
-            raise TrajectoryError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
+            raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
+        elapsed_s = now_s - chunk.stamp_s
+        if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, self._lead_s):
+            raise NotNowError(
+                f"Nothing of the chunk is left to execute: {len(chunk.positions)} rows of {chunk.step_s:g} s, {elapsed_s:.3f} s "
+                "after their observation. It came too late."
+            )
         begun_s = time.monotonic()
         horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
         present = self._arms.present()
+        if not self.schedule.joinable(present):
+            raise NotNowError("The arms still come to rest from what was stopped.")
         over = self.schedule.handover(now_s, present)
         elapsed_s = over.stamp_s - chunk.stamp_s
         motion = self._seam.plan(
@@ -69,6 +83,16 @@ class Motions:
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)
         return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
+
+    def stop(self, now_s: float) -> None:
+        """Bring all arms to rest inside their limits, from what they follow."""
+        present = self._arms.present()
+        over = self.schedule.handover(now_s, present)
+        motion = stop(self.schedule.reference(over.switch_s, present), limits=self._limits, lead_s=over.lead_s)
+        motion = replace(motion, before=self.schedule.reference(over.send_s, present), before_s=over.send_s - over.stamp_s)
+        time.sleep(max(0.0, over.send_s - now_s))  # as in `send`
+        self._publish(motion, over.stamp_s)
+        self.schedule.forget()
 
     def _publish(self, motion: Trajectory, stamp_s: float) -> None:
         stamp = conversions.stamp(stamp_s)  # one time base for all arms: the gate pairs them by it

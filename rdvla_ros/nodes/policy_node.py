@@ -7,52 +7,52 @@ Whatever is in doubt publishes nothing: the trajectory on the wire ends at rest 
 
 from __future__ import annotations
 
+import gc
+import re
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from rdvla_ros.msg import Convergence
+from rdvla_ros.control.clock import ClockWatch
+from rdvla_ros.control.freshness import StallWatch
+from rdvla_ros.control.halts import Halts
+from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions, process
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.controller_states import ArmStates
-from rdvla_ros.nodes.gate_peer import GatePeer
-from rdvla_ros.nodes.inputs import Inputs
+from rdvla_ros.nodes.deciding import Deciding, Parts
+from rdvla_ros.nodes.gate_peer import HEARTBEAT, GatePeer
+from rdvla_ros.nodes.heartbeat import Heart
+from rdvla_ros.nodes.inputs import Checks, Inputs
 from rdvla_ros.nodes.motions import Motions
 from rdvla_ros.nodes.parameters import declare
-from rdvla_ros.nodes.policy_loading import horizon_rule, load_policy
+from rdvla_ros.nodes.policy_loading import LOAD, horizon_rule, settings
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
-from rdvla_ros.nodes.synchronizer import Matched, Moment, Options, free_running_slop_s
-from rdvla_ros.nodes.worker import ThreadWorker
+from rdvla_ros.nodes.streams import Moment, Options
+from rdvla_ros.nodes.synchronizer import free_running_slop_s
+from rdvla_ros.nodes.worker import ProcessWorker
+from rdvla_ros.nodes.worker_keeper import WorkerKeeper
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
-from rdvla_ros.types import Decision, Observation, RdvlaError, TrajectoryError
+from rdvla_ros.types import RdvlaError
 
 TICK_S = 0.1  # how often missing inputs are looked for
+WATCH_S = 0.02  # how often it is looked whether all is there that moving needs
 SILENCE_S = 1.0  # a stream is reported after this time without a usable message
-SLOW_S = 5.0  # a decision that takes longer is reported while it runs
-CLOSE_S = 1.0  # at shutdown, a running decision may take this long to end
+PAUSE_AFTER_S = 0.1  # inputs this much older than they may be for a decision stop moving arms, where no parameter says otherwise
+NUMBER = re.compile(r"[0-9.]+")  # a complaint whose numbers have changed is still the same
+CLOSE_S = 0.5  # at shutdown, a running decision may take this long to end
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-@dataclass(frozen=True)
-class Asked:
-    """One decision that was begun. epoch: of the node; a result of an earlier one (before a hold, say) moves nothing."""
-
-    observation: Observation
-    begun: Moment
-    epoch: int
-    future: Future
-
-
 class PolicyNode(LifecycleNode):
+    load = LOAD  # what the decision process runs
+
     def __init__(self, **options: Any) -> None:
         """options: of rclpy's node (context, parameter_overrides, ...)."""
         super().__init__("policy", **options)
@@ -60,44 +60,50 @@ class PolicyNode(LifecycleNode):
         self._values = declare(self, PolicyParameters, on_change=self._changed, is_configured=lambda: self._configured)
         self._complaints = Complaints(self)
         self._resources: list[Any] = []  # what cleanup undoes, in reverse
-        self._motions: Motions | None = None
+        self._deciding: Deciding | None = None
+        self._keeper: WorkerKeeper | None = None
         self._gate: GatePeer | None = None
-        self._epoch = self._sequence = 0
-        self._asked: Asked | None = None
-        self._used: Matched | None = None
-        self._held_decision_s = -np.inf
+        self._halts = Halts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
+        self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
+        peers = {HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
+        self._heart = Heart(self, peers, causes=self._causes, on_watch=self._watch_gate)
         guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
+        self.create_timer(WATCH_S, guarded(self._watch), clock=steady)
         self.create_service(SetInstruction, "~/set_instruction", guarded(self._set_instruction))
         # rclpy raises from this service on a transition that the state does not have, and the caller would wait for ever
         self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
+        self._heart.start()
 
     # ---- lifecycle
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         try:
-            self._configure()
+            with self._heart.busy("loading the policy"):
+                self._configure()
         except Exception as error:
             text = str(error) if isinstance(error, RdvlaError) else f"{type(error).__name__}: {error}"
             self.get_logger().error(f"Not configured: {text}")
             self._release()
             return FAILURE
         self._configured = True
+        gc.collect()
+        gc.freeze()  # what is there now stays: no collection walks through it while the arms move
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._begin_epoch()
-        self._inputs.synchronizer.flush()
-        self._sequence, self._active = 0, True
+        self._halts.lifted()
+        self._heart.hold = ""
+        self._deciding.begin()
+        self._active = True
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
         """Nothing more is sent; the arms come to rest at the end of what is on the wire."""
-        self._active = False
-        self._begin_epoch()
+        self._stop_deciding()
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -108,6 +114,7 @@ class PolicyNode(LifecycleNode):
 
     def close(self) -> None:
         """At the end of the process: nothing more is published, and a running decision is waited for, but not for long."""
+        self._heart.close()
         self._release()
 
     def _start_by_itself(self) -> None:
@@ -122,147 +129,179 @@ class PolicyNode(LifecycleNode):
                 "robot: expected a robot description file, got none. Pass robot:=<file>; docs/robot.md shows how to write one."
             )
         self._robot = robot = RobotDescription.load(values.robot)
-        self._worker = ThreadWorker(partial(load_policy, values, robot))
-        self._resources.append(partial(self._worker.close, CLOSE_S))
-        policy = self._worker.loaded.result()
         self._max_age_s = values.max_observation_age_s or robot.rates.max_observation_age_s
-        chunk_s = policy.contract.chunk_length * policy.contract.step_s
+        self._pause_after_s = values.pause_after_s or self._max_age_s + PAUSE_AFTER_S
+        self._keeper = self._started_worker(robot)
+        policy = self._keeper.first.result()
+        chunk_s = policy.chunk_length * policy.step_s
         if self._max_age_s >= chunk_s:
             raise RdvlaError(
                 f"max_observation_age_s: expected less than the chunk's {chunk_s:g} s, got {self._max_age_s:g}: "
                 "every row would be past."
             )
         self._subscribe(robot)
-        self._advertise(robot, horizon_rule(values, policy))
+        self._advertise(robot, horizon_rule(values, policy.horizon))
         self.get_logger().info(
             f"Configured for {robot.name} ({len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}) "
             f"with {values.checkpoint} ({policy.name})."
         )
 
+    def _started_worker(self, robot: RobotDescription) -> WorkerKeeper:
+        """The process that decides, which begins to load. `load` stands in for the policy's own in tests."""
+        values = self._values
+        cameras = [(camera.name, camera.height, camera.width) for camera in robot.cameras]
+        start = partial(ProcessWorker, self.load, settings(values, robot), cameras)
+        limits = {"timeout_s": values.decision_timeout_s, "load_timeout_s": values.load_timeout_s}
+        keeper = WorkerKeeper(start, now_s=time.monotonic(), **limits)
+        self._resources.append(partial(keeper.close, CLOSE_S))
+        return keeper
+
     def _subscribe(self, robot: RobotDescription) -> None:
         values = self._values
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
-        self._inputs = Inputs(self, robot, options, self._now, self._complaints.log)
-        self._inputs.on_matched(self._on_matched)
+        checks = Checks(values.frozen_frames, values.joint_jump_factor)
+        self._inputs = Inputs(self, robot, options, checks, self._now, self._complaints.log, self._on_contradiction)
         measured = partial(self._inputs.measured, self._max_age_s)
         self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._complaints)
         self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
-            self._gate = GatePeer(self, values.gate_timeout_s, self._begin_epoch, self._on_refused, self._complaints)
+            callbacks = (self._on_gate, self._on_refused, self._complaints)
+            self._gate = GatePeer(self, values.gate_timeout_s, *callbacks, self._heart)
             self._resources.append(self._gate.destroy)
 
     def _advertise(self, robot: RobotDescription, horizon: Any) -> None:
         self._motions = Motions(self, robot, self._values, self._arms, horizon)
         reliable = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
-        self._convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", reliable)
-        self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, self._convergence)]
+        convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", reliable)
+        self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
+        parts = Parts(
+            inputs=self._inputs,
+            motions=self._motions,
+            keeper=self._keeper,
+            gate=self._gate,
+            complaints=self._complaints,
+            now=self._now,
+            values=lambda: self._values,
+            result_ready=self._result_ready.trigger,
+            publish=convergence.publish,
+        )
+        self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
+        self._inputs.on_matched(self._deciding.on_matched)
+
+    def _take_result(self) -> None:
+        if self._deciding:
+            self._deciding.take_result()
+
+    def _stop_deciding(self) -> None:
+        self._active = False
+        if self._deciding:
+            self._deciding.active = False
+            self._deciding.new_epoch()
 
     def _release(self) -> None:
-        self._active = self._configured = False
-        self._begin_epoch()
+        self._configured = False
+        self._stop_deciding()
         while self._resources:
             self._complaints.guarded(self._resources.pop())()
-        self._gate = None
+        self._gate = self._keeper = self._deciding = None
 
-    def _begin_epoch(self) -> None:
-        """Decisions begun before this move nothing, and what was sent before is not joined."""
-        self._epoch += 1
-        if self._motions:
-            self._motions.schedule.forget()
-
-    # ---- deciding
+    # ---- clocks, gate, and what keeps the arms from being moved
 
     def _now(self) -> Moment:
         return Moment(time.monotonic(), self.get_clock().now().nanoseconds / 1e9)
 
-    def _standing_back(self) -> str:
-        """Why no trajectory may be sent now; empty when one may."""
-        return self._gate.standing_back() if self._gate else ""
+    def _on_gate(self, before: int | None, mode: int) -> None:
+        """Another mode, or another hold. What the gate has stopped is not joined; a resume lifts what was held here."""
+        self._deciding.new_epoch()
+        if mode == GateStatus.HOLD:
+            self._heart.hold = ""  # it was heard
+        if mode == GateStatus.AUTO and before != GateStatus.PAUSE:
+            self._halts.lifted()
+            self._deciding.believe()
 
-    def _on_matched(self, matched: Matched) -> None:
-        self._motions.schedule.observed(self._now().ros_s)
-        self._consider()
-
-    def _consider(self) -> None:
-        """Begin a decision, if one is due and nothing stands in its way."""
-        matched = self._inputs.synchronizer.latest() if self._active else None
-        if matched is None or matched is self._used or self._asked is not None:
-            return
-        now = self._now()
-        if not (self._held_decision_due(now) if self._standing_back() else self._motions.schedule.due(now.ros_s)):
-            return
-        if (age_s := matched.age_s(now)) > self._max_age_s:
-            self._complaints.say(
-                "age", f"No decision: the observation is {age_s:.3f} s old, expected at most {self._max_age_s:g} s."
-            )
-            return
-        if not self._values.instruction:
-            self._complaints.say(
-                "instruction", "No decision: there is no instruction. Set parameter instruction or call ~/set_instruction."
-            )
-            return
-        self._used = matched
-        observation = self._inputs.observation(matched, self._values.instruction)
-        future = self._worker.submit(observation, self._values.deadline_s or None)
-        self._asked = Asked(observation, now, self._epoch, future)
-        future.add_done_callback(lambda _: self._result_ready.trigger())
-
-    def _held_decision_due(self, now: Moment) -> bool:
-        wanted = self._values.while_held == "decide" and not self._gate.silent()
-        return wanted and now.steady_s - self._held_decision_s >= self._values.held_period_s
-
-    def _take_result(self) -> None:
-        """The worker is done: publish what became of the decision, and begin the next one if it is due already."""
-        asked = self._asked
-        if asked is None or not asked.future.done():
-            return
-        self._asked = None
-        if not self._active:
-            return
-        if self._standing_back():
-            self._held_decision_s = time.monotonic()
-        try:
-            decision = asked.future.result()
-        except Exception as error:
-            self._complaints.say(
-                "failed", f"A decision failed and nothing is published: {type(error).__name__}: {error}", "error"
-            )
-            return
-        for text in decision.notes:
-            self._complaints.say(text, f"The decision says: {conversions.printable(text)}")
-        self._sequence += 1
-        now_s, horizon, note = self._now().ros_s, 0, ""
-        self._motions.schedule.latency.add(now_s - asked.begun.ros_s)
-        try:
-            horizon = self._publish(decision, asked, now_s)
-        except RdvlaError as error:
-            note = str(error)
-            self._complaints.say("unpublished", f"Decision {self._sequence} moves nothing: {note}")
-        self._convergence.publish(
-            conversions.convergence_message(
-                decision,
-                sequence=self._sequence,
-                now_s=now_s,
-                instruction=asked.observation.instruction,
-                horizon=horizon,
-                published=not note,
-                note=note,
-            )
-        )
-        self._consider()
-
-    def _publish(self, decision: Decision, asked: Asked, now_s: float) -> int:
-        """Send the arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
-        if reason := self._standing_back():
-            raise TrajectoryError(f"Not sent: {reason}.")
-        if asked.epoch != self._epoch:
-            raise TrajectoryError("Not sent: a hold or a new start came during the decision.")
-        return self._motions.send(decision, now_s, publish_unconverged=self._values.publish_unconverged)
+    def _watch_gate(self, now_s: float) -> None:
+        """Beside the callbacks, whatever these do."""
+        if gate := self._gate:
+            gate.watch(now_s)
 
     def _on_refused(self, reason: str) -> None:
-        self._motions.schedule.refused()
+        self._deciding.refused()
         self._complaints.say("refused", f"The gate refused a decision: {reason}")
+
+    def _on_contradiction(self, sentence: str) -> None:
+        """While nothing is moved, input that is wrong only makes no decision."""
+        if self._halts.moving:
+            self._hold(sentence)
+
+    def _hold(self, reason: str) -> None:
+        """The arms rest until an operator resumes (without a gate: until the node is activated again)."""
+        if not self._active or not self._halts.hold(reason):
+            return
+        self.get_logger().error(f"Hold: {conversions.printable(reason)}")
+        self._come_to_rest(reason)
+
+    def _come_to_rest(self, reason: str) -> None:
+        """With a gate, the gate stops the arms, told by the next heartbeat; without one, a motion of our own does."""
+        self._deciding.new_epoch() if self._gate else self._complaints.guarded(self._stop_here)()
+        if self._gate and self._halts.holding and not self._gate.holds():
+            self._heart.hold = self._halts.holding
+
+    def _stop_here(self) -> None:
+        try:
+            if not self._motions.schedule.resting(self._now().ros_s):
+                self._motions.stop(self._now().ros_s)
+        finally:
+            self._deciding.new_epoch()
+
+    def _causes(self) -> tuple[str, ...]:
+        """For the heartbeat, whose thread calls this: what keeps this node from moving the arms."""
+        if not self._active:
+            return ("The policy is not active.",)
+        return self._halts.causes
+
+    def _watch(self) -> None:
+        """Every WATCH_S: is there still all that moving the arms needs?"""
+        now = self._now()
+        if lost := self._keeper.watch(now.steady_s) if self._keeper else "":
+            self._complaints.say("worker", lost, "error")
+            self._hold(lost)
+        if not self._active:
+            self._stall.stood_still_for(now.steady_s)
+            return
+        simulated = self.get_parameter("use_sim_time").value
+        if jump := self._clock_watch.look(now.ros_s, now.steady_s, simulated):
+            self._complaints.say("clock", f"{jump} All inputs and decisions from before are dropped.", "error")
+            self._inputs.synchronizer.flush()
+            self._deciding.new_epoch()
+        if gap_s := self._stall.stood_still_for(now.steady_s):
+            self._complaints.say("stall", f"The callbacks stood still for {gap_s:.2f} s; decisions begun before are dropped.")
+            self._deciding.new_epoch()
+        began = self._halts.look(self._what_is_wrong(now), now.steady_s)
+        if began:
+            said = f"{'Hold' if began == 'hold' else 'Pause'}: {conversions.printable(self._halts.why_not())}"
+            self._complaints.say(began, said, "error" if began == "hold" else "warning")
+            self._come_to_rest(said)
+
+    def _what_is_wrong(self, now: Moment) -> list[str]:
+        wrong = [*self._inputs.too_old(now, self._pause_after_s), *self._inputs.frozen()]
+        wrong += filter(None, [self._keeper.why_not(), self._deciding.unsettled, self._clock_stands(now), self._apart()])
+        return wrong
+
+    def _clock_stands(self, now: Moment) -> str:
+        return self._clock_watch.standing(now.steady_s, self.get_parameter("use_sim_time").value)
+
+    def _apart(self) -> str:
+        """Streams whose clocks differ: told while the arms move, and no reason to stop them; but none to start them either."""
+        skew = self._inputs.skew()
+        if skew is None or skew.by_s <= self._values.skew_warn_s:
+            return ""
+        text = (
+            f"The stamps of {skew.slow} lie {skew.by_s:.3f} s further back than those of {skew.fast}, expected at most "
+            f"{self._values.skew_warn_s:g} s. Are the clocks of their hosts synchronised?"
+        )
+        self._complaints.say("skew", text)
+        return text if skew.by_s > self._values.skew_limit_s and not self._halts.moving else ""
 
     # ---- operator
 
@@ -282,12 +321,10 @@ class PolicyNode(LifecycleNode):
         """Say what is missing. Decisions begin with observations, not here: a late tick makes no burst."""
         if not self._active:
             return
-        for sentence in self._inputs.missing(SILENCE_S):
-            self._complaints.say(sentence.split(":")[0], sentence)
+        for sentence in self._inputs.missing(SILENCE_S) or self._halts.causes:
+            self._complaints.say(NUMBER.sub("", sentence), conversions.printable(sentence))
         if self._gate:
             self._gate.complain_if_silent()
-        if self._asked and (running_s := self._now().steady_s - self._asked.begun.steady_s) > SLOW_S:
-            self._complaints.say("slow", f"A decision has been running for {running_s:.1f} s.")
 
 
 def main(args: list[str] | None = None) -> None:

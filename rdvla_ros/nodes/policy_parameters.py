@@ -39,6 +39,15 @@ class PolicyParameters(Schema):
         0.0, "time after which a decision takes its best chunk so far; 0: none", unit="s", low=0.0, high=60.0, change="always"
     )
 
+    # the process it computes in
+    decision_timeout_s: float = parameter(
+        2.0, "a decision that takes longer hangs: its process is killed, and the arms are held", unit="s", low=0.05, high=60.0
+    )
+    load_timeout_s: float = parameter(300.0, "loading the policy may take so long", unit="s", low=1.0, high=3600.0)
+    worker_memory_mib: int = parameter(
+        0, "memory that the process may allocate; 0: no limit", unit="MiB", low=0, high=1 << 24, change="unconfigured"
+    )
+
     # when it decides
     publish_unconverged: bool = parameter(
         True, "publish a chunk that had not settled at the limit (the horizon rule shortens it)", change="always"
@@ -54,6 +63,9 @@ class PolicyParameters(Schema):
     )
     gate_timeout_s: float = parameter(
         1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0
+    )
+    gate_heartbeat_s: float = parameter(
+        0.1, "silence of the gate's heartbeat after which nothing is published", unit="s", low=0.04, high=10.0
     )
     first_latency_s: float = parameter(
         0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured"
@@ -79,6 +91,48 @@ class PolicyParameters(Schema):
     )
     zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
 
+    frozen_frames: int = parameter(
+        10,
+        "so many images in a row with the same pixels: the camera is frozen; 0: the scene may be without any noise",
+        low=0,
+        high=100000,
+        change="unconfigured",
+    )
+    joint_jump_factor: float = parameter(
+        2.0,
+        "times its largest speed that a joint may move from one sample to the next; 0: as far as it likes",
+        low=0.0,
+        high=100.0,
+        change="unconfigured",
+    )
+    skew_warn_s: float = parameter(
+        0.1, "stamps of one stream further behind those of another are told", unit="s", low=0.001, high=10.0
+    )
+    skew_limit_s: float = parameter(
+        0.2, "stamps of one stream further behind those of another: no start", unit="s", low=0.001, high=10.0
+    )
+
+    # when it stops
+    pause_after_s: float = parameter(
+        0.0,
+        "moving arms are brought to rest when the newest inputs are so old; 0: 0.1 s above max_observation_age_s",
+        unit="s",
+        low=0.0,
+        high=10.0,
+        change="unconfigured",
+    )
+    healthy_s: float = parameter(1.0, "a pause ends after all was well for so long", unit="s", low=0.1, high=60.0)
+    longest_pause_s: float = parameter(2.0, "a pause whose causes last longer becomes a hold", unit="s", low=0.1, high=600.0)
+    unsettled_to_pause: int = parameter(
+        10, "so many decisions in a row that had not settled at the limit are a pause; 0: never", low=0, high=1000
+    )
+    constant_decisions: int = parameter(
+        5, "so many different observations with the same decision: the network does not respond; 0: never", low=0, high=1000
+    )
+    stall_s: float = parameter(
+        0.3, "after callbacks stood still for so long, decisions begun before are dropped", unit="s", low=0.05, high=10.0
+    )
+
     # what it sends
     seam_method: str = parameter(
         "cut_and_blend",
@@ -103,5 +157,20 @@ class PolicyParameters(Schema):
             yield f"instruction: {problem}."
         if 0.0 < self.max_observation_age_s < self.slop_s:
             yield f"max_observation_age_s: expected at least slop_s ({self.slop_s:g} s), got {self.max_observation_age_s:g}."
+        if self.skew_limit_s < self.skew_warn_s:
+            yield f"skew_limit_s: expected at least skew_warn_s ({self.skew_warn_s:g} s), got {self.skew_limit_s:g}."
+        if 0.0 < self.pause_after_s < self.max_observation_age_s:
+            yield (
+                f"pause_after_s: expected 0 or at least max_observation_age_s ({self.max_observation_age_s:g} s), "
+                f"got {self.pause_after_s:g}."
+            )
+        if self.decision_timeout_s <= self.deadline_s:
+            yield f"decision_timeout_s: expected above deadline_s ({self.deadline_s:g} s), got {self.decision_timeout_s:g}."
+        if self.gate_timeout_s < self.gate_heartbeat_s:
+            yield f"gate_heartbeat_s: expected at most gate_timeout_s ({self.gate_timeout_s:g} s), got {self.gate_heartbeat_s:g}."
+        if 0.0 < self.joint_jump_factor < 1.0:
+            yield f"joint_jump_factor: expected 0 or at least 1, got {self.joint_jump_factor:g}."
+        if 1 in (self.frozen_frames, self.constant_decisions):
+            yield "frozen_frames, constant_decisions: expected 0 or at least 2, since one says nothing; got 1."
         if 0.0 < self.deadline_s < 0.005:
             yield f"deadline_s: expected 0 or at least 0.005 s, got {self.deadline_s:g}."

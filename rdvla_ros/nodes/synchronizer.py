@@ -9,11 +9,9 @@ stream that is silent.
 
 from __future__ import annotations
 
-import bisect
 import threading
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -21,33 +19,10 @@ from std_msgs.msg import Header
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.streams import NANOSECONDS, Moment, Options, StampJump, Stream
 from rdvla_ros.types import ObservationError
 
-NANOSECONDS = 1_000_000_000
 REPORT_PERIOD_S = 5.0  # the same complaint about the same stream is made at most this often
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Now, on the clock that never jumps (for ages by receive time) and on the ROS clock (for ages by stamp)."""
-
-    steady_s: float
-    ros_s: float
-
-
-@dataclass(frozen=True)
-class Options:
-    """slop_s: images of one set lie at most this far apart. joint_gap_s: a joint sample must lie this near to the images.
-    future_s: a stamp may be this far ahead of the clock. jump_s: a stamp this much older than its predecessor is a jump.
-    image_depth, joint_depth: messages kept per stream. zero_stamps: 'reject', or 'receive' to use the time of receipt."""
-
-    slop_s: float = 0.05
-    joint_gap_s: float = 0.05
-    future_s: float = 0.05
-    jump_s: float = 0.5
-    image_depth: int = 8
-    joint_depth: int = 512
-    zero_stamps: str = "reject"
 
 
 def free_running_slop_s(cameras: int, camera_hz: float) -> float:
@@ -90,49 +65,13 @@ class Silence:
     reason: str
 
 
-@dataclass
-class _Stream:
-    name: str
-    topic: str
-    prepare: Callable[[Any], Any]  # message -> what is kept of it; raises ObservationError
-    depth: int
-    samples: deque = field(init=False)  # (stamp_ns, steady_s, value), oldest first
-    newest_ns: int | None = None
-    late: int = 0  # messages in a row that were older than their predecessor
-    last_good_s: float = 0.0
-    reason: str = ""
-
-    def __post_init__(self) -> None:
-        self.samples = deque(maxlen=self.depth)
-
-    def flush(self) -> None:
-        self.samples.clear()
-        self.newest_ns, self.late = None, 0
-
-    def nearest(self, stamp_ns: int) -> tuple[int, float, Any] | None:
-        return min(self.samples, key=lambda sample: abs(sample[0] - stamp_ns), default=None)
-
-    def interpolated(self, stamp_ns: int, gap_ns: float) -> tuple[float, np.ndarray] | None:
-        """(steady time of receipt, value) at the stamp, between two samples around it; None while there are none."""
-        after = bisect.bisect_left(self.samples, stamp_ns, key=lambda sample: sample[0])
-        if after == len(self.samples):
-            return None
-        end_ns, end_received_s, end = self.samples[after]
-        if end_ns == stamp_ns:
-            return end_received_s, end
-        if after == 0:
-            return None
-        begin_ns, _, begin = self.samples[after - 1]
-        if min(stamp_ns - begin_ns, end_ns - stamp_ns) > gap_ns:
-            return None
-        share = (stamp_ns - begin_ns) / (end_ns - begin_ns)
-        return end_received_s, begin + share * (end - begin)
+DEFAULTS = Options()
 
 
 class Synchronizer(message_filters.SimpleFilter):
     """cameras: name -> (topic, filter, prepare); joints: arm -> (topic, filter, prepare), where prepare(message) returns what
     is kept (for joints a (J,) array) or raises ObservationError (OtherJoints: a message that is not for this arm is no fault).
-    clock() -> Moment. log(severity, text): 'warning' or 'error'."""
+    clock() -> Moment. log(severity, text): 'warning' or 'error'. on_refused(error): for every message that is not taken."""
 
     def __init__(
         self,
@@ -140,16 +79,18 @@ class Synchronizer(message_filters.SimpleFilter):
         joints: Mapping[str, tuple[str, Any, Callable]],
         clock: Callable[[], Moment],
         log: Callable[[str, str], None],
-        options: Options = Options(),
+        options: Options = DEFAULTS,
+        on_refused: Callable[[Exception], None] = lambda error: None,
     ) -> None:
         super().__init__()
+        self._on_refused = on_refused
         self._clock, self._log, self._options = clock, log, options
         self._lock = threading.Lock()
         self._pending: tuple[int, dict[str, tuple]] | None = None  # images that wait for the joints of their time
         self._latest: Matched | None = None
         self._reported: dict[tuple[str, str], float] = {}
-        self._cameras = {n: _Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
-        self._joints = {n: _Stream(n, topic, prepare, options.joint_depth) for n, (topic, _, prepare) in joints.items()}
+        self._cameras = {n: Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
+        self._joints = {n: Stream(n, topic, prepare, options.joint_depth) for n, (topic, _, prepare) in joints.items()}
         self._matched_s = now_s = clock().steady_s
         for stream in self._streams():
             stream.last_good_s = now_s
@@ -175,6 +116,12 @@ class Synchronizer(message_filters.SimpleFilter):
             stamp_ns, received_s, _ = self._joints[arm].samples[-1]
         now = self._clock()
         return max(now.steady_s - received_s, now.ros_s - stamp_ns / NANOSECONDS)
+
+    def delays_s(self) -> dict[str, float | None]:
+        """Topic (or topic and arm) -> how far its stamps lie behind the clock, see Delay; None while it is not known."""
+        topics = [s.topic for s in self._streams()]
+        with self._lock:
+            return {s.topic if topics.count(s.topic) == 1 else f"{s.topic} ({s.name})": s.delay.least_s for s in self._streams()}
 
     def unmatched(self, after_s: float) -> str:
         """Why streams that are all alive made no set for longer than after_s; empty when they did."""
@@ -211,7 +158,7 @@ class Synchronizer(message_filters.SimpleFilter):
                 name = getattr(callback, "__name__", "callback")
                 self._report(name, "callback", "error", f"{name} failed on synchronised inputs: {type(error).__name__}: {error}")
 
-    def _streams(self) -> list[_Stream]:
+    def _streams(self) -> list[Stream]:
         return [*self._cameras.values(), *self._joints.values()]
 
     def _flush(self) -> None:
@@ -219,7 +166,7 @@ class Synchronizer(message_filters.SimpleFilter):
             stream.flush()
         self._pending, self._latest = None, None
 
-    def _receive(self, message: Any, stream: _Stream) -> None:
+    def _receive(self, message: Any, stream: Stream) -> None:
         now = self._clock()
         try:
             value = stream.prepare(message)
@@ -233,51 +180,22 @@ class Synchronizer(message_filters.SimpleFilter):
                 str(error) if isinstance(error, ObservationError) else f"{stream.topic}: {type(error).__name__}: {error}"
             )
             self._report(f"{stream.topic} {stream.name}", "refused", "warning", f"Message refused: {stream.reason}")
+            self._on_refused(error)
             return
         if matched is not None:
             self.signalMessage(matched)
 
-    def _take(self, message: Any, value: Any, stream: _Stream, now: Moment) -> Matched | None:
-        stamp_ns = self._checked_stamp_ns(message, stream, now)
-        stream.samples.append((stamp_ns, now.steady_s, value))
-        stream.newest_ns, stream.late, stream.last_good_s, stream.reason = stamp_ns, 0, now.steady_s, ""
+    def _take(self, message: Any, value: Any, stream: Stream, now: Moment) -> Matched | None:
+        try:
+            stamp_ns = stream.checked_stamp_ns(message.header.stamp, now, self._options)
+        except StampJump as jump:
+            self._flush()
+            self._report("", "jump", "error", str(jump))
+            stamp_ns = stream.checked_stamp_ns(message.header.stamp, now, self._options)
+        stream.take(stamp_ns, value, now)
         if stream is self._cameras.get(stream.name):
             self._pending = self._images_around(stamp_ns) or self._pending
         return self._completed()
-
-    def _checked_stamp_ns(self, message: Any, stream: _Stream, now: Moment) -> int:
-        stamp = message.header.stamp
-        stamp_ns, now_ns = stamp.sec * NANOSECONDS + stamp.nanosec, round(now.ros_s * NANOSECONDS)
-        if stamp_ns == 0:
-            if self._options.zero_stamps == "reject":
-                raise ObservationError(
-                    f"{stream.topic}: expected a stamp, got 0. Parameter zero_stamps: receive takes the time of receipt."
-                )
-            stamp_ns = now_ns
-        ahead_s = (stamp_ns - now_ns) / NANOSECONDS
-        if ahead_s > self._options.future_s:
-            hint = " The ROS clock stands at 0: use_sim_time is on, but nothing publishes /clock." if now_ns == 0 else ""
-            raise ObservationError(
-                f"{stream.topic}: the stamp lies {ahead_s:.3f} s in the future, expected at most "
-                f"{self._options.future_s:g} s.{hint}"
-            )
-        if stream.newest_ns is not None and stamp_ns <= stream.newest_ns:
-            self._older_than_before(stream, (stream.newest_ns - stamp_ns) / NANOSECONDS)
-        return stamp_ns
-
-    def _older_than_before(self, stream: _Stream, back_s: float) -> None:
-        """A single late message is refused; a jump, or a third late message in a row, begins everything anew with it."""
-        if back_s == 0.0:
-            raise ObservationError(f"{stream.topic}: expected a new stamp, got the one of the message before.")
-        stream.late += 1
-        if back_s < self._options.jump_s and stream.late < 3:
-            raise ObservationError(
-                f"{stream.topic}: expected stamps that advance, got one {back_s:.3f} s older than the message before."
-            )
-        self._flush()
-        self._report(
-            "", "jump", "error", f"{stream.topic}: stamps jumped back by {back_s:.3f} s. All waiting inputs are dropped."
-        )
 
     def _images_around(self, stamp_ns: int) -> tuple[int, dict[str, tuple]] | None:
         """One image of each camera, nearest to the stamp, if all lie within the slop; they and older ones leave the queues."""

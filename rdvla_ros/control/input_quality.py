@@ -1,0 +1,117 @@
+"""What an input can be wrong about although its message is well formed. Pure: times and stamps come in as arguments [s].
+
+H, W = pixels of an image, J = joints of one arm.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections import deque
+from dataclasses import dataclass
+
+import numpy as np
+
+BLOCKS, BLOCK_BYTES = 64, 2048  # of a large message, evenly spread, that its digest is made from
+DARK, BRIGHT = 8, 247  # a pixel with all channels at or below, at or above
+BLACK_SHARE, SATURATED_SHARE, TORN_SHARE = 0.98, 0.9, 0.1
+
+
+def digest(data: bytes | memoryview) -> int:
+    """A number that differs where the data differ: of all of a small message, of evenly spread blocks of a large one.
+
+    The noise of a real sensor is in every block. The length counts as well.
+    """
+    view = memoryview(data).cast("B")
+    if len(view) <= BLOCKS * BLOCK_BYTES:
+        return zlib.crc32(view, len(view))
+    value = len(view)
+    for start in np.linspace(0, len(view) - BLOCK_BYTES, BLOCKS, dtype=np.int64).tolist():
+        value = zlib.crc32(view[start : start + BLOCK_BYTES], value)
+    return value
+
+
+class FrozenFrames:
+    """The same picture again and again under new stamps: a driver that repeats what it saw last. limit 0: never frozen."""
+
+    def __init__(self, limit: int):
+        self._limit, self._last, self.repeats = limit, None, 0
+
+    def see(self, value: int) -> None:
+        """The digest of the next frame."""
+        self.repeats = self.repeats + 1 if value == self._last else 0
+        self._last = value
+
+    @property
+    def frozen(self) -> bool:
+        return self._limit > 0 and self.repeats + 1 >= self._limit
+
+    def forget(self) -> None:
+        self._last, self.repeats = None, 0
+
+
+def image_flaw(image: np.ndarray) -> str:
+    """What looks wrong about an image (H, W, 3) uint8, in words; empty when nothing does.
+
+    Torn: the lower end of the image is one colour without any noise, at least a tenth of its height, while the rest is not:
+    a transfer that broke off. A tear between two real pictures is not seen.
+    """
+    sample = image[::4, ::4]
+    if (sample <= DARK).all(axis=2).mean() >= BLACK_SHARE:
+        return "black"
+    if (sample >= BRIGHT).all(axis=2).mean() >= SATURATED_SHARE:
+        return "saturated"
+    columns = image[:, ::8]
+    same = (columns == columns[-1:, :1]).all(axis=(1, 2))  # rows that are all of the colour of the last row's first pixel
+    filled = len(same) - (np.flatnonzero(~same)[-1] + 1) if not same.all() else len(same)
+    if TORN_SHARE * len(same) <= filled < len(same):
+        return f"torn (the lower {filled} of {len(same)} rows hold nothing)"
+    return ""
+
+
+@dataclass(frozen=True)
+class Jump:
+    """joint: its index. by, allowed: distance from the sample before, and what the time between allows [rad or m].
+    repeated: so many of the last samples jumped that the joints or their encoders are in doubt, not one sample."""
+
+    joint: int
+    by: float
+    allowed: float
+    repeated: bool
+
+
+class JointJumps:
+    """Samples of one arm's joints that lie further from the one before than the joints can have moved.
+
+    velocity: (J,) largest speeds. A sample may be off by factor * velocity * (time since the one before + slack_s). `limit`
+    such samples within `window` are `repeated`; what is measured then is where the next sample is compared with.
+    """
+
+    def __init__(self, velocity: np.ndarray, *, factor: float, slack_s: float = 0.02, limit: int = 3, window: int = 10):
+        self._speed, self._slack_s, self._limit = factor * np.asarray(velocity, dtype=np.float64), slack_s, limit
+        self._recent: deque[bool] = deque(maxlen=window)
+        self._last: tuple[float, np.ndarray] | None = None
+
+    def check(self, positions: np.ndarray, stamp_s: float) -> Jump | None:
+        """The next sample (J,); None: it is believed. Stamps that do not advance are someone else's business."""
+        if self._last is None or stamp_s <= self._last[0]:
+            if self._last is None or stamp_s < self._last[0] - 1.0:  # the clock jumped: nothing to compare with
+                self._last = (stamp_s, positions)
+            return None
+        allowed = self._speed * (stamp_s - self._last[0] + self._slack_s)
+        over = np.abs(positions - self._last[1]) - allowed
+        jumped = bool((over > 0.0).any())
+        self._recent.append(jumped)
+        if not jumped:
+            self._last = (stamp_s, positions)
+            return None
+        joint = int(np.argmax(over))
+        repeated = sum(self._recent) >= self._limit
+        jump = Jump(joint, float(abs(positions[joint] - self._last[1][joint])), float(allowed[joint]), repeated)
+        if repeated:
+            self._recent.clear()
+            self._last = (stamp_s, positions)
+        return jump
+
+    def forget(self) -> None:
+        self._recent.clear()
+        self._last = None

@@ -1,0 +1,134 @@
+"""What the decision process may be made to run instead of a policy: `load` is 'worker_cases:<function>'.
+
+Each function gets the settings and returns (decide, Loaded), as rdvla_ros.nodes.policy_loading.load_policy does. The
+observation's instruction says what a decision is to do, so that one process can be led through several.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from pathlib import Path
+
+import numpy as np
+
+from rdvla_ros.nodes.worker_messages import Loaded
+from rdvla_ros.types import ActionChunk, Decision, ObservationError, StopReason
+
+ROWS, JOINTS, STEP_S = 8, 14, 0.1
+CAMERAS = (("top", 48, 64), ("left_wrist", 48, 64), ("right_wrist", 48, 64))
+LOADED = Loaded("a case", "one", ROWS, STEP_S, {"rule": "fixed", "length": 5}, tuple(name for name, _, _ in CAMERAS))
+
+
+def decision(observation, **changes):
+    """Towards the mean brightness of the first image, so that what was seen can be read from it."""
+    level = float(np.mean(observation.images["top"])) if observation.images else 0.0
+    values = dict(
+        chunk=ActionChunk(np.tile(observation.positions, (ROWS, 1)) + level / 255.0, STEP_S, observation.stamp_s),
+        refinement=None,
+        timings={"head": 0.001, "total": 0.001},
+        iterations=3,
+        limit=16,
+        threshold=1e-3,
+        change=np.array([np.nan, 0.1, 1e-4]),
+        step_change=np.full(ROWS, 1e-4),
+        stop_reason=StopReason.CONVERGED,
+        converged=True,
+    )
+    return Decision(**{**values, **changes})
+
+
+_decided = []
+
+
+def calm(observation):
+    """A legal motion of a few hundredths of a radian, another one every time; grippers half open."""
+    _decided.append(1)
+    rows = np.tile(observation.positions, (ROWS, 1))
+    rows += 0.01 * np.sin(np.arange(1, ROWS + 1)[:, None] / 3 + len(_decided)) * np.linspace(0.5, 1.0, JOINTS)
+    rows[:, [6, 13]] = 0.25
+    return decision(observation, chunk=ActionChunk(rows, STEP_S, observation.stamp_s))
+
+
+def led(settings):
+    return (lambda observation, deadline_s, executed_steps: COMMANDS.get(observation.instruction, calm)(observation)), LOADED
+
+
+def failing_load(settings):
+    raise ObservationError("expected something else")
+
+
+def hanging_load(settings):
+    time.sleep(3600)
+
+
+def changing_load(settings):
+    """Another identity every time: the file that counts the loads lies in settings['folder']."""
+    count = Path(settings["folder"]) / "loads"
+    count.write_text(count.read_text() + "x" if count.exists() else "x")
+    return led(settings)[0], Loaded(**{**vars(LOADED), "identity": count.read_text()})
+
+
+def out_of_torch_memory(observation):
+    """More than any machine has: torch's own allocator says no."""
+    import torch
+
+    torch.empty(1 << 48, dtype=torch.uint8)
+
+
+def over_the_limit(observation):
+    np.ones(2 << 30, np.uint8)  # 2 GiB, under a limit of less
+
+
+_tried = []
+
+
+def out_of_memory_once(observation):
+    import torch
+
+    _tried.append(1)
+    if len(_tried) % 2:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return decision(observation)
+
+
+def device_lost(observation):
+    raise RuntimeError("CUDA error: device-side assert triggered")
+
+
+def bad_input(observation):
+    raise ObservationError("the words are unknown")
+
+
+def ends(observation):
+    raise SystemExit("a library gives up")
+
+
+def crashes(observation):
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def holds_the_interpreter(observation):
+    """No signal handler, no thread of Python's ever runs again."""
+    import ctypes
+
+    ctypes.PyDLL(None).sleep(3600)
+
+
+COMMANDS = {
+    "go": decision,
+    "calm": calm,
+    "oom": out_of_torch_memory,
+    "over the limit": over_the_limit,
+    "oom once": out_of_memory_once,
+    "device lost": device_lost,
+    "bad input": bad_input,
+    "exit": ends,
+    "crash": crashes,
+    "hang": holds_the_interpreter,
+    "slow": lambda observation: (time.sleep(0.3), decision(observation))[1],
+    "nan": lambda observation: decision(
+        observation, chunk=ActionChunk(np.full((ROWS, JOINTS), np.nan), STEP_S, observation.stamp_s), change=np.array([np.inf])
+    ),
+}
