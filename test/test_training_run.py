@@ -18,7 +18,7 @@ from rdvla_ros.learning.config import Augmentation, TrainConfig, TrainingError
 from rdvla_ros.learning.dataset import Wanted, build_cache, open_cache, shuffled_batch
 from rdvla_ros.learning.parallel import Team
 from rdvla_ros.learning.recurrence import DepthSampler, unroll
-from rdvla_ros.learning.trainer import build_model, load_state
+from rdvla_ros.learning.trainer import Trainer, build_model, load_state
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.model.normalization import fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
@@ -109,6 +109,45 @@ def test_gradients_of_two_processes_are_averaged_for_every_parameter():
     assert gradients == [[0.5] * 3, [[0.5, 0.5], [0.5, 0.5]]]
     assert weights == [[2.0, 2.0], 0.5]
     assert answer is False  # what rank 0 says
+
+
+def _gradient(folder, cache, team):
+    """Of one batch, shared among the team; nothing drawn, so that only the sharing differs."""
+    frames = _cache(folder, cache)
+    relative = relative_columns("relative", robot().joint_names, robot().gripper_joints)
+    space = fit_action_space(relative, frames.positions, frames.labels[:, :8])
+    tokenizer = WordTokenizer.from_instructions(frames.instructions, 8)
+    config = tiny_config()
+    trainer = Trainer(config, space, tokenizer, team)
+    head = trainer.model.head
+    head.initial_state = lambda count, generator=None: head.gamma_init * torch.ones(count, 8, 16)
+    maker = BatchMaker(frames, space, tokenizer, config.augmentation, 8)
+    batch = maker.make(np.arange(8)[team.rank :: team.size])
+    loss, auxiliary = trainer._losses(batch, 5, np.random.default_rng(0))
+    (loss[0] + auxiliary).backward()
+    team.average_gradients(trainer.parameters)
+    return torch.cat([torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in trainer.parameters])
+
+
+def _share_of_a_batch(rank, port, folder, cache, queue):
+    torch.set_num_threads(1)
+    team = Team.join(rank, 2, port)
+    gradient = _gradient(folder, cache, team)
+    if rank == 0:
+        queue.put(gradient.tolist())
+    team.leave()
+
+
+def test_two_processes_have_the_gradient_of_one(data, tmp_path):
+    alone = _gradient(data, tmp_path / "cache", Team())
+    context = torch.multiprocessing.get_context("spawn")
+    queue = context.SimpleQueue()
+    arguments = (training.free_port(), data, tmp_path / "cache", queue)
+    process = torch.multiprocessing.spawn(_share_of_a_batch, arguments, nprocs=2, join=False)
+    together = torch.tensor(queue.get())
+    process.join()
+    assert alone.abs().max() > 1e-3
+    torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-4)
 
 
 def test_depths_follow_the_mixture():
