@@ -24,7 +24,8 @@ def stop(
 
     start: what the controller follows at lead_s. The acceleration changes evenly to a plateau, stays, and changes evenly to
     zero; the three times are common to all joints, so that from an unaccelerated start the arms slow down along their path.
-    A joint that would leave its position limits in that time comes to rest earlier, as fast as it may.
+    A joint that would leave its position limits in that time, or go on accelerating beyond its speed, comes to rest earlier, as
+    fast as it may.
     Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
     """
     times_s, positions, velocities = _braking(start, limits, longest_s)
@@ -32,8 +33,9 @@ def stop(
     beyond = (peaks["lower"] < np.minimum(limits.lower, start.position)) | (
         peaks["upper"] > np.maximum(limits.upper, start.position)
     )
+    beyond |= peaks["velocity"] > np.maximum(limits.velocity, np.abs(start.velocity))
     if beyond.any():
-        alone = {j: _braking(_joint(start, j), limits.select([j]), longest_s) for j in np.flatnonzero(beyond)}
+        alone = {j: _braking(_joint(start, j), limits.select([j]), longest_s, slows=True) for j in np.flatnonzero(beyond)}
         whole = times_s, positions, velocities
         times_s = np.unique(np.concatenate([times_s, *(part[0] for part in alone.values())]))
         positions, velocities, _ = cubic.sample(*whole, times_s)
@@ -47,9 +49,11 @@ def _joint(state: Reference, joint: int) -> Reference:
     return Reference(*(getattr(state, field)[[joint]] for field in ("position", "velocity", "acceleration")))
 
 
-def _braking(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times (N,) from the start, positions and velocities (N, J) of the shortest common stop."""
-    phases, plateau = _stop_phases(start, limits, longest_s)
+def _braking(
+    start: Reference, limits: JointLimits, longest_s: float, *, slows: bool = False
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Times (N,) from the start, positions and velocities (N, J) of the shortest common stop. slows: the speed is limited too."""
+    phases, plateau = _stop_phases(start, limits, longest_s, slows)
     states, times_s = [(start.position, start.velocity)], [0.0]
     q, v, a = start.position, start.velocity, start.acceleration
     for duration, end in zip(phases, (plateau, plateau, np.zeros_like(plateau)), strict=True):
@@ -66,7 +70,7 @@ def _braking(start: Reference, limits: JointLimits, longest_s: float) -> tuple[n
     return np.round(times_s, 6), positions, velocities
 
 
-def _stop_phases(start: Reference, limits: JointLimits, longest_s: float) -> tuple[np.ndarray, np.ndarray]:
+def _stop_phases(start: Reference, limits: JointLimits, longest_s: float, slows: bool) -> tuple[np.ndarray, np.ndarray]:
     """(3,) durations of the shortest legal stop on a grid of 5 ms, and its plateau acceleration (J,)."""
     grid = 0.005
     count = int(round(longest_s / grid))
@@ -82,7 +86,19 @@ def _stop_phases(start: Reference, limits: JointLimits, longest_s: float) -> tup
             np.abs(plateau) / ramp[:, None] / limits.jerk,
         ]
     ).max(axis=1)
+    if slows:
+        share = np.maximum(share, _top_speed(start, plateau, ramp[:, None], limits))
     total = 2 * ramp + flat
     legal = share <= 1.0
     best = np.lexsort((share, total if legal.any() else share, ~legal))[0]
     return np.array([ramp[best], flat[best], ramp[best]]), plateau[best]
+
+
+def _top_speed(start: Reference, plateau: np.ndarray, ramp: np.ndarray, limits: JointLimits) -> np.ndarray:
+    """(C,) largest share of the speed limits while the acceleration goes from the start's to the plateau; a start that is too
+    fast counts as 1."""
+    v, a = start.velocity, start.acceleration
+    change = plateau - a
+    until = np.where(a * v > 0.0, ramp * -a / np.where(change == 0.0, -np.inf, change), 0.0)  # the acceleration is zero then
+    top = v + np.clip(until, 0.0, ramp) * a / 2
+    return (np.abs(top) / np.maximum(limits.velocity, np.abs(v))).max(axis=1)
