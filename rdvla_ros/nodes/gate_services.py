@@ -5,10 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rclpy.node import Node
+from rclpy.qos import QoSProfile
 
 from rdvla_ros.nodes.gate_authority import Authority
 from rdvla_ros.nodes.side import Side
 from rdvla_ros.srv import Hold, Resume, SetMode
+
+# By default a service keeps the last 10 requests, and whoever's was pushed out by others waits for ever.
+QOS = QoSProfile(depth=1000)
 
 
 class GateServices:
@@ -29,7 +33,7 @@ class GateServices:
             (SetMode, "set_mode", self._on_set_mode),
         ):
             # the full name, with the remappings that the first node was given
-            side.node.create_service(kind, main.resolve_service_name(f"~/{name}"), safe(handle))
+            side.node.create_service(kind, main.resolve_service_name(f"~/{name}"), safe(handle), qos_profile=QOS)
 
     def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
         modes = self._authority.modes
