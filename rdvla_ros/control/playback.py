@@ -57,8 +57,8 @@ class Samples:
 
 
 class Playback:
-    """follows: the old path is followed until the new one's time base, as on master; otherwise it is forgotten at once, as on
-    Humble, Jazzy and Kilted."""
+    """follows: the old path, where there is one, is followed until the new one's time base, as on master; otherwise it is
+    forgotten at once, as on Humble, Jazzy and Kilted."""
 
     def __init__(self, position: np.ndarray, *, begin_s: float = 0.0, follows: bool = False, rate_hz: float = RATE_HZ):
         position = np.asarray(position, dtype=np.float64)
@@ -81,7 +81,7 @@ class Playback:
         """A motion has arrived, after what `advance` gave last: from the next update on it counts."""
         now_s = self._begin_s + self._tick / self._rate_hz
         begin_s, offset_s = now_s, base_s
-        if self._follows:  # a stamp that has passed means now, and nothing is skipped
+        if self._follows and len(self._times_s) > 1:  # a stamp that has passed means now, and nothing is skipped
             begin_s = offset_s = max(base_s, now_s)
         due_s = offset_s + motion.times_s
         ahead = due_s > begin_s

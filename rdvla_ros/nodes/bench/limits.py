@@ -96,8 +96,8 @@ def _save(options: argparse.Namespace, streams: int, tally: Tally, seconds: floa
 def _summary(tally: Tally, out: Path) -> str:
     shares = ", ".join(f"{what} {share:.4f}" for what, share in tally.largest.items())
     return (
-        f"{tally.chunks} chunks ({tally.followed} followed, {tally.refused} refused, {tally.refused_by_gate} refused by the gate, "
-        f"{tally.waited} during a hold), {tally.holds} holds, {tally.samples / 1000:.0f} s at 1 kHz: "
+        f"{tally.chunks} chunks ({tally.followed} followed, {tally.refused} refused, {tally.refused_by_gate} refused by the "
+        f"gate, {tally.waited} during a hold), {tally.holds} holds, {tally.samples / 1000:.0f} s at 1 kHz: "
         f"{len(tally.violations)} violations\n"
         f"largest share of each limit: {shares}\nsaved in {out}"
     )

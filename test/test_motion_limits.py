@@ -1,0 +1,133 @@
+"""What goes on the wire, put out by the controllers at 1 kHz, keeps every limit: over random chunks, seams, holds and stops."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from rdvla_ros.control.followed import MOVED_S, Present
+from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.playback import Playback
+from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.nodes.bench import limits as bench
+from rdvla_ros.nodes.bench.streams import Stream, run
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.controller import JointTrajectoryController, Points
+from rdvla_ros.types import TrajectoryError
+
+ROBOT = RobotDescription.load(Path(__file__).parent.parent / "config" / "aloha_sim.yaml")
+LIMITS = JointLimits.of_robot(ROBOT)
+MIDDLE = (LIMITS.lower + LIMITS.upper) / 2
+ARM = np.array([name not in ROBOT.gripper_joints for name in ROBOT.joint_names])
+
+
+def test_ten_thousand_random_cases_exceed_no_limit_at_1_khz(tmp_path):
+    """Chunks and holds; half of them on controllers of Humble, Jazzy and Kilted, half on master's."""
+    out = tmp_path / "limits.json"
+    assert bench.main(["--cases", "10000", "--processes", "2", "--out", str(out)]) == 0
+    tally = json.loads(out.read_text())["tally"]
+    assert tally["violations"] == [] and tally["chunks"] + tally["holds"] >= 9900
+    followed = tally["chunks"] - tally["refused"] - tally["refused_by_gate"] - tally["waited"]
+    assert followed > 0.6 * tally["chunks"] and tally["holds"] > 300, "refusing everything would exceed no limit either"
+    assert tally["refused"] > 100, "some of them cannot be made legal"
+    assert tally["refused_by_gate"] == 0, "what the policy plans the gate passes"
+    assert all(0.9 < share <= 1.0 for share in tally["largest"].values()), "the limits are used, so they are tested"
+
+
+def test_a_seam_that_looks_at_nothing_is_found_out():
+    """The measure itself: rows as they are, past the gate, go beyond the acceleration and the jerk."""
+    rows = MIDDLE + 0.1 * LIMITS.velocity * ARM * np.array([[1.0], [1.5], [3.0], [3.0]])
+    arms = Playback(MIDDLE)
+    arms.accept(Trajectory(LIMITS.names, 0.1 * (np.arange(4) + 1), rows, np.zeros_like(rows)), 0.0)
+    shares = arms.advance(1.0).shares(LIMITS)
+    assert shares["position"] <= 1.0 < min(shares["velocity"], shares["acceleration"], shares["jerk"])
+
+
+def test_a_step_of_the_acceleration_at_a_seam_counts_as_jerk():
+    """Two cubics that each keep the limits, joined a little off."""
+    first = plan(MIDDLE + 0.02 * ARM * (np.arange(8) + 1)[:, None], start=Reference.at_rest(MIDDLE), **how())
+    arms = Playback(MIDDLE)
+    arms.accept(first, 0.0)
+    before = arms.advance(0.3)
+    assert before.shares(LIMITS)["jerk"] <= 1.0
+    late = first.at(0.35)
+    arms.accept(replace(first, times_s=np.array([0.05, 0.6]), positions=np.stack([late.position + 0.002 * ARM, late.position]),
+                        velocities=np.stack([late.velocity, 0 * late.velocity])), 0.3)  # fmt: skip
+    assert type(before).joined([before, arms.advance(0.34)]).shares(LIMITS)["jerk"] > 1.0
+
+
+def how(**changes):
+    return {"step_s": 0.1, "elapsed_s": 0.0, "horizon": 8, "limits": LIMITS, "options": PlanOptions(), **changes}
+
+
+def test_a_case_depends_on_its_seed_only():
+    assert run(ROBOT, 5, 6) == run(ROBOT, 5, 6) != run(ROBOT, 6, 6)
+
+
+def test_a_stopped_run_is_continued_where_it_ended(tmp_path, monkeypatch):
+    monkeypatch.setattr(bench, "PER_JOB", 1)
+    whole, parts = tmp_path / "whole.json", tmp_path / "parts.json"
+    bench.main(["--cases", "60", "--processes", "1", "--out", str(whole)])
+    bench.main(["--cases", "40", "--processes", "1", "--out", str(parts)])
+    bench.main(["--cases", "60", "--processes", "1", "--resume", "--out", str(parts)])
+    assert json.loads(whole.read_text())["tally"] == json.loads(parts.read_text())["tally"]
+
+
+@pytest.mark.parametrize("variant", ["jazzy", "master"])
+def test_the_playback_of_the_bench_is_what_the_simulated_controllers_put_out(variant):
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        fast = Playback(MIDDLE, follows=variant == "master")
+        slow = JointTrajectoryController(LIMITS.names, MIDDLE, variant=variant)
+        slow.update(0.0)  # it has begun before the first message comes
+        last, put_out, expected, tick = MIDDLE, [], [], 0
+        fast.advance(0.001)
+        for arrival in np.cumsum(rng.integers(5, 400, 6)):
+            put_out.append(fast.advance(0.001 * arrival).position)
+            expected += [slow.update(0.001 * k).position for k in range(tick + 1, arrival)]
+            tick = arrival - 1
+            times_s = np.cumsum(np.round(rng.uniform(0.02, 0.2, 4), 6))
+            positions = last + 0.1 * rng.standard_normal((4, 14))
+            velocities = rng.standard_normal((4, 14)) * np.array([1, 1, 1, 0])[:, None]
+            base_s = round(0.001 * arrival + rng.uniform(-0.03, 0.03), 6)
+            fast.accept(Trajectory(LIMITS.names, times_s, positions, velocities), base_s)
+            assert slow.accept(Points(LIMITS.names, base_s, times_s, positions, velocities), 0.001 * arrival)
+            last = positions[-1]
+        np.testing.assert_allclose(np.concatenate(put_out), np.stack(expected), atol=1e-9)
+
+
+def test_a_chunk_that_cannot_be_made_legal_leaves_the_running_motion_alone():
+    wild = MIDDLE + np.random.default_rng(0).choice([-0.5, 0.5], (8, 1)) * ARM
+    with pytest.raises(TrajectoryError):
+        plan(wild, start=Reference.at_rest(wild[0]), **how(options=PlanOptions(longest_stretch=1.5)))
+    stream = Stream(ROBOT, 0, seam=Refusing())
+    for _ in range(10):
+        stream.chunk()
+    tally = stream.finish()
+    assert tally.refused == tally.chunks and tally.largest["velocity"] == 0.0
+
+
+class Refusing:
+    def plan(self, targets, **how):
+        raise TrajectoryError("no.")
+
+
+def test_time_is_stretched_before_anything_is_clipped():
+    """Rows twice as fast as the joints may move: all are reached, in at least twice the time, and no joint leaves the path."""
+    speed = 0.9 * LIMITS.velocity * ARM
+    rows = MIDDLE + 2.0 * speed * 0.05 * (np.arange(4) + 1)[:, None]
+    start = Reference(MIDDLE, speed, np.zeros_like(speed))
+    motion = plan(rows, start=start, **how(step_s=0.05, options=PlanOptions(may_lag=ROBOT.gripper_joints)))
+    gone = (motion.sample(np.linspace(motion.times_s[0], motion.duration_s, 200))[0] - MIDDLE)[:, ARM] / (rows[-1] - MIDDLE)[ARM]
+    assert motion.duration_s - PlanOptions().stop_s > 0.37
+    np.testing.assert_allclose(gone, gone[:, :1].repeat(ARM.sum(), axis=1), atol=0.02)
+    assert gone.max() > 0.98
+
+
+def test_after_a_hold_nothing_is_joined_until_the_arms_rest():
+    """A report says position and velocity, and no acceleration."""
+    tolerance = MOVED_S * LIMITS.velocity
+    assert not Present(MIDDLE, 0 * MIDDLE, tolerance, 0.0, commanded=True).moving
+    assert Present(MIDDLE, 1e-3 * LIMITS.velocity, tolerance, 0.0, commanded=True).moving
