@@ -230,6 +230,13 @@ def test_a_resumed_run_keeps_its_statistics(data, tmp_path):
     assert after.action_std is not None
 
 
+def test_a_device_that_is_not_there_is_named(data, tmp_path):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    with pytest.raises(TrainingError, match="device 'cuda': expected cpu or cuda.*no CUDA device.*--device cpu"):
+        training.train(tiny_config(), [data], tmp_path / "run", robot(), resume=False, team=Team(), device="cuda")
+
+
 def test_a_run_of_another_size_is_not_resumed(data, tmp_path):
     _run(data, tmp_path / "run", steps=2)
     before = (tmp_path / "run" / training.STATE).read_bytes()

@@ -26,6 +26,11 @@ class Batch:
     far: Tensor
     phase: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
+        rest = (self.input_ids, self.proprio, self.target, self.far, self.phase)
+        return Batch(images, *(tensor.to(device, non_blocking=True) for tensor in rest))
+
 
 class BatchMaker:
     """Picks observations out of `frames` and prepares them; with a generator, varied by `augmentation`."""

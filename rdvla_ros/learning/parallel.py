@@ -23,7 +23,12 @@ class Team:
     def join(cls, rank: int, size: int, port: int) -> Team:
         """Started by `spawn` below."""
         if size > 1:
-            dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=size)
+            dist.init_process_group(
+                "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo",
+                init_method=f"tcp://127.0.0.1:{port}",
+                rank=rank,
+                world_size=size,
+            )
         return cls(rank, size)
 
     @classmethod
@@ -31,7 +36,7 @@ class Team:
         """Started by torchrun (its environment variables are set), else None."""
         if "WORLD_SIZE" not in os.environ or "RANK" not in os.environ:
             return None
-        dist.init_process_group("gloo")
+        dist.init_process_group("cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo")
         return cls(dist.get_rank(), dist.get_world_size())
 
     @property

@@ -74,9 +74,9 @@ def chunk_loss(
 def error_by_depth(model: RDVLA, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int]) -> dict[int, float]:
     """Mean absolute error (normalised) of the chunks after so many iterations, from drawn scratchpads."""
     head, sums = model.head, dict.fromkeys(depths, 0.0)
-    generator = torch.Generator().manual_seed(0)
+    generator = torch.Generator(head.device).manual_seed(0)
     for part in np.array_split(indices, max(1, len(indices) // 64)):
-        batch = maker.make(part)
+        batch = maker.make(part).to(head.device)
         context = model.encode(batch.images, batch.input_ids, batch.proprio)
         state = head.initial_state(len(part), generator)
         for depth in range(1, max(depths) + 1):

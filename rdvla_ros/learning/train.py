@@ -39,10 +39,11 @@ def train(
     team: Team,
     stop_at: float = float("inf"),
     begin_with: Path | None = None,
+    device: str = "cpu",
 ) -> Path:
     """Run to config.steps, or until the wall clock passes stop_at [s]; returns the policy's folder.
 
-    begin_with: checkpoint folder whose weights a new run begins with.
+    begin_with: checkpoint folder whose weights a new run begins with. device: of torch.
     """
     output.mkdir(parents=True, exist_ok=True)
     cameras = config.model.cameras
@@ -61,7 +62,7 @@ def train(
         if saved
         else WordTokenizer.from_instructions(frames.instructions, config.model.max_words)
     )
-    trainer = Trainer(config, space, tokenizer, team)
+    trainer = Trainer(config, space, tokenizer, team, device)
     if saved:
         trainer.restore(saved["trainer"])
     elif begin_with is not None:
@@ -223,9 +224,9 @@ class _Run:
 def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:
     torch.set_num_threads(threads)
     team = Team.join(rank, size, port)
-    config, data, output, robot, resume, stop_at, begin_with = arguments
+    *positional, options = arguments
     try:
-        train(config, data, output, robot, resume=resume, team=team, stop_at=stop_at, begin_with=begin_with)
+        train(*positional, team=team, **options)
     finally:
         team.leave()
 
@@ -242,8 +243,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--average-every", type=int, help="steps that each process goes on its own (1: none)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
-    parser.add_argument("--processes", type=int, default=min(2, os.cpu_count() or 1))
+    parser.add_argument("--processes", type=int, default=None, help="default: 2, on a GPU 1")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda; with torchrun, each process takes the device of its rank")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args(argv)
     names = ("steps", "decay_steps", "batch_size", "average_every")
@@ -251,19 +253,26 @@ def main(argv: list[str] | None = None) -> int:
     config = TrainConfig.load(arguments.config, overrides)
     stop_at = time.time() + 60 * arguments.minutes
     robot = RobotDescription.load(arguments.robot)
-    job = (config, arguments.data, arguments.output, robot, arguments.resume, stop_at, arguments.initialise)
+    processes = arguments.processes or (min(2, os.cpu_count() or 1) if arguments.device == "cpu" else 1)
+    options = {
+        "resume": arguments.resume,
+        "stop_at": stop_at,
+        "begin_with": arguments.initialise,
+        "device": arguments.device,
+    }
+    job = (config, arguments.data, arguments.output, robot, options)
     team = Team.from_torchrun()
     if team is not None:
         torch.set_num_threads(arguments.threads)
-        train(*job[:4], resume=arguments.resume, team=team, stop_at=stop_at, begin_with=arguments.initialise)
+        if arguments.device == "cuda":
+            options["device"] = f"cuda:{os.environ['LOCAL_RANK']}"
+        train(*job[:4], team=team, **options)
         team.leave()
-    elif arguments.processes == 1:
+    elif processes == 1:
         _process(0, 1, 0, arguments.threads, job)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-        torch.multiprocessing.spawn(
-            _process, (arguments.processes, free_port(), arguments.threads, job), nprocs=arguments.processes
-        )
+        torch.multiprocessing.spawn(_process, (processes, free_port(), arguments.threads, job), nprocs=processes)
     return 0
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import os
 from collections.abc import Sequence
@@ -78,12 +79,15 @@ class StepResult:
 class Trainer:
     """Everything random in a step follows from (seed, step, rank), so a resumed run takes the very steps of an unbroken one."""
 
-    def __init__(self, config: TrainConfig, space: ActionSpace, tokenizer: WordTokenizer, team: Team):
+    def __init__(
+        self, config: TrainConfig, space: ActionSpace, tokenizer: WordTokenizer, team: Team, device: str | torch.device = "cpu"
+    ):
         torch.manual_seed(config.seed)
+        self.device = usable_device(device)
         self.config, self.space, self.tokenizer, self.team = config, space, tokenizer, team
         width = len(space.relative)
-        self.model = build_model(config, tokenizer, width).to(memory_format=torch.channels_last)
-        self.auxiliary = AuxiliaryHead(config.model.hidden_dim, width, AUXILIARY_PHASES)
+        self.model = build_model(config, tokenizer, width).to(self.device, memory_format=torch.channels_last)
+        self.auxiliary = AuxiliaryHead(config.model.hidden_dim, width, AUXILIARY_PHASES).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
         matrices = [p for p in self.parameters if p.ndim >= 2]
@@ -106,7 +110,7 @@ class Trainer:
         common = np.random.default_rng((config.seed, step, 2))
         depth = config.depth.draw(common)
         self.model.train()
-        loss, auxiliary = self._losses(batch, depth, common)
+        loss, auxiliary = self._losses(batch.to(self.device), depth, common)
         (loss[0] + config.auxiliary_weight * auxiliary).backward()
         if config.average_every == 1:
             self.team.average_gradients(self.parameters)
@@ -133,10 +137,9 @@ class Trainer:
         return self.step % self.config.average_every == 0
 
     def _losses(self, batch: Batch, depth: int, rng: np.random.Generator):
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)) + self.team.rank)
+        generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)) + self.team.rank)
         head, config = self.model.head, self.config
-        # The written-out attention: its backward pass is several times as fast on a CPU at these sizes.
-        with sdpa_kernel(SDPBackend.MATH), self._precision():
+        with self._attention(), self._precision():
             task, latents = self.model.backbone(batch.images, batch.input_ids, head.config.context_layers)
             context = head.encode(task, latents, batch.proprio)
             state = head.initial_state(len(batch.proprio), generator)
@@ -147,8 +150,12 @@ class Trainer:
             auxiliary = auxiliary_loss(self.auxiliary, top, batch.far, batch.phase)
         return loss, auxiliary
 
+    def _attention(self):
+        # The written-out attention: its backward pass is several times as fast on a CPU at these sizes.
+        return sdpa_kernel(SDPBackend.MATH) if self.device.type == "cpu" else contextlib.nullcontext()
+
     def _precision(self):
-        return torch.autocast("cpu", torch.bfloat16, enabled=self.config.precision == "bfloat16")
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16")
 
     @torch.no_grad()
     def _follow(self) -> None:
@@ -187,6 +194,20 @@ class Trainer:
                 "Resume with the configuration it was started with, or start another run with --initialise."
             ) from error
         self.step = state["step"]
+
+
+def usable_device(name: str | torch.device) -> torch.device:
+    """TrainingError where this machine does not have it."""
+    try:
+        device = torch.device(name)
+        torch.zeros(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        count = torch.cuda.device_count()
+        found = f"{count} CUDA devices" if count else "no CUDA device"
+        raise TrainingError(
+            f"device '{name}': expected cpu or cuda, this machine has {found} ({error}). Try --device cpu."
+        ) from error
+    return device
 
 
 def save_state(path: Path, state: dict) -> None:
