@@ -70,6 +70,7 @@ class Rig:
         self.executor.add_node(self.policy)
         self.executor.add_node(node)
         self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}
+        self.still, self.spoil_image, self.spoil_joints = False, lambda camera, message: None, lambda arm, message: None
         self.silent, self.positions, self.delay_s = set(), {arm.name: HOME.copy() for arm in ROBOT.arms}, 0.0
         self.images = {camera.topic: node.create_publisher(Image, camera.topic, 1) for camera in ROBOT.cameras}
         self.joints = {
@@ -87,10 +88,12 @@ class Rig:
 
     def publish_images(self):
         stamp = self.stamp()
+        self.pixels[0] = self.pixels[0] if self.still else (self.pixels[0] + 1) % 256
         for camera in ROBOT.cameras:
             if camera.topic not in self.silent:
                 message = Image(height=240, width=320, step=960, encoding="rgb8", data=self.pixels)
                 message.header.stamp, message.header.frame_id = stamp, camera.frame_id
+                self.spoil_image(camera, message)
                 self.images[camera.topic].publish(message)
 
     def publish_joints(self):
@@ -98,6 +101,7 @@ class Rig:
             if arm.joint_states_topic not in self.silent:
                 message = JointState(name=list(arm.joint_names), position=self.positions[arm.name].tolist())
                 message.header.stamp = self.stamp()
+                self.spoil_joints(arm, message)
                 self.joints[arm.joint_states_topic].publish(message)
 
     def spin(self, seconds):
@@ -123,6 +127,33 @@ class Rig:
         assert self.change(Transition.TRANSITION_CONFIGURE), self.log
         assert self.change(Transition.TRANSITION_ACTIVATE)
         return self
+
+    def moving(self):
+        """Start, if that is still to be done, and wait for motions that follow from here on."""
+        if self.state() != ACTIVE:
+            self.start()
+        count = len(self.sent["right"])
+        assert self.until(lambda: len(self.sent["right"]) >= count + 2), self.log
+        return self
+
+    def rests(self, seconds=0.5):
+        """No motion is sent for a while; one that is on its way does not count."""
+        self.spin(0.2)
+        count = sum(map(len, self.sent.values()))
+        self.spin(seconds)
+        return sum(map(len, self.sent.values())) == count
+
+    def holds(self, words):
+        """Both arms come to rest for a reason with these words, and nothing follows."""
+        assert self.until(lambda: self.line("Hold: ", words)), self.log
+        assert self.rests(), "nothing follows a hold"
+        ends = {name: conversions.trajectory(messages[-1]) for name, messages in self.sent.items() if messages}
+        return all(not motion.velocities[-1].any() for motion in ends.values())
+
+    def line(self, *words, severity=""):
+        """The first line of the log that has all the words; empty where there is none."""
+        lines = (line for line in self.lines() if line.startswith(f"[{severity}"))
+        return next((line for line in lines if all(word in line for word in words)), "")
 
     def state(self):
         return self.policy._state_machine.current_state[0]

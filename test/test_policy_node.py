@@ -176,7 +176,7 @@ def test_a_stale_observation_makes_no_decision(make_rig):
     rig = make_rig()
     rig.delay_s = 0.6
     rig.start()
-    assert rig.until(lambda: rig.said("The newest set of inputs is 0.6"), 5.0)
+    assert rig.until(lambda: rig.said("No decision: the observation is 0.6"), 5.0)
     assert not rig.decisions and not rig.sent["left"]
 
 

@@ -95,14 +95,15 @@ class Schedule:
         """The controllers follow something else, or nothing, since a hold or a start: only the measured state counts."""
         self._sent = []
 
-    def handover(self, now_s: float, present: Present) -> Handover:
-        """When to send the next motion, and where it leaves what the controllers follow."""
-        points_s = np.empty(0)
-        if self._sent and not present.departs(self._sent[-1].trajectory, self._sent[-1].base_s):
+    def handover(self, now_s: float, present: Present | None) -> Handover:
+        """When to send the next motion, and where it leaves what the controllers follow. present None: it is not known, and
+        they are believed to follow what was sent; so in `reference`, while something was."""
+        points_s, sent = np.empty(0), self._sent[-1:]
+        if sent and not (present and present.departs(sent[0].trajectory, sent[0].base_s)):
             points_s = self._sent[-1].base_s + self._sent[-1].trajectory.times_s
         return handover(now_s, self._lead_s, points_s)
 
-    def reference(self, at_s: float, present: Present) -> Reference:
+    def reference(self, at_s: float, present: Present | None) -> Reference:
         """What the controllers follow at at_s; the next motion leaves it there.
 
         It is the motion sent last, or its last point at rest, unless the present says that something else moved the arms.

@@ -164,8 +164,7 @@ class Deciding:
         decision = asked.future.result()
         self._sequence += 1
         now_s, horizon, note = self._p.now().ros_s, 0, ""
-        doubts = [*decision.notes, *self._doubts(asked, decision)]
-        for text in doubts:
+        for text in (*decision.notes, *self._doubts(asked, decision)):
             self._p.complaints.say(text[:20], f"The decision says: {conversions.printable(text)}")
         if asked.epoch == self._epoch and now_s > asked.begun.ros_s:
             self._p.motions.schedule.latency.add(now_s - asked.begun.ros_s)
@@ -200,13 +199,24 @@ class Deciding:
         values = self._p.values()
         flaws = {name: image_flaw(image) for name, image in asked.observation.images.items()}
         doubts = [f"the image of camera '{name}' is {flaw}" for name, flaw in flaws.items() if flaw]
-        constant = self._constant.see(decision.chunk.positions, asked.observation.positions, asked.seen)
+        fits = not self._misshapen(decision, len(asked.observation.positions))
+        constant = fits and self._constant.see(decision.chunk.positions, asked.observation.positions, asked.seen)
         if decision.stop_reason != StopReason.ITERATION_LIMIT:
             self._unsettled.succeeded()
             self.unsettled = ""
         elif self._unsettled.failed() and values.unsettled_to_pause:
             self.unsettled = f"{self._unsettled.count} decisions in a row had not settled within {decision.limit} iterations."
         return [*doubts, constant] if constant else doubts
+
+    def _misshapen(self, decision: Decision, joints: int) -> str:
+        policy, shape = self._p.keeper.first.result(), decision.chunk.positions.shape
+        expected = (policy.chunk_length, joints)
+        if shape != expected or decision.chunk.step_s != policy.step_s:
+            return (
+                f"Expected a chunk of {expected[0]} steps of {policy.step_s:g} s for {expected[1]} joints, got one of shape "
+                f"{shape} with steps of {decision.chunk.step_s:g} s."
+            )
+        return ""
 
     def _publish(self, decision: Decision, asked: Asked, now_s: float) -> int:
         """Send the arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
@@ -215,6 +225,8 @@ class Deciding:
         if asked.epoch != self._epoch:
             raise TrajectoryError("Not sent: a hold or a new start came during the decision.")
         try:
+            if problem := self._misshapen(decision, len(asked.observation.positions)):
+                raise TrajectoryError(problem)
             rows = self._p.motions.send(decision, now_s, publish_unconverged=self._p.values().publish_unconverged)
         except NotNowError:
             raise

@@ -24,6 +24,8 @@ from rdvla_ros.types import Observation, ObservationError
 
 IMAGE_TYPES = {"raw": Image, "compressed": CompressedImage}
 
+CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for so long
+
 
 def sensor_qos(depth: int) -> QoSProfile:
     """Best effort hears best-effort and reliable publishers; a small depth keeps old data from queueing up."""
@@ -69,7 +71,8 @@ class Inputs:
         on_contradiction: Callable[[str], None],
     ):
         self._node, self._robot, self._checks = node, robot, checks
-        self._on_contradiction = on_contradiction
+        self._clock, self._on_contradiction = clock, on_contradiction
+        self._contradicted = (-np.inf, "")  # when, on the steady clock, and how
         self._frozen = {camera.name: FrozenFrames(checks.frozen_frames) for camera in robot.cameras}
         self._groups = conversions.joint_groups(robot)
         self._subscribers: list[Any] = []
@@ -106,13 +109,18 @@ class Inputs:
             if self._frozen[camera.name].frozen
         ]
 
+    def contradictions(self, now: Moment) -> list[str]:
+        """The last one, until none has come for CONTRADICTED_S."""
+        return [self._contradicted[1]] if now.steady_s - self._contradicted[0] <= CONTRADICTED_S else []
+
     def too_old(self, now: Moment, after_s: float) -> list[str]:
         """One sentence where no set of inputs is younger than after_s, naming the streams that are to blame."""
         matched = self.synchronizer.latest()
         age_s = matched.age_s(now) if matched else np.inf
         if age_s <= after_s:
             return []
-        silent = [f"{s.topic} ({s.reason or f'nothing for {s.for_s:.2f} s'})" for s in self.synchronizer.silent(after_s)]
+        silences = self.synchronizer.silent(after_s / 2) if matched else self.synchronizer.silent(after_s)
+        silent = [f"{s.topic} ({s.reason or f'nothing for {s.for_s:.2f} s'})" for s in silences]
         age = f"is {age_s:.2f} s old" if matched else "does not exist yet"
         who = f"; silent: {', '.join(silent)}" if silent else ""
         return [conversions.printable(f"The newest set of inputs {age}, expected at most {after_s:.2f} s{who}.")]
@@ -187,4 +195,5 @@ class Inputs:
 
     def _refused(self, error: Exception) -> None:
         if isinstance(error, conversions.Contradiction):
-            self._on_contradiction(conversions.printable(str(error)))
+            self._contradicted = (self._clock().steady_s, conversions.printable(str(error)))
+            self._on_contradiction(self._contradicted[1])

@@ -21,7 +21,7 @@ from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ArmStates
 from rdvla_ros.nodes.policy_parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
-from rdvla_ros.types import Decision, StopReason, TrajectoryError
+from rdvla_ros.types import Decision, ObservationError, StopReason, TrajectoryError
 
 
 class NotNowError(TrajectoryError):
@@ -85,8 +85,12 @@ class Motions:
         return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
 
     def stop(self, now_s: float) -> None:
-        """Bring all arms to rest inside their limits, from what they follow."""
-        present = self._arms.present()
+        """Bring all arms to rest inside their limits, from what they follow; called while they move. An arm that is not heard of
+        is taken to do what it was sent."""
+        try:
+            present = self._arms.present()
+        except ObservationError:
+            present = None
         over = self.schedule.handover(now_s, present)
         motion = stop(self.schedule.reference(over.switch_s, present), limits=self._limits, lead_s=over.lead_s)
         motion = replace(motion, before=self.schedule.reference(over.send_s, present), before_s=over.send_s - over.stamp_s)

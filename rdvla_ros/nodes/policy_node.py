@@ -132,7 +132,7 @@ class PolicyNode(LifecycleNode):
         self._max_age_s = values.max_observation_age_s or robot.rates.max_observation_age_s
         self._pause_after_s = values.pause_after_s or self._max_age_s + PAUSE_AFTER_S
         self._keeper = self._started_worker(robot)
-        policy = self._keeper.first.result()
+        policy = self._keeper.loaded(values.load_timeout_s)
         chunk_s = policy.chunk_length * policy.step_s
         if self._max_age_s >= chunk_s:
             raise RdvlaError(
@@ -191,6 +191,7 @@ class PolicyNode(LifecycleNode):
 
     def _take_result(self) -> None:
         if self._deciding:
+            self._look_at_time(self._now())
             self._deciding.take_result()
 
     def _stop_deciding(self) -> None:
@@ -238,10 +239,13 @@ class PolicyNode(LifecycleNode):
         """The arms rest until an operator resumes (without a gate: until the node is activated again)."""
         if not self._active or not self._halts.hold(reason):
             return
-        self.get_logger().error(f"Hold: {conversions.printable(reason)}")
-        self._come_to_rest(reason)
+        self._say_hold(reason)
+        self._come_to_rest()
 
-    def _come_to_rest(self, reason: str) -> None:
+    def _say_hold(self, reason: str) -> None:
+        self.get_logger().error(f"Hold: {conversions.printable(reason)}")
+
+    def _come_to_rest(self) -> None:
         """With a gate, the gate stops the arms, told by the next heartbeat; without one, a motion of our own does."""
         self._deciding.new_epoch() if self._gate else self._complaints.guarded(self._stop_here)()
         if self._gate and self._halts.holding and not self._gate.holds():
@@ -269,27 +273,35 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             self._stall.stood_still_for(now.steady_s)
             return
-        simulated = self.get_parameter("use_sim_time").value
-        if jump := self._clock_watch.look(now.ros_s, now.steady_s, simulated):
+        self._look_at_time(now)
+        began = self._halts.look(self._what_is_wrong(now), now.steady_s)
+        if began == "hold":
+            self._say_hold(self._halts.holding)
+        elif began:
+            self._complaints.say("pause", f"Pause: {conversions.printable(self._halts.pausing)}")
+        if began:
+            self._come_to_rest()
+
+    def _look_at_time(self, now: Moment) -> None:
+        """What was begun before the clock jumped, or before this process stood still, moves nothing."""
+        if jump := self._clock_watch.look(now.ros_s, now.steady_s, self._simulated()):
             self._complaints.say("clock", f"{jump} All inputs and decisions from before are dropped.", "error")
             self._inputs.synchronizer.flush()
             self._deciding.new_epoch()
         if gap_s := self._stall.stood_still_for(now.steady_s):
             self._complaints.say("stall", f"The callbacks stood still for {gap_s:.2f} s; decisions begun before are dropped.")
             self._deciding.new_epoch()
-        began = self._halts.look(self._what_is_wrong(now), now.steady_s)
-        if began:
-            said = f"{'Hold' if began == 'hold' else 'Pause'}: {conversions.printable(self._halts.why_not())}"
-            self._complaints.say(began, said, "error" if began == "hold" else "warning")
-            self._come_to_rest(said)
 
     def _what_is_wrong(self, now: Moment) -> list[str]:
-        wrong = [*self._inputs.too_old(now, self._pause_after_s), *self._inputs.frozen()]
+        wrong = [*self._inputs.contradictions(now), *self._inputs.too_old(now, self._pause_after_s), *self._inputs.frozen()]
         wrong += filter(None, [self._keeper.why_not(), self._deciding.unsettled, self._clock_stands(now), self._apart()])
         return wrong
 
     def _clock_stands(self, now: Moment) -> str:
-        return self._clock_watch.standing(now.steady_s, self.get_parameter("use_sim_time").value)
+        return self._clock_watch.standing(now.steady_s, self._simulated())
+
+    def _simulated(self) -> bool:
+        return bool(self.get_clock().ros_time_is_active)
 
     def _apart(self) -> str:
         """Streams whose clocks differ: told while the arms move, and no reason to stop them; but none to start them either."""

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from concurrent.futures import Future
 
 from rdvla_ros.nodes.worker import ProcessWorker
-from rdvla_ros.nodes.worker_messages import Loaded
+from rdvla_ros.nodes.worker_messages import Loaded, WorkerLost
 from rdvla_ros.types import Observation
 
 LONGEST_WAIT_S = 30.0  # between two starts, when they fail again and again
@@ -32,6 +32,15 @@ class WorkerKeeper:
         self._started_s = now_s
         self.first = self._worker.loaded
         self.starts = 1
+
+    def loaded(self, timeout_s: float) -> Loaded:
+        """Waits for the first load: WorkerError says why it failed, WorkerLost that it ended or takes too long."""
+        try:
+            return self.first.result(timeout_s)
+        except TimeoutError:
+            raise WorkerLost(
+                f"Loading the policy was expected to take at most {timeout_s:g} s (parameter load_timeout_s) and has not ended."
+            ) from None
 
     def why_not(self) -> str:
         """Why no decision can be asked for now, in one sentence; empty when one can."""

@@ -1,0 +1,412 @@
+"""Faults of cameras and joint states: the policy node (and the gate where it decides) over DDS. One test per row."""
+
+import contextlib
+import struct
+import tracemalloc
+
+import numpy as np
+import pytest
+
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
+
+from gate_rig import GateRig
+from lifecycle_msgs.msg import Transition
+from policy_rig import HOME, ROBOT
+from sensor_msgs.msg import CompressedImage, Image, JointState
+
+from rdvla_ros.control.input_quality import FrozenFrames, JointJumps, digest, image_flaw
+from rdvla_ros.nodes import conversions
+from rdvla_ros.robot import Camera
+from rdvla_ros.types import ObservationError
+
+TOP = ROBOT.cameras[0].topic
+LEFT, RIGHT = ROBOT.arms
+QUICK = {"pause_after_s": 0.5, "healthy_s": 0.3}
+
+
+def again(rig):
+    """An operator starts it anew."""
+    assert rig.change(Transition.TRANSITION_DEACTIVATE) and rig.change(Transition.TRANSITION_ACTIVATE)
+    return rig.moving()
+
+
+# cameras
+
+
+def test_row_01_a_camera_silent_for_a_moment_pauses_both_arms_and_ends_by_itself(make_rig):
+    rig = make_rig(**QUICK).moving()
+    rig.silent.add(TOP)
+    assert rig.until(lambda: rig.line("Pause: ", TOP, severity="WARN")), rig.log
+    rig.spin(0.1)
+    used = {(d.observation_stamp.sec, d.observation_stamp.nanosec) for d in rig.decisions}
+    assert len(used) == len(rig.decisions), "no observation is decided on twice"
+    for messages in rig.sent.values():  # the stop, or a motion that had ended
+        motion = conversions.trajectory(messages[-1])
+        assert motion.duration_s <= 8 * 0.1 + 0.5 + 1e-6 and not motion.velocities[-1].any()
+    assert rig.rests()
+    rig.silent.clear()
+    rig.moving()
+    assert not rig.line("Hold: ")
+
+
+def test_row_02_a_camera_silent_for_good_holds_until_somebody_starts_again(make_rig):
+    rig = make_rig(**QUICK, longest_pause_s=0.5).moving()
+    rig.silent.add(TOP)
+    assert rig.until(lambda: rig.line("Hold: ", TOP, severity="ERROR")), rig.log
+    streams = rig.policy._inputs.synchronizer._streams()
+    assert all(len(stream.samples) <= stream.depth for stream in streams) and rig.rests(1.0)
+    rig.silent.clear()
+    assert rig.rests(1.0), "a hold does not end by itself"
+    again(rig)
+
+
+def test_row_03_a_camera_that_repeats_its_picture_under_new_stamps_pauses(make_rig):
+    rig = make_rig(frozen_frames=5, healthy_s=0.3).moving()
+    rig.still = True
+    assert rig.until(lambda: rig.line("Pause: ", TOP, "have the same pixels", "frozen_frames", severity="WARN")), rig.log
+    assert rig.rests()
+    rig.still = False
+    rig.moving()
+
+
+def test_row_03_ten_pictures_alike_are_frozen_and_noise_is_not():
+    rng, frames = np.random.default_rng(0), FrozenFrames(10)
+    picture = rng.integers(0, 255, 640 * 480 * 3, dtype=np.uint8)
+    for _ in range(30):
+        frames.see(digest((picture + rng.integers(0, 2, picture.size, dtype=np.uint8)).tobytes()))
+        assert not frames.frozen
+    for count in range(1, 11):
+        frames.see(digest(picture.tobytes()))
+        assert frames.frozen == (count == 10)
+    static = FrozenFrames(0)
+    for _ in range(100):
+        static.see(1)
+    assert not static.frozen, "where a scene may be static, nothing is said"
+
+
+@pytest.mark.parametrize("age_s, works", [(0.6, True), (0.15, False)])
+def test_row_04_slow_frames_work_while_their_age_allows_it(make_rig, age_s, works):
+    """Of every camera only each third picture comes: 3.3 Hz instead of 10."""
+    rig = make_rig(max_observation_age_s=age_s, pause_after_s=age_s + 0.05, healthy_s=0.5)
+    topics, count = {camera.topic for camera in ROBOT.cameras}, []
+
+    def thin():
+        count.append(1)
+        rig.silent = set() if len(count) % 3 == 0 else set(topics)
+
+    rig.robot.create_timer(0.1, thin)
+    rig.start()
+    if works:
+        assert rig.until(lambda: len(rig.sent["left"]) >= 4), rig.log
+    else:
+        assert rig.until(lambda: rig.line("Pause: ") or rig.line("The newest set of inputs is"))
+        assert rig.rests(1.0)
+
+
+def test_row_05_black_saturated_and_torn_pictures_are_told_and_end_nothing(make_rig):
+    rig = make_rig().moving()
+    blank = bytes(240 * 320 * 3)
+    for camera, data, words in (
+        (0, blank, "'top' is black"),
+        (1, b"\xff" * len(blank), "'left_wrist' is saturated"),
+        (2, bytes(rig.pixels)[: len(blank) // 2] + blank[: len(blank) // 2], "'right_wrist' is torn"),
+    ):
+        name = ROBOT.cameras[camera].name
+
+        def spoil(camera, message, name=name, data=data):
+            message.data = data if camera.name == name else message.data
+
+        rig.spoil_image = spoil
+        assert rig.until(lambda words=words: rig.line(words, severity="WARN")), rig.log
+        rig.moving()
+    assert rig.policy._complaints.exceptions == 0
+
+
+def test_row_05_real_pictures_have_no_flaw():
+    rng = np.random.default_rng(0)
+    scene = np.clip(rng.normal(90, 50, (240, 320, 3)), 0, 255).astype(np.uint8)
+    dark = np.clip(rng.normal(12, 6, (240, 320, 3)), 0, 255).astype(np.uint8)
+    table = scene.copy()
+    table[200:] = 128 + rng.integers(0, 2, (40, 320, 3), dtype=np.uint8)
+    assert [image_flaw(image) for image in (scene, dark, table)] == ["", "", ""]
+
+
+MALFORMED = [
+    dict(step=959), dict(step=0), dict(data=b""), dict(data=bytes(960 * 240 - 1)), dict(data=bytes(960 * 240 + 960)),
+    dict(height=0), dict(width=0), dict(height=241), dict(width=2**32 - 1, height=2**32 - 1, step=2**32 - 1), dict(encoding=""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("change", MALFORMED, ids=str)
+def test_row_06_a_picture_whose_sizes_disagree_is_refused_before_it_is_shaped(change):
+    camera = ROBOT.cameras[0]
+    fields = dict(height=240, width=320, step=960, encoding="rgb8", data=bytes(960 * 240)) | change
+    message = Image(**fields)
+    message.header.frame_id = camera.frame_id
+    with pytest.raises(ObservationError, match="expected"):
+        conversions.rgb_image(message, camera)
+
+
+def test_row_06_malformed_pictures_among_good_ones_stop_nothing(make_rig):
+    rig = make_rig().moving()
+    for number, change in enumerate(MALFORMED[:-1]):
+        message = Image(**(dict(height=240, width=320, step=960, encoding="rgb8", data=bytes(960 * 240)) | change))
+        message.header.stamp, message.header.frame_id = rig.stamp(), ROBOT.cameras[number % 3].frame_id
+        rig.images[ROBOT.cameras[number % 3].topic].publish(message)
+        rig.spin(0.03)
+    assert rig.moving() and rig.line("Message refused", "expected", severity="WARN") and not rig.line("Hold: ")
+
+
+def test_row_07_bgr_is_converted_and_an_encoding_that_is_not_colour_holds(make_rig):
+    rng, camera = np.random.default_rng(0), ROBOT.cameras[0]
+    picture = rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)
+    message = Image(height=240, width=320, step=960, encoding="bgr8", data=picture[..., ::-1].tobytes())
+    message.header.frame_id = camera.frame_id
+    assert np.array_equal(conversions.rgb_image(message, camera), picture)
+
+    rig = make_rig().moving()
+
+    def as_bgr(camera, message):
+        message.encoding = "bgr8"
+
+    def as_depth(camera, message):
+        if camera.topic == TOP:
+            message.encoding, message.step, message.data = "16UC1", 640, bytes(640 * 240)
+
+    rig.spoil_image = as_bgr
+    rig.moving()
+    rig.spoil_image = as_depth
+    assert rig.holds("16UC1")
+    assert TOP in rig.line("Hold: ", "16UC1")
+
+
+def png_of(width, height):
+    return b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII5B", 13, b"IHDR", width, height, 8, 2, 0, 0, 0) + bytes(64)
+
+
+def jpeg_of(width, height):
+    return b"\xff\xd8\xff\xe0\x00\x04ab\xff\xc0\x00\x11\x08" + struct.pack(">HH", height, width) + b"\x03" + bytes(64)
+
+
+@pytest.mark.parametrize(
+    "message, transport",
+    [
+        (Image(height=10_000, width=10_000, step=30_000, encoding="rgb8", data=bytes(300)), "raw"),
+        (CompressedImage(format="png", data=png_of(30_000, 30_000)), "compressed"),
+        (CompressedImage(format="jpeg", data=jpeg_of(65_500, 65_500)), "compressed"),
+        (CompressedImage(format="jpeg", data=bytes(1_000_000)), "compressed"),
+    ],
+    ids=["raw", "a PNG header", "a JPEG header", "too many bytes"],
+)
+def test_row_08_a_huge_picture_is_refused_without_being_allocated(message, transport):
+    camera = Camera("top", "/top", transport, 320, 240, "")
+    tracemalloc.start()
+    try:
+        with pytest.raises(ObservationError, match="expected"):
+            conversions.rgb_image(message, camera)
+        assert tracemalloc.get_traced_memory()[1] < 2_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_row_08_another_resolution_in_mid_run_is_refused_and_the_right_one_taken_again(make_rig):
+    rig = make_rig(**QUICK).moving()
+
+    def larger(camera, message):
+        if camera.topic == TOP:
+            message.height, message.width, message.step, message.data = 480, 640, 1920, bytes(1920 * 480)
+
+    rig.spoil_image = larger
+    assert rig.until(lambda: rig.line("Pause: ", TOP, "expected 320x240 pixels, got 640x480")), rig.log
+    assert rig.rests()
+    rig.spoil_image = lambda camera, message: None
+    rig.moving()
+
+
+def swapped(camera, message):
+    others = {ROBOT.cameras[1].name: ROBOT.cameras[2], ROBOT.cameras[2].name: ROBOT.cameras[1]}
+    message.header.frame_id = others.get(camera.name, camera).frame_id
+
+
+def test_row_09_swapped_cameras_are_no_start_and_a_hold_when_they_swap_in_mid_run(make_rig):
+    rig = make_rig()
+    rig.spoil_image = swapped
+    rig.start()
+    assert rig.until(lambda: rig.line("Are two cameras swapped?")) and not rig.decisions and rig.rests()
+    assert any("swapped" in cause for cause in rig.policy._causes()), "with a gate, a resume is refused for it"
+    rig.spoil_image = lambda camera, message: None
+    rig.moving()
+    rig.spoil_image = swapped
+    assert rig.holds("Are two cameras swapped?")
+
+
+# joints
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+def test_row_10_a_joint_that_is_not_finite_is_refused_and_holds_when_no_good_sample_follows(value):
+    with contextlib.closing(GateRig()) as rig:
+        rig.go()
+        spoiled = HOME.copy()
+        spoiled[3] = value
+        rig.send_joints(RIGHT.name, RIGHT.joint_names, spoiled)  # one among good ones
+        rig.spin_for(0.04)
+        rig.send_states = False
+
+        def report():
+            for arm in ROBOT.arms:
+                rig.send_joints(arm.name, arm.joint_names, HOME if arm is LEFT else spoiled)
+
+        rig.node.create_timer(0.02, report)
+        status = rig.held()
+        assert "expected a finite position" in status.reason and RIGHT.joint_states_topic in status.reason
+
+
+def test_row_10_the_policy_makes_no_decision_from_it(make_rig):
+    rig = make_rig(**QUICK).moving()
+
+    def spoil(arm, message):
+        message.position[3] = float("nan") if arm.name == RIGHT.name else message.position[3]
+
+    rig.spoil_joints = spoil
+    assert rig.until(lambda: rig.line("Pause: ", "expected a finite position, got nan")), rig.log
+    assert rig.rests()
+
+
+def test_row_11_12_13_joints_are_found_by_name_to_the_last_bit_and_strangers_are_ignored():
+    rng, (group, _) = np.random.default_rng(0), conversions.joint_groups(ROBOT)
+    for _ in range(100):
+        values = rng.uniform([j.lower for j in group.joints], [j.upper for j in group.joints])
+        given = [*zip(group.names, values.tolist(), strict=True), ("wheel", 99.0), ("torso", float("nan"))]
+        order = rng.permutation(len(given))
+        message = JointState(name=[given[i][0] for i in order], position=[given[i][1] for i in order])
+        assert not message.velocity and conversions.joint_positions(message, group).tobytes() == values.tobytes()
+
+
+def test_row_11_permuted_names_give_identical_commands(make_rig):
+    """Two runs from one seed, of which one hears the joints in another order in every message."""
+    motions = []
+    for shuffled in (False, True):
+        rig, rng = make_rig(instruction="same"), np.random.default_rng(1)
+
+        def spoil(arm, message, rng=rng, shuffled=shuffled):
+            order = rng.permutation(len(message.name)) if shuffled else range(len(message.name))
+            names, positions = list(message.name), list(message.position)
+            message.name, message.position = [names[i] for i in order], [positions[i] for i in order]
+
+        rig.spoil_joints = spoil
+        rig.start()
+        assert rig.until(lambda rig=rig: all(rig.sent.values())), rig.log
+        motions.append([conversions.trajectory(rig.sent[arm.name][0]) for arm in ROBOT.arms])
+        rig.change(Transition.TRANSITION_DEACTIVATE)
+    for plain, shuffled in zip(*motions, strict=True):
+        assert plain.joint_names == shuffled.joint_names
+        assert plain.positions[0].tobytes() == shuffled.positions[0].tobytes()
+
+
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        (lambda n, p: (n[:-1], p[:-1]), "expected joint 'right_gripper', which the message lacks"),
+        (lambda n, p: ([*n[:-1], n[0]], p), "joint 'right_waist' stands 2 times"),
+        (lambda n, p: ([*n[:-1], "right_griper"], p), "expected joint 'right_gripper', which the message lacks"),
+    ],
+    ids=["missing", "duplicated", "renamed"],
+)
+def test_row_12_a_missing_or_doubled_joint_is_refused_and_holds(make_rig, change, words):
+    rig = make_rig().moving()
+
+    def spoil(arm, message):
+        if arm.name == RIGHT.name:
+            message.name, message.position = change(list(message.name), list(message.position))
+
+    rig.spoil_joints = spoil
+    assert rig.holds(words)
+
+
+@pytest.mark.parametrize("count", [0, 6, 8])
+def test_row_13_positions_that_do_not_fit_the_names_are_refused(count):
+    group = conversions.joint_groups(ROBOT)[0]
+    message = JointState(name=list(group.names), position=[0.0] * count)
+    with pytest.raises(ObservationError, match=f"expected as many positions as names, got {count} and 7"):
+        conversions.joint_positions(message, group)
+
+
+@pytest.mark.parametrize("value", [57.3, -2.5, 1.7])
+def test_row_14_degrees_and_places_out_of_reach_are_refused_and_hold(make_rig, value):
+    """left_shoulder is limited to -1.85 .. 1.26: a little beyond is believed as it is, and never clipped."""
+    rig = make_rig().moving()
+    rig.positions["left"][1] = value
+    assert rig.holds("expected a position within its limits")
+
+
+def test_row_14_a_little_beyond_the_limits_is_believed_unclipped():
+    group = conversions.joint_groups(ROBOT)[0]
+    values = np.array([0.0, 1.3, 1.16, 0.0, -0.3, 0.0, 0.03])
+    message = JointState(name=list(group.names), position=values.tolist())
+    assert conversions.joint_positions(message, group).tobytes() == values.tobytes()
+
+
+def test_row_15_a_single_jump_is_refused_and_three_hold(make_rig):
+    rig = make_rig(joint_jump_factor=1.0).moving()  # after a gap of a second and a half it could have moved so far
+    once = []
+
+    def spoil(arm, message):
+        if arm.name == LEFT.name and not once:
+            once.append(1)
+            message.position[0] += 3.0
+
+    rig.spoil_joints = spoil
+    assert rig.until(lambda: rig.line("jumped by 3 from one sample to the next", severity="WARN")), rig.log
+    rig.moving()
+    assert not rig.line("Hold: ")
+    rig.positions["left"][0] += 3.0  # an encoder that lost its place
+    assert rig.holds("joint 'left_waist' jumped by 3")
+
+
+def test_row_15_motion_at_full_speed_is_no_jump():
+    speed = np.array([2.0, 2.5])
+    jumps, rng, position, stamp = JointJumps(speed, factor=2.0), np.random.default_rng(0), np.zeros(2), 0.0
+    for _ in range(1000):
+        period = rng.uniform(0.002, 0.05)
+        stamp, position = stamp + period, position + speed * period * rng.choice([-1, 1], 2)
+        assert jumps.check(position, stamp) is None
+
+
+def test_row_16_two_sources_of_one_arm_that_disagree_hold(make_rig):
+    rig = make_rig().moving()
+    other = rig.robot.create_publisher(JointState, LEFT.joint_states_topic, 10)
+
+    def publish():
+        message = JointState(name=list(LEFT.joint_names), position=(HOME + 0.4 * np.array([1, 1, -1, 1, 1, 1, 0])).tolist())
+        message.header.stamp = rig.stamp()
+        other.publish(message)
+
+    timer = rig.robot.create_timer(0.02, publish)
+    assert rig.holds("two publishers of the same joint?")
+    assert rig.change(Transition.TRANSITION_DEACTIVATE) and rig.change(Transition.TRANSITION_ACTIVATE)
+    assert rig.until(lambda: any("two publishers" in cause for cause in rig.policy._causes())), "no start while it lasts"
+    timer.cancel()
+    rig.robot.destroy_publisher(other)
+
+
+def test_row_17_the_joints_of_one_arm_stop_and_both_arms_are_held():
+    with contextlib.closing(GateRig()) as rig:
+        rig.go()
+        rig.send_states = False
+
+        def report():
+            rig.send_joints(LEFT.name, LEFT.joint_names, HOME[: len(LEFT.joint_names)])
+
+        rig.node.create_timer(0.02, report)
+        status = rig.held()
+        assert RIGHT.joint_states_topic in status.reason and LEFT.joint_states_topic not in status.reason
+        rig.until(lambda: status.mode == status.HOLD, "a hold of both arms")
+
+
+def test_row_17_the_policy_pauses_both_arms_for_it(make_rig):
+    rig = make_rig(**QUICK).moving()
+    rig.silent.add(RIGHT.joint_states_topic)
+    assert rig.until(lambda: rig.line("Pause: ", RIGHT.joint_states_topic)), rig.log
+    assert rig.rests()
