@@ -295,12 +295,13 @@ def _knots(corners_s: Sequence[float], least_s: float) -> np.ndarray:
 def _slowing(
     targets: np.ndarray, due_s: np.ndarray, from_s: float, stop_s: float, at_s: np.ndarray, beyond: np.ndarray
 ) -> np.ndarray:
-    """Targets (M, J) of the stop: along the later rows, with the progress along them slowing evenly from 1 to 0.
+    """Targets (M, J) of the stop: along the later rows, the progress along them slowing from 1 to 0.
 
+    It slows as 1 - (d / stop_s)^2, gently at first: a chunk that comes a tenth of a second late still finds the arms at speed.
     Beyond the last row the path goes on with the velocity `beyond` (J,): a chunk that is executed to its end would otherwise
     have to be at rest in its last row, and the arms would brake before the next chunk could take over.
     """
     d = at_s - from_s
-    progress = from_s + d - d**2 / (2.0 * stop_s)
+    progress = from_s + d - d**3 / (3.0 * stop_s**2)
     path = np.stack([np.interp(progress, due_s, column) for column in targets.T], axis=1)
     return path + np.maximum(progress - due_s[-1], 0.0)[:, None] * beyond
