@@ -18,6 +18,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rdvla_ros.msg import Convergence
+from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -127,6 +128,11 @@ class Rig:
         assert self.change(Transition.TRANSITION_CONFIGURE), self.log
         assert self.change(Transition.TRANSITION_ACTIVATE)
         return self
+
+    def instruct(self, text):
+        """What the decisions do from now on, where worker_cases makes them."""
+        answer = self.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction=text))
+        assert answer.accepted, answer.message
 
     def moving(self):
         """Start, if that is still to be done, and wait for motions that follow from here on."""

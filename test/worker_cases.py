@@ -135,6 +135,7 @@ COMMANDS = {
     "exit": ends,
     "crash": crashes,
     "hang": holds_the_interpreter,
+    "late": lambda observation: (time.sleep(1.2), calm(observation))[1],  # longer than the chunk
     "slow": lambda observation: (time.sleep(0.3), decision(observation))[1],
     "nan": lambda observation: decision(
         observation, chunk=ActionChunk(np.full((ROWS, JOINTS), np.nan), STEP_S, observation.stamp_s), change=np.array([np.inf])

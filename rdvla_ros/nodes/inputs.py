@@ -125,6 +125,10 @@ class Inputs:
         who = f"; silent: {', '.join(silent)}" if silent else ""
         return [conversions.printable(f"The newest set of inputs {age}, expected at most {after_s:.2f} s{who}.")]
 
+    def delays_unknown(self) -> list[str]:
+        """Streams of which too little has come to compare their clock."""
+        return [name for name, delay_s in self.synchronizer.delays_s().items() if delay_s is None]
+
     def skew(self) -> Skew | None:
         """How far the stamps of the streams are apart, for streams whose delays are known."""
         return skew(self.synchronizer.delays_s())

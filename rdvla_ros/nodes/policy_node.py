@@ -305,7 +305,9 @@ class PolicyNode(LifecycleNode):
 
     def _apart(self) -> str:
         """Streams whose clocks differ: told while the arms move, and no reason to stop them; but none to start them either."""
-        skew = self._inputs.skew()
+        skew, unknown = self._inputs.skew(), self._inputs.delays_unknown()
+        if unknown and not self._halts.moving:
+            return f"{unknown[0]}: too few messages have come yet to know how far its stamps lie behind the clock."
         if skew is None or skew.by_s <= self._values.skew_warn_s:
             return ""
         text = (
