@@ -20,7 +20,8 @@ from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
 from rdvla_ros.srv import Hold
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes import conversions, diagnostics
+from rdvla_ros.nodes.diagnostics import Heard
 from rdvla_ros.nodes.monitor_node import MonitorNode
 from rdvla_ros.nodes.parameters import ParameterError
 
@@ -213,3 +214,11 @@ def test_joint_states_that_never_came_or_stopped_are_reported(rig):
     assert "Hz" in rig.until_level(name, DiagnosticStatus.OK).message
     timer.cancel()
     rig.until_level(name, DiagnosticStatus.STALE)
+
+
+@pytest.mark.parametrize("mode", [0, 1, 2, 3, 200])
+def test_every_mode_of_the_gate_has_a_name_in_the_diagnostics(mode):
+    gate, nothing = Heard(), Heard()
+    gate.hear(GateStatus(mode=mode, reason="a test"), 0.0)
+    assert diagnostics.gate_status(gate, 0.1, 2.0).message.endswith(": a test.")
+    assert diagnostics.policy_status(nothing, None, gate, 0.1, 2.0).message

@@ -20,7 +20,7 @@ from rdvla_ros.robot import Camera
 from rdvla_ros.types import StopReason
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
-GATE_MODES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER"}
+GATE_MODES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER", GateStatus.PAUSE: "PAUSE"}
 
 
 @dataclass
@@ -48,7 +48,7 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
     if message is None or heard.silent(now_s, stale_s):
         if held:
             return _status(
-                "policy", OK, f"No decisions while the gate is in {GATE_MODES[gate.message.mode]}.", heard.rates(now_s)
+                "policy", OK, f"No decisions while the gate is in {_mode(gate.message)}.", heard.rates(now_s)
             )
         return _status("policy", STALE, f"No decision within {stale_s:g} s.", heard.rates(now_s))
     timings = dict(zip(message.timing_names, message.timings_s, strict=False))
@@ -84,7 +84,7 @@ def gate_status(heard: Heard, now_s: float, stale_s: float) -> DiagnosticStatus:
     message: GateStatus | None = heard.message
     if message is None or heard.silent(now_s, stale_s):
         return _status("gate", STALE, f"No status within {stale_s:g} s.", heard.rates(now_s))
-    mode = GATE_MODES.get(message.mode, f"unknown mode {message.mode}")
+    mode = _mode(message)
     values = {
         "mode": mode,
         "hold_id": message.hold_id,
@@ -95,8 +95,13 @@ def gate_status(heard: Heard, now_s: float, stale_s: float) -> DiagnosticStatus:
         **{f"cause_{i}": cause for i, cause in enumerate(message.causes)},
         **heard.rates(now_s),
     }
-    level = ERROR if message.causes else WARN if message.mode == GateStatus.HOLD else OK
+    stopped = message.mode in (GateStatus.HOLD, GateStatus.PAUSE)
+    level = ERROR if message.causes else WARN if stopped else OK
     return _status("gate", level, f"{mode}: {message.reason}.", values)
+
+
+def _mode(message: GateStatus) -> str:
+    return GATE_MODES.get(message.mode, f"unknown mode {message.mode}")
 
 
 def controller_status(arm: str, heard: Heard, rejected_before: int, now_s: float, stale_s: float) -> DiagnosticStatus:
