@@ -31,6 +31,7 @@ check: setup
 
 bench: setup
 	@scripts/run -m rdvla_ros.cli bench head $(ARGS)
+	@scripts/run -m rdvla_ros.cli bench seams
 
 clean:
 	rm -rf build install log .venv/.rdvla/build
