@@ -12,17 +12,20 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
+from gate_rig import Beats
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rdvla_ros.msg import Convergence
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
 from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.heartbeat import QOS
 from rdvla_ros.nodes.policy_loading import LOAD
 from rdvla_ros.nodes.policy_node import PolicyNode
 from rdvla_ros.robot import RobotDescription
@@ -50,6 +53,27 @@ def save_calm_checkpoint(folder):
     action = Scaler(np.where(grippers, 0.2, -0.03), np.where(grippers, 0.3, 0.03))
     tiny = dataclasses.replace(tiny, space=dataclasses.replace(tiny.space, action=action))
     return save_checkpoint(folder, tiny)
+
+
+class FakeGate:
+    """Says what the test wants, 20 times a second, and beats. `heard`: what the policy beats."""
+
+    def __init__(self, rig):
+        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = rig.robot.create_publisher(GateStatus, "/gate/status", qos)
+        self.status = GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="start-up")
+        self.timer = rig.robot.create_timer(0.05, lambda: publisher.publish(self.status))
+        self.beats, self.heard = Beats(rig.robot, "/gate/heartbeat"), []
+        rig.robot.create_subscription(Heartbeat, "/policy/heartbeat", self.heard.append, QOS)
+
+    def auto(self):
+        self.status = GateStatus(mode=GateStatus.AUTO, hold_id=self.status.hold_id)
+
+    def hold(self, reason):
+        self.status = GateStatus(mode=GateStatus.HOLD, hold_id=self.status.hold_id + 1, reason=reason)
+
+    def close(self):
+        self.beats.close()
 
 
 class Rig:

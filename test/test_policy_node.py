@@ -7,11 +7,10 @@ from itertools import pairwise
 import numpy as np
 import pytest
 import yaml
-from gate_rig import Beats
 from lifecycle_msgs.msg import Transition
-from policy_rig import HOME, INSTRUCTION, ROBOT, ROBOT_FILE
+from policy_rig import HOME, INSTRUCTION, ROBOT, ROBOT_FILE, FakeGate
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
+from rclpy.qos import QoSDurabilityPolicy, QoSProfile
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus
 from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import JointState
@@ -269,28 +268,24 @@ def test_a_decision_that_raises_is_reported_and_the_next_one_is_made(make_rig):
 @pytest.fixture()
 def gate(make_rig):
     rig = make_rig(gate=True, gate_heartbeat_s=1.0)
-    qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-    publisher = rig.robot.create_publisher(GateStatus, "/gate/status", qos)
-    rig.status = GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="start-up")
-    rig.heartbeat = rig.robot.create_timer(0.05, lambda: publisher.publish(rig.status))
-    rig.beats = Beats(rig.robot, "/gate/heartbeat")
+    rig.gate = FakeGate(rig)
     yield rig
-    rig.beats.close()
+    rig.gate.close()
 
 
 def test_while_the_gate_holds_nothing_is_sent_and_after_it_the_arms_start_from_where_they_are(gate):
     gate.start()
     gate.spin(0.7)
     assert not gate.sent["left"] and not gate.decisions
-    gate.status = GateStatus(mode=GateStatus.AUTO, hold_id=1)
+    gate.gate.status = GateStatus(mode=GateStatus.AUTO, hold_id=1)
     assert gate.until(lambda: len(gate.sent["left"]) >= 2)
-    gate.status = GateStatus(mode=GateStatus.HOLD, hold_id=2, reason="operator")
+    gate.gate.status = GateStatus(mode=GateStatus.HOLD, hold_id=2, reason="operator")
     gate.spin(0.3)
     count = len(gate.sent["left"])
     gate.positions["left"] = HOME + 0.01 * np.array([10, 10, -10, 10, 10, 10, 0])  # moved by hand meanwhile
     gate.spin(0.7)
     assert len(gate.sent["left"]) == count
-    gate.status = GateStatus(mode=GateStatus.AUTO, hold_id=2)
+    gate.gate.status = GateStatus(mode=GateStatus.AUTO, hold_id=2)
     assert gate.until(lambda: len(gate.sent["left"]) > count)
     assert conversions.trajectory(gate.sent["left"][count]).positions[0] == pytest.approx(gate.positions["left"], abs=1e-6)
 
@@ -304,10 +299,10 @@ def test_while_held_the_policy_may_go_on_deciding_slowly(gate):
 
 
 def test_without_the_gate_s_heartbeat_nothing_is_sent(gate):
-    gate.status = GateStatus(mode=GateStatus.AUTO)
+    gate.gate.status = GateStatus(mode=GateStatus.AUTO)
     gate.start()
     assert gate.until(lambda: gate.sent["left"])
-    gate.heartbeat.cancel()
+    gate.gate.timer.cancel()
     gate.spin(1.3)
     count = len(gate.sent["left"])
     gate.spin(1.0)

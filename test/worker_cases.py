@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import signal
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -85,12 +86,11 @@ _tried = []
 
 
 def out_of_memory_once(observation):
-    import torch
-
+    """Every other try."""
     _tried.append(1)
     if len(_tried) % 2:
-        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
-    return decision(observation)
+        raise MemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+    return calm(observation)
 
 
 def device_lost(observation):
@@ -123,7 +123,72 @@ def same(observation):
     return decision(observation, chunk=ActionChunk(rows, STEP_S, observation.stamp_s))
 
 
+def one_nan(observation):
+    """In one element of one arm."""
+    made = calm(observation)
+    made.chunk.positions[3, 9] = np.nan
+    return made
+
+
+def not_finite(observation):
+    """As the policy gives it: the last finite chunk, marked."""
+    return replace(calm(observation), stop_reason=StopReason.NON_FINITE, converged=False, change=np.array([np.nan, np.inf]))
+
+
+def unsettled(observation):
+    change = np.geomspace(1e-2, 10.0, 16)  # it grows
+    return replace(calm(observation), stop_reason=StopReason.ITERATION_LIMIT, converged=False, iterations=16, change=change)
+
+
+def constant(observation):
+    """What a dead network says, whatever it sees: it settled at once."""
+    rows = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.25], 2) + np.zeros((ROWS, 1))
+    return decision(
+        observation, chunk=ActionChunk(rows, STEP_S, observation.stamp_s), iterations=2, change=np.array([np.nan, 0.0])
+    )
+
+
+def off_by(radians):
+    """The left waist that far away from the first step on."""
+
+    def off(observation):
+        made = calm(observation)
+        made.chunk.positions[:, 0] += radians
+        return made
+
+    return off
+
+
+def swings(observation):
+    """To one side and to the other: every chunk alone is legal."""
+    made = calm(observation)
+    made.chunk.positions[:] += (
+        (-1) ** len(_decided) * 0.06 * np.linspace(1 / ROWS, 1.0, ROWS)[:, None] * (np.arange(JOINTS) % 7 < 6)
+    )
+    return made
+
+
+def shaped(change):
+    def other_shape(observation):
+        made = calm(observation)
+        return replace(made, chunk=change(made.chunk))
+
+    return other_shape
+
+
 COMMANDS = {
+    "one nan": one_nan,
+    "not finite": not_finite,
+    "unsettled": unsettled,
+    "constant": constant,
+    "off by little": off_by(0.2),
+    "off by much": off_by(2.5),
+    "swing": swings,
+    "too few steps": shaped(lambda chunk: replace(chunk, positions=chunk.positions[:-1])),
+    "too few joints": shaped(lambda chunk: replace(chunk, positions=chunk.positions[:, :-1])),
+    "no steps": shaped(lambda chunk: replace(chunk, positions=chunk.positions[:0])),
+    "not a table": shaped(lambda chunk: replace(chunk, positions=chunk.positions[0])),
+    "other steps": shaped(lambda chunk: replace(chunk, step_s=0.05)),
     "go": decision,
     "same": same,
     "calm": calm,
