@@ -21,7 +21,29 @@ PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
 CHECKPOINT = "checkpoints/compact_aloha"
 VIEW_CAMERA = "angle"  # of gym-aloha's scene
-SIM_JOINT_TIMEOUT_S = 1.0
+# The simulator shares its processor with everything else and is now and then kept waiting as no real driver may be; nobody is
+# hurt by simulated arms that go on for a moment. Its pictures are without noise, and its joints jump when the task is reset.
+SIM_GATE = {
+    "start_mode": "auto",
+    "auto_resume": True,
+    "longest_pause_s": 30.0,
+    "joint_timeout_s": 1.0,
+    "controller_timeout_s": 1.0,
+    "heartbeat_timeout_s": 1.0,
+    "starved_s": 1.0,
+}
+SIM_POLICY = {
+    "frozen_frames": 0,
+    "joint_jump_factor": 0.0,
+    "max_observation_age_s": 0.5,
+    "pause_after_s": 1.5,
+    "longest_pause_s": 30.0,
+    "gate_heartbeat_s": 1.0,
+    "gate_timeout_s": 3.0,
+    "decision_timeout_s": 10.0,
+    "skew_limit_s": 1.0,
+    "stall_s": 1.0,
+}
 TASKS = ("transfer_cube", "insertion")
 
 
@@ -146,11 +168,8 @@ def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:
-    """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there.
-
-    The simulator shares its processor with the policy, and is now and then kept waiting as no real driver may be.
-    """
-    simulated = {"start_mode": "auto", "joint_timeout_s": SIM_JOINT_TIMEOUT_S} if values["sim"] else {}
+    """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there."""
+    simulated = SIM_GATE if values["sim"] else {}
     return ProcessSpec("gate_node", "gate", {"robot": values["robot"], **simulated, **_clock(values)})
 
 
@@ -160,6 +179,7 @@ def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
 
 def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
     parameters = {name: values[name] for name in ("robot", "checkpoint", "instruction", "gate")} | {"autostart": True}
+    parameters |= SIM_POLICY if values["sim"] else {}
     remappings = ()
     if not values["gate"]:
         remappings = tuple((policy_topic(arm.name), arm.trajectory_topic) for arm in robot.arms)

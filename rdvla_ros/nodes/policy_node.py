@@ -336,7 +336,7 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             return
         for sentence in self._inputs.missing(SILENCE_S) or self._halts.causes:
-            self._complaints.say(NUMBER.sub("", sentence), conversions.printable(sentence))
+            self._complaints.say(NUMBER.sub("", sentence.split(";")[0]), conversions.printable(sentence))
         if self._gate:
             self._gate.complain_if_silent()
 
