@@ -45,6 +45,7 @@ COMMANDS = {
     "study": Command("rdvla_ros.learning.study", "what depth, adaptive stopping and trouble do to success"),
     "ablate": Command("rdvla_ros.learning.ablate", "what the parts of the head are worth, heads trained on a frozen backbone"),
     "bench head": Command("rdvla_ros.model.bench_head", "speed of the recurrent head against the published way"),
+    "bench control": Command("rdvla_ros.nodes.bench.control", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench seams": Command("rdvla_ros.nodes.bench.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.nodes.bench.limits", "random chunks, seams and holds at 1 kHz against the joints' limits"),
     "inspect": Command("", "what a checkpoint or a robot description is"),

@@ -1,0 +1,174 @@
+"""What the bench hears and asks, in a thread of its own: the controllers' messages with their times, the gate, the heartbeats.
+
+Times are seconds of the steady clock, which all processes of a host share; stamps are seconds of the ROS clock.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+import rclpy
+from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Heartbeat
+from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.bringup import BringupError
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.srv import Hold, Resume, SetInstruction
+
+LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
+WHO = "rdvla bench"
+MOVING = 0.03  # commanded speed of the fastest joint [rad/s or m/s]
+ANSWER_S = 20.0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One message to one controller. at_s: when it came (steady). The rest is ROS time: its base, first and last point."""
+
+    arm: str
+    at_s: float
+    ros_s: float
+    stamp_s: float
+    first_s: float
+    last_s: float
+
+
+class Ears:
+    def __init__(self, robot: RobotDescription, domain_id: int):
+        self._context = rclpy.Context()
+        rclpy.init(context=self._context, domain_id=domain_id)
+        self.node = node = Node("rdvla_bench", context=self._context)
+        self.arms = tuple(arm.name for arm in robot.arms)
+        self.commands: list[Command] = []
+        self.beats: dict[str, list[float]] = {"gate": [], "policy": []}
+        self.decisions: list[tuple[float, Convergence]] = []
+        self.gate: GateStatus | None = None
+        self.speeds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in self.arms}  # at_s, commanded, measured
+        for arm in robot.arms:
+            node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self._on_command, arm.name), 50)
+            node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm.name), 10)
+        for name, beats in self.beats.items():
+            topic = f"/{name}/heartbeat"
+            node.create_subscription(Heartbeat, topic, lambda _, beats=beats: beats.append(time.monotonic()), BEST_EFFORT)
+        node.create_subscription(GateStatus, "/gate/status", lambda message: setattr(self, "gate", message), LATCHED)
+        node.create_subscription(Convergence, "/policy/convergence", self._on_decision, 20)
+        self._holding = node.create_client(Hold, "/gate/hold")
+        self._resuming = node.create_client(Resume, "/gate/resume")
+        self._instructing = node.create_client(SetInstruction, "/policy/set_instruction")
+        self._executor = SingleThreadedExecutor(context=self._context)
+        self._executor.add_node(node)
+        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._executor.shutdown(timeout_sec=2.0)
+        self._thread.join(timeout=5.0)
+        self.node.destroy_node()
+        rclpy.shutdown(context=self._context)
+
+    def _spin(self) -> None:
+        while rclpy.ok(context=self._context):
+            try:
+                self._executor.spin_once(timeout_sec=0.2)
+            except Exception:  # the end of the bench, or of a service it called
+                if not rclpy.ok(context=self._context):
+                    return
+                time.sleep(0.01)
+
+    # -- what comes
+
+    def _on_command(self, arm: str, message: JointTrajectory) -> None:
+        at_s, ros_s = time.monotonic(), time.time()
+        stamp_s = conversions.seconds(message.header.stamp)
+        first, last = (stamp_s + conversions.seconds(message.points[i].time_from_start) for i in (0, -1))
+        self.commands.append(Command(arm, at_s, ros_s, stamp_s, first, last))
+
+    def _on_state(self, arm: str, message: ControllerState) -> None:
+        speeds = (float(np.abs(part.velocities).max()) for part in (message.reference, message.feedback))
+        self.speeds[arm].append((time.monotonic(), *speeds))
+        del self.speeds[arm][:-3000]
+
+    def _on_decision(self, message: Convergence) -> None:
+        self.decisions.append((time.monotonic(), message))
+
+    # -- what is asked
+
+    def call(self, client: Any, request: Any) -> tuple[Any, float, float]:
+        """The answer, when it was asked for, and when it came."""
+        if not client.wait_for_service(timeout_sec=ANSWER_S):
+            raise BringupError(f"The service {client.srv_name} did not appear within {ANSWER_S:g} s.")
+        done, came_s = threading.Event(), []
+        asked_s = time.monotonic()
+        future = client.call_async(request)
+        future.add_done_callback(lambda _: (came_s.append(time.monotonic()), done.set()))
+        if not done.wait(ANSWER_S):
+            raise BringupError(f"The service {client.srv_name} did not answer within {ANSWER_S:g} s.")
+        return future.result(), asked_s, came_s[0]
+
+    def hold(self, reason: str = "bench") -> tuple[Any, float, float]:
+        return self.call(self._holding, Hold.Request(reason=reason, who=WHO))
+
+    def hold_later(self, answered: Callable[[], None]) -> None:
+        """A call whose answer is not waited for."""
+        self._holding.call_async(Hold.Request(reason="bench", who=WHO)).add_done_callback(lambda _: answered())
+
+    def wrong_resume(self) -> None:
+        """A call that the gate must answer, with a refusal."""
+        self._resuming.call_async(Resume.Request(hold_id=0, who=WHO))
+
+    def resume(self, seconds: float = 120.0) -> None:
+        """Lift whatever hold is in force, as soon as nothing stands in the way."""
+        end_s = time.monotonic() + seconds
+        while True:
+            if self.gate is not None and self.gate.mode == GateStatus.AUTO:
+                return
+            answer, _, _ = self.call(self._resuming, Resume.Request(hold_id=self.gate.hold_id if self.gate else 0, who=WHO))
+            if answer.accepted:
+                return
+            if time.monotonic() > end_s:
+                raise BringupError(f"The gate did not resume within {seconds:g} s: {answer.message}")
+            time.sleep(0.1)
+
+    def instruct(self, text: str) -> None:
+        self.call(self._instructing, SetInstruction.Request(instruction=text))
+
+    # -- what is waited for
+
+    def wait(self, condition: Callable[[], bool], seconds: float, what: str) -> None:
+        end_s = time.monotonic() + seconds
+        while not condition():
+            if time.monotonic() > end_s:
+                raise BringupError(f"Waited {seconds:g} s for {what}")
+            time.sleep(0.005)
+
+    def run_until_moving(self, seconds: float = 120.0) -> None:
+        """AUTO, a motion on the wire, and arms that are commanded to move. What holds the arms meanwhile is lifted."""
+        end_s = time.monotonic() + seconds
+        while time.monotonic() < end_s:
+            self.resume(seconds)
+            begun_s = time.monotonic()
+            while time.monotonic() - begun_s < 5.0:
+                if self.gate is not None and self.gate.mode == GateStatus.AUTO and self.moving():
+                    return
+                time.sleep(0.005)
+        raise BringupError(
+            f"The arms did not move within {seconds:g} s. The gate: {self.gate.reason if self.gate else 'silent'}."
+        )
+
+    def moving(self) -> bool:
+        return any(speeds and speeds[-1][1] > MOVING for speeds in self.speeds.values())
+
+    def last_commands(self, since_s: float) -> dict[str, Command]:
+        """The newest message to each controller since then."""
+        return {command.arm: command for command in self.commands if command.at_s >= since_s}

@@ -1,0 +1,211 @@
+"""The measurements: each takes a running System and a number of repetitions or seconds, and returns plain numbers [s]."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from rdvla_ros.nodes.bench.control.ears import Command, Ears
+from rdvla_ros.nodes.bench.control.stand_in import BEGUN, HANG
+from rdvla_ros.nodes.bench.control.system import System
+from rdvla_ros.nodes.bench.control.usage import Usage, sample
+from rdvla_ros.nodes.bringup import BringupError
+
+CALLS_HZ = 100.0
+LISTEN_S = 0.35  # for the hold's messages; nothing else passes after it
+STOPPED_S = 0.3  # of SIGSTOP
+SAMPLE_S = 1.0
+REST = 1e-6  # commanded speed of an arm at rest
+
+Progress = Callable[[], None]
+
+
+def holds(system: System, count: int, random: np.random.Generator, tick: Progress, *, loaded: bool) -> dict[str, Any]:
+    """From the call of the hold service to the moment at which both controllers have the hold, while the arms move.
+
+    loaded: a hundred further calls per second that the gate must answer, all the time.
+    """
+    ears, heard_s, answered_s = system.ears, [], []
+    with _calls(ears) if loaded else _nothing():
+        while len(heard_s) < count:
+            ears.run_until_moving()
+            time.sleep(random.uniform(0.05, 0.6))
+            _, asked_s, came_s = ears.hold()
+            time.sleep(LISTEN_S)
+            commands = ears.last_commands(asked_s)
+            if len(commands) == len(ears.arms):  # otherwise something else had held the arms a moment before
+                heard_s.append(max(command.at_s for command in commands.values()) - asked_s)
+                answered_s.append(came_s - asked_s)
+                tick()
+    return {"heard_s": heard_s, "answered_s": answered_s}
+
+
+def burst(system: System, seconds: float) -> dict[str, Any]:
+    """Hold calls at 100 Hz while a hold is in force: how long each waits for its answer."""
+    ears, asked, answered = system.ears, [], []
+    ears.hold()
+    end_s = time.monotonic() + seconds
+    while (asked_s := time.monotonic()) < end_s:
+        asked.append(asked_s)
+        ears.hold_later(lambda asked_s=asked_s: answered.append(time.monotonic() - asked_s))
+        time.sleep(max(0.0, asked_s + 1.0 / CALLS_HZ - time.monotonic()))
+    ears.wait(lambda: len(answered) >= len(asked), 10.0, "the answers of all hold calls.")
+    return {"answered_s": answered, "calls": len(asked)}
+
+
+@contextmanager
+def _calls(ears: Ears) -> Iterator[None]:
+    stop = threading.Event()
+
+    def run() -> None:
+        due_s = time.monotonic()
+        while not stop.is_set():
+            ears.wrong_resume()
+            due_s = max(due_s + 1.0 / CALLS_HZ, time.monotonic() - 0.1)
+            time.sleep(max(0.0, due_s - time.monotonic()))
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join(5.0)
+
+
+@contextmanager
+def _nothing() -> Iterator[None]:
+    yield
+
+
+def killed(system: System, count: int, random: np.random.Generator, tick: Progress) -> dict[str, Any]:
+    """kill -9 of the policy at random moments of a motion, to the hold at both controllers."""
+    heard_s = []
+    while len(heard_s) < count:
+        at_s = _at_a_random_moment(system, random, lambda: system.kill("policy"))
+        _note(system, at_s, heard_s, tick)
+        system.start("policy")
+    return {"heard_s": heard_s}
+
+
+def stopped(system: System, count: int, random: np.random.Generator, tick: Progress) -> dict[str, Any]:
+    """SIGSTOP of the policy at random moments of a motion, to the hold at both controllers; SIGCONT a little later."""
+    heard_s = []
+    while len(heard_s) < count:
+        at_s = _at_a_random_moment(system, random, lambda: system.kill("policy", number=signal.SIGSTOP))
+        _note(system, at_s, heard_s, tick)
+        system.kill("policy", number=signal.SIGCONT)
+    return {"heard_s": heard_s}
+
+
+def watchdog(system: System, count: int, timeout_s: float, tick: Progress) -> dict[str, Any]:
+    """A decision that never ends: from its deadline (begun + decision_timeout_s) to the hold at both controllers."""
+    ears, heard_s, note = system.ears, [], system.folder / BEGUN
+    while len(heard_s) < count:
+        ears.instruct("go")
+        ears.run_until_moving()
+        note.unlink(missing_ok=True)
+        ears.instruct(HANG)
+        ears.wait(lambda: note.exists() and note.read_text(), 20.0, "a decision that hangs.")
+        deadline_s = float(note.read_text()) + timeout_s
+        ears.wait(lambda deadline_s=deadline_s: time.monotonic() > deadline_s, 10.0, "its deadline.")
+        _note(system, deadline_s - 0.005, heard_s, tick, offset_s=0.005)
+        ears.instruct("go")
+    return {"heard_s": heard_s}
+
+
+def _at_a_random_moment(system: System, random: np.random.Generator, act: Callable[[], float]) -> float:
+    system.ears.run_until_moving()
+    time.sleep(random.uniform(0.1, 1.5))
+    return act()
+
+
+def _note(system: System, at_s: float, heard_s: list[float], tick: Progress, offset_s: float = 0.0) -> None:
+    """Wait for the hold that follows what was done at at_s, unless one was in force already."""
+    ears = system.ears
+    before = ears.gate.hold_id
+    moved = ears.gate.mode == ears.gate.AUTO
+    time.sleep(LISTEN_S)
+    ears.wait(lambda: ears.gate.hold_id != before or ears.gate.mode == ears.gate.HOLD, 10.0, "the hold.")
+    commands = ears.last_commands(at_s)
+    if moved and len(commands) == len(ears.arms):
+        heard_s.append(max(command.at_s for command in commands.values()) - at_s - offset_s)
+        tick()
+
+
+def all_killed(system: System, random: np.random.Generator) -> dict[str, float]:
+    """kill -9 of the policy, its decision process, the gate and the monitor at once, to the arms' rest."""
+    ears = system.ears
+    at_s = _at_a_random_moment(system, random, lambda: system.kill("policy", "gate", "monitor"))
+    ros_s = time.time() - (time.monotonic() - at_s)
+    time.sleep(4.5)
+    last = {arm: [c for c in ears.commands if c.arm == arm][-1] for arm in ears.arms}
+    rest_s = max(_at_rest_s(ears, arm, at_s) for arm in ears.arms)
+    on_wire_s = max(command.last_s for command in last.values()) - ros_s
+    return {"rest_s": rest_s, "end_of_wire_s": on_wire_s, "after_last_row_s": rest_s - (on_wire_s - 0.5)}
+
+
+def _at_rest_s(ears: Ears, arm: str, at_s: float) -> float:
+    """From at_s to the first report of an arm that is commanded to stand, and goes on to."""
+    moving = [came_s for came_s, commanded, _ in ears.speeds[arm] if commanded > REST]
+    after = [came_s for came_s, _, _ in ears.speeds[arm] if not moving or came_s > moving[-1]]
+    if not after:
+        raise BringupError(f"Arm '{arm}' was expected to come to rest and still moves.")
+    return max(0.0, after[0] - at_s) if moving and moving[-1] > at_s else 0.0
+
+
+def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
+    """The arms under the policy, undisturbed: memory, processor, decisions, and how punctual everything is."""
+    ears, usages = system.ears, {}
+    ears.run_until_moving()
+    begun_s = time.monotonic()
+    holds_before = ears.gate.hold_id
+    reasons: list[str] = []
+    while (now_s := time.monotonic()) < begun_s + seconds:
+        sample(now_s, system.pids(), usages)
+        if ears.gate.mode == ears.gate.HOLD:
+            reasons.append(ears.gate.reason)
+            ears.resume()
+        tick()
+        time.sleep(max(0.0, now_s + SAMPLE_S - time.monotonic()))
+    commands = [command for command in ears.commands if command.at_s > begun_s]
+    return {
+        "seconds": time.monotonic() - begun_s,
+        "processes": {name: usage.summary(seconds / 6.0) for name, usage in usages.items()},
+        "memory": {name: _thinned(usage, begun_s) for name, usage in usages.items()},
+        "holds": ears.gate.hold_id - holds_before,
+        "hold_reasons": reasons,
+        "decisions": _decisions(ears, begun_s),
+        "to_spare_s": [command.first_s - command.ros_s for command in commands],
+        "arm_skew_s": _skews(commands),
+        "beat_s": {name: np.diff([t for t in beats if t > begun_s]).tolist() for name, beats in ears.beats.items()},
+    }
+
+
+def _thinned(usage: Usage, begun_s: float) -> list[tuple[float, float]]:
+    step = max(1, len(usage.at_s) // 300)
+    return [(round(t - begun_s, 1), round(m, 2)) for t, m in zip(usage.at_s[::step], usage.memory_mib[::step], strict=True)]
+
+
+def _decisions(ears: Ears, begun_s: float) -> dict[str, Any]:
+    heard = [message for at_s, message in ears.decisions if at_s > begun_s]
+    notes: dict[str, int] = {}
+    for message in heard:
+        if not message.published:
+            notes[message.note[:60]] = notes.get(message.note[:60], 0) + 1
+    inference = [message.timings_s[-1] for message in heard if message.timings_s]
+    return {"count": len(heard), "published": sum(m.published for m in heard), "not_published": notes, "inference_s": inference}
+
+
+def _skews(commands: list[Command]) -> list[float]:
+    """Between the arrivals of the arms' parts of one motion."""
+    by_stamp: dict[float, list[float]] = {}
+    for command in commands:
+        by_stamp.setdefault(command.stamp_s, []).append(command.at_s)
+    return [max(times) - min(times) for times in by_stamp.values() if len(times) > 1]

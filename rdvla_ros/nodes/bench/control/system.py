@@ -1,0 +1,77 @@
+"""The processes that the bench measures: the simulated robot, the gate, the monitor and the policy, as a user starts them."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from rdvla_ros.nodes.bench.control.ears import Ears
+from rdvla_ros.nodes.bench.control.usage import children
+from rdvla_ros.nodes.bringup import SIM_ROBOT, ProcessSpec, processes
+from rdvla_ros.nodes.starter import Processes, start
+from rdvla_ros.robot import RobotDescription, shipped
+
+STAND_IN = "bench.control.stand_in"
+START_S = 240.0
+
+
+class System:
+    """stand_in: the policy node decides without a network (bench.control.stand_in). Use as a context manager."""
+
+    def __init__(
+        self, folder: Path, domain: Mapping[str, str], *, stand_in: bool = False, policy: Mapping[str, Any] | None = None
+    ):
+        self.folder, self._domain = folder, dict(domain)
+        folder.mkdir(parents=True, exist_ok=True)
+        specs = {spec.node: spec for spec in processes({"sim": True})}
+        own = {"checkpoint": str(folder.resolve())} if stand_in else {}
+        parameters = {**specs["policy"].parameters, **own, **(policy or {})}
+        specs["policy"] = replace(specs["policy"], executable=STAND_IN if stand_in else "policy_node", parameters=parameters)
+        gate = {**specs["gate"].parameters, "start_mode": "hold"}  # the bench is the operator
+        specs["gate"] = replace(specs["gate"], parameters=gate)
+        self._specs: dict[str, ProcessSpec] = specs
+        self._running: dict[str, Processes] = {}
+        self.ears = Ears(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))
+
+    def __enter__(self) -> System:
+        try:
+            for name in self._specs:
+                self.start(name)
+            self.ears.run_until_moving(START_S)
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for running in reversed(self._running.values()):
+            running.stop()
+        self.ears.close()
+
+    def start(self, name: str) -> None:
+        """Once more, where it was killed."""
+        if name in self._running:
+            self._running[name].stop()
+        self._running[name] = start([self._specs[name]], self.folder / "logs", self._domain)
+
+    def pid(self, name: str) -> int:
+        return self._running[name][name].process.pid
+
+    def pids(self) -> dict[str, int]:
+        """All processes; the policy's decision process is one of its own."""
+        pids = {name: self.pid(name) for name in self._specs}
+        workers = children(pids["policy"])
+        return {**pids, **({"decisions": workers[0]} if workers else {})}
+
+    def kill(self, *names: str, number: int = signal.SIGKILL) -> float:
+        """Send all of them a signal at once; returns when (steady clock)."""
+        pids = [self.pid(name) for name in names]
+        at_s = time.monotonic()
+        for pid in pids:
+            os.kill(pid, number)
+        return at_s
