@@ -14,6 +14,7 @@ does not have (a misspelt key in a parameter file) are refused, and the refusal 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import typing
 from collections.abc import Callable, Iterable, Mapping
@@ -101,10 +102,12 @@ class Schema:
         return ()
 
 
+@functools.cache
 def rules(schema: type[Schema]) -> dict[str, Rule]:
     return {field.name: field.metadata["rule"] for field in dataclasses.fields(schema)}
 
 
+@functools.cache  # reading annotations takes milliseconds, and every change of a parameter checks all of them
 def kinds(schema: type[Schema]) -> dict[str, type]:
     hints = typing.get_type_hints(schema)
     return {field.name: hints[field.name] for field in dataclasses.fields(schema)}
