@@ -15,7 +15,7 @@ from lifecycle_msgs.msg import Transition
 from policy_rig import HOME, ROBOT
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
-from rdvla_ros.control.input_quality import FrozenFrames, JointJumps, digest, image_flaw
+from rdvla_ros.control.input_quality import FrozenFrames, ImageFlaws, JointJumps, digest
 from rdvla_ros.nodes import conversions
 from rdvla_ros.robot import Camera
 from rdvla_ros.types import ObservationError
@@ -129,7 +129,13 @@ def test_row_05_real_pictures_have_no_flaw():
     dark = np.clip(rng.normal(12, 6, (240, 320, 3)), 0, 255).astype(np.uint8)
     table = scene.copy()
     table[200:] = 128 + rng.integers(0, 2, (40, 320, 3), dtype=np.uint8)
-    assert [image_flaw(image) for image in (scene, dark, table)] == ["", "", ""]
+    assert [ImageFlaws().see(image) for image in (scene, dark, table)] == ["", "", ""]
+    framed = scene.copy()
+    framed[190:] = 0  # the scene itself ends there, from the first image on
+    camera = ImageFlaws()
+    assert [camera.see(framed) for _ in range(3)] == ["", "", ""]
+    framed[120:] = 0
+    assert "lower 120 of 240" in camera.see(framed)
 
 
 MALFORMED = [

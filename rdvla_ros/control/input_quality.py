@@ -49,23 +49,31 @@ class FrozenFrames:
         self._last, self.repeats = None, 0
 
 
-def image_flaw(image: np.ndarray) -> str:
-    """What looks wrong about an image (H, W, 3) uint8, in words; empty when nothing does.
+class ImageFlaws:
+    """What looks wrong about the images of one camera.
 
-    Torn: the lower end of the image is one colour without any noise, at least a tenth of its height, while the rest is not:
-    a transfer that broke off. A tear between two real pictures is not seen.
+    Torn: the lower end of the image is one colour without any noise, at least a tenth of its height more than it was in the
+    camera's first image, while the rest is not: a transfer that broke off. A tear between two real pictures is not seen.
     """
-    sample = image[::4, ::4]
-    if (sample <= DARK).all(axis=2).mean() >= BLACK_SHARE:
-        return "black"
-    if (sample >= BRIGHT).all(axis=2).mean() >= SATURATED_SHARE:
-        return "saturated"
-    columns = image[:, ::8]
-    same = (columns == columns[-1:, :1]).all(axis=(1, 2))  # rows that are all of the colour of the last row's first pixel
-    filled = len(same) - (np.flatnonzero(~same)[-1] + 1) if not same.all() else len(same)
-    if TORN_SHARE * len(same) <= filled < len(same):
-        return f"torn (the lower {filled} of {len(same)} rows hold nothing)"
-    return ""
+
+    def __init__(self) -> None:
+        self._usual: float | None = None  # share of rows at the lower end that hold nothing
+
+    def see(self, image: np.ndarray) -> str:
+        """The next image (H, W, 3) uint8: its flaw in words, empty where it has none."""
+        sample = image[::4, ::4]
+        if (sample <= DARK).all(axis=2).mean() >= BLACK_SHARE:
+            return "black"
+        if (sample >= BRIGHT).all(axis=2).mean() >= SATURATED_SHARE:
+            return "saturated"
+        columns = image[:, ::8]
+        same = (columns == columns[-1:, :1]).all(axis=(1, 2))  # rows that are all of the colour of the last row's first pixel
+        filled = len(same) - (np.flatnonzero(~same)[-1] + 1) if not same.all() else 0
+        if self._usual is None:
+            self._usual = filled / len(same)
+        if filled / len(same) >= self._usual + TORN_SHARE:
+            return f"torn (the lower {filled} of {len(same)} rows hold nothing)"
+        return ""
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ One decision is under way at a time, in the worker's process. Everything here ru
 from __future__ import annotations
 
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rdvla_ros.control.halts import Halts
-from rdvla_ros.control.input_quality import digest, image_flaw
+from rdvla_ros.control.input_quality import ImageFlaws, digest
 from rdvla_ros.control.output_quality import ConstantOutput
 from rdvla_ros.control.watchdog import Streak
 from rdvla_ros.nodes import conversions
@@ -64,7 +65,7 @@ class Deciding:
     def __init__(self, parts: Parts, halts: Halts, hold: Callable[[str], None], max_age_s: float):
         self._p, self._halts, self._hold, self._max_age_s = parts, halts, hold, max_age_s
         values = parts.values()
-        self._constant = ConstantOutput(values.constant_decisions)
+        self._constant, self._flaws = ConstantOutput(values.constant_decisions), defaultdict(ImageFlaws)
         self._unsettled = Streak(values.unsettled_to_pause or 1 << 60)
         self.unsettled = ""  # why the last decisions cannot be relied on, a cause for a pause
         self._epoch = self._sequence = 0
@@ -197,7 +198,7 @@ class Deciding:
     def _doubts(self, asked: Asked, decision: Decision) -> list[str]:
         """What is doubtful about the images it was made from, and about what comes out of the network."""
         values = self._p.values()
-        flaws = {name: image_flaw(image) for name, image in asked.observation.images.items()}
+        flaws = {name: self._flaws[name].see(image) for name, image in asked.observation.images.items()}
         doubts = [f"the image of camera '{name}' is {flaw}" for name, flaw in flaws.items() if flaw]
         fits = not self._misshapen(decision, len(asked.observation.positions))
         constant = fits and self._constant.see(decision.chunk.positions, asked.observation.positions, asked.seen)
