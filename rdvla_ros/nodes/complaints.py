@@ -13,12 +13,16 @@ REPEAT_S = 3.0  # the same complaint is made at most this often
 
 
 class Complaints:
-    """What a node says about what is wrong. A complaint is known by its key; exceptions in callbacks are counted."""
+    """What a node says about what is wrong. A complaint is known by its key; exceptions in callbacks are counted.
+
+    on_exception(sentence), where it is set: what else follows from one.
+    """
 
     def __init__(self, node: Node, repeat_s: float = REPEAT_S):
         self._node, self._repeat_s = node, repeat_s
         self._said: dict[str, float] = {}
         self.exceptions = 0
+        self.on_exception: Callable[[str], None] | None = None
 
     def log(self, severity: str, text: str) -> None:
         """severity: 'warning' or 'error'. rclpy ties a severity to each line of code that logs, hence two of them."""
@@ -42,8 +46,17 @@ class Complaints:
             try:
                 return callback(*args)
             except Exception as error:
-                self.exceptions += 1
-                self.say(f"raised in {name}", f"{name} failed: {type(error).__name__}: {error}", "error")
+                self._raised(name, error)
                 return args[-1] if len(args) == 2 else None
 
         return guard
+
+    def _raised(self, name: str, error: Exception) -> None:
+        self.exceptions += 1
+        text = f"{name} failed: {type(error).__name__}: {error}"
+        self.say(f"raised in {name}", text, "error")
+        if self.on_exception is not None:
+            try:
+                self.on_exception(text)
+            except Exception as further:
+                self.say("raised after an exception", f"What follows from an exception failed too: {further}", "error")

@@ -49,6 +49,11 @@ def stamp(seconds_: float) -> Time:
     return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
 
 
+def stamp_or_none(seconds_: float) -> Time:
+    """0, which is no stamp, where the number is no time that a message can hold."""
+    return stamp(seconds_) if 0.0 <= seconds_ < 2**31 else Time()
+
+
 def duration(seconds_: float) -> Duration:
     nanoseconds = round(seconds_ * NANOSECONDS)
     return Duration(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
@@ -219,7 +224,7 @@ def convergence_message(
     """What became of one decision. horizon: rows to be executed; note: why nothing was published, empty when it was."""
     message = Convergence(
         sequence=sequence,
-        observation_stamp=stamp(decision.chunk.stamp_s),
+        observation_stamp=stamp_or_none(decision.chunk.stamp_s),
         iterations=int(decision.iterations),
         limit=int(decision.limit),
         stop_reason=int(decision.stop_reason),

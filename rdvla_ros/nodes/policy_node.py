@@ -76,6 +76,7 @@ class PolicyNode(LifecycleNode):
         self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
+        self._complaints.on_exception = self._hold  # of a node with a bug nobody knows what it will send next
         self._heart.start()
 
     # ---- lifecycle
@@ -187,7 +188,7 @@ class PolicyNode(LifecycleNode):
             publish=convergence.publish,
         )
         self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
-        self._inputs.on_matched(self._deciding.on_matched)
+        self._inputs.on_matched(self._complaints.guarded(self._deciding.on_matched))
 
     def _take_result(self) -> None:
         if self._deciding:
