@@ -18,6 +18,10 @@ from rdvla_ros.robot import RobotDescription, shipped
 
 STAND_IN = "bench.control.stand_in"
 START_S = 240.0
+# As for real arms: the life signs' time-outs are the nodes' defaults, and the bench is the operator. Patience stays only with
+# what the simulator sends, which shares its processor with everything else.
+GATE = {"start_mode": "hold", "auto_resume": False, "heartbeat_timeout_s": 0.06, "starved_s": 0.25}
+POLICY = {"gate_heartbeat_s": 0.1, "gate_timeout_s": 1.0, "decision_timeout_s": 2.0, "stall_s": 0.3}
 
 
 class System:
@@ -30,10 +34,9 @@ class System:
         folder.mkdir(parents=True, exist_ok=True)
         specs = {spec.node: spec for spec in processes({"sim": True})}
         own = {"checkpoint": str(folder.resolve())} if stand_in else {}
-        parameters = {**specs["policy"].parameters, **own, **(policy or {})}
+        parameters = {**specs["policy"].parameters, **POLICY, **own, **(policy or {})}
         specs["policy"] = replace(specs["policy"], executable=STAND_IN if stand_in else "policy_node", parameters=parameters)
-        gate = {**specs["gate"].parameters, "start_mode": "hold"}  # the bench is the operator
-        specs["gate"] = replace(specs["gate"], parameters=gate)
+        specs["gate"] = replace(specs["gate"], parameters={**specs["gate"].parameters, **GATE})
         self._specs: dict[str, ProcessSpec] = specs
         self._running: dict[str, Processes] = {}
         self.ears = Ears(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))
