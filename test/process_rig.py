@@ -63,9 +63,10 @@ class ProcessRig(GateRig):
             message.header.stamp, message.header.frame_id = conversions.stamp(self.now_s()), camera.frame_id
             self._images[camera.name].publish(message)
 
-    def start(self, name, **values):
-        """A process; its standard error goes to `log(name)`."""
-        parameters = {"robot": ROBOT_FILE, **VALUES[name], **values}
+    def start(self, name, again="", **values):
+        """A process; its standard error goes to `log(name)`. again: it is a second one, known by this name."""
+        program, parameters = PROGRAMS[name], {"robot": ROBOT_FILE, **VALUES[name], **values}
+        name = again or name
         words = [
             word
             for key, value in parameters.items()
@@ -73,7 +74,7 @@ class ProcessRig(GateRig):
         ]
         path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
         environment = {**os.environ, "PYTHONPATH": path, "FASTRTPS_DEFAULT_PROFILES_FILE": str(self._profile)}
-        command = [sys.executable, *PROGRAMS[name], "--ros-args", *words]
+        command = [sys.executable, *program, "--ros-args", *words]
         with self._log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
         return self.processes[name]

@@ -89,12 +89,23 @@ def test_row_56_a_policy_that_is_killed_in_mid_chunk_holds_both_arms(rig):
     assert rig.nothing_comes(1.0) and rig.status.mode == GateStatus.HOLD  # a new policy alone moves nothing
 
 
+def test_row_63_a_second_policy_is_not_activated_and_the_first_goes_on(rig):
+    second = rig.start("policy", again="second")
+    try:
+        rig.until(lambda: "Not activated: /policy is running already" in rig.log("second"), "the refusal", PATIENCE_S)
+        rig.move()  # what the second one's first beats stopped
+        assert second.poll() is None and rig.status.mode == GateStatus.AUTO
+    finally:
+        rig.kill("second")
+    rig.move()
+
+
 def test_row_62_a_full_disk_stops_the_logs_and_nothing_else(rig):
     """No file may grow any more, which is what a full disk does to a log."""
     for process in rig.processes.values():
         resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (1, resource.RLIM_INFINITY))
     try:
-        for _ in range(5):
+        for _ in range(2):
             assert rig.call(Hold, reason="with a full disk", who="test").accepted
             rig.held()
             rig.move()

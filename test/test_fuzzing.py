@@ -32,7 +32,7 @@ from rdvla_ros.nodes.worker_messages import WorkerLost
 from rdvla_ros.types import ObservationError
 
 CASES = int(os.environ.get("RDVLA_FUZZ", 10000))
-STEPS = 25  # of one sequence
+STEPS = 40  # of one sequence
 GATE = max(1, CASES * 6 // 10 // STEPS)  # sequences
 ARMS = {arm.name: arm for arm in ROBOT.arms}
 KINDS = ("motion", "motion", "motion", "joints", "controller", "beat", "joy", "hold", "resume", "set_mode", "parameter", "time",
@@ -41,11 +41,12 @@ VALUES = st.one_of(NUMBERS, TEXTS, st.booleans(), st.integers(-(1 << 63), (1 << 
 SEQUENCES = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(SPOILS, max_size=2), SPOILS, VALUES), min_size=STEPS, max_size=STEPS
 )
-QUICK = {
+QUICK = {  # a failure is not made smaller: that takes minutes; print_blob says how to repeat it
     "deadline": None,
     "suppress_health_check": list(HealthCheck),
     "database": None,
     "phases": [Phase.explicit, Phase.generate],
+    "print_blob": True,
 }
 
 

@@ -152,6 +152,20 @@ def button():
     return ButtonPresence("joystick", timeout_s=0.5, longest_press_s=10.0)
 
 
+def test_row_63_two_peers_of_one_name_are_told_apart_from_one_that_begins_anew():
+    pulse = PeerPulse("/policy", 0.06)
+    for beat in range(50):  # one that was started anew
+        pulse.beat(0.02 * beat, beat % 25 + 1)
+        assert not pulse.lost(0.02 * beat)
+    for beat in range(5):
+        pulse.beat(1.0 + 0.02 * beat, 26 + beat)
+        pulse.beat(1.01 + 0.02 * beat, 1 + beat)
+    assert "More than one sender beats as /policy" in pulse.lost(1.1)
+    for beat in range(60):  # the second one ended
+        pulse.beat(1.1 + 0.02 * beat, 100 + beat)
+    assert not pulse.lost(1.1 + 0.02 * 59)
+
+
 def test_row_54_a_joystick_that_repeats_its_last_message_is_no_presence():
     presence = button()
     presence.heard(0.0, 1, False)

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
+
+DOUBLE = 3  # so many numbers that go back ...
+WITHIN_S = 1.0  # ... within this time are two senders at once; one that is started anew goes back once
 
 
 class PeerPulse:
     """The beats of one peer.
 
     It is lost after timeout_s without a beat whose number grew: a source that repeats its last message does not live. A number
-    that goes back is another life of the peer: it is counted in `lives`, and what was known of the one before is gone.
+    that goes back is another life of the peer: it is counted in `lives`, and what was known of the one before is gone. Numbers
+    that go back and forth are two peers at once, neither of which is to be relied on.
     """
 
     def __init__(self, name: str, timeout_s: float):
@@ -20,6 +25,7 @@ class PeerPulse:
         self.causes: tuple[str, ...] = ()
         self.hold = ""
         self.lives = 0
+        self._back_s: deque[float] = deque(maxlen=DOUBLE)
 
     def beat(self, now_s: float, count: int, causes: Sequence[str] = (), hold: str = "") -> bool:
         """Whether this beat was a sign of life."""
@@ -27,6 +33,7 @@ class PeerPulse:
             return False
         if self._count is None or count < self._count:
             self.lives += 1
+            self._back_s.append(now_s)
         self._count, self._heard_s = count, now_s
         self.causes, self.hold = tuple(causes), hold
         return True
@@ -43,6 +50,8 @@ class PeerPulse:
         """One sentence when the peer gives no sign of life; empty when it does."""
         if self._heard_s is None:
             return f"No heartbeat of {self.name} has come yet."
+        if len(self._back_s) == DOUBLE and now_s - self._back_s[0] < WITHIN_S:
+            return f"More than one sender beats as {self.name}: is it running twice? Stop one of them."
         silence_s = now_s - self._heard_s
         if silence_s <= self._timeout_s:
             return ""

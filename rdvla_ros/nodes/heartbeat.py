@@ -17,6 +17,7 @@ from __future__ import annotations
 import contextlib
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 
@@ -33,6 +34,7 @@ WATCH_S = 0.01  # how often the peers are looked at
 LEAST_TIMEOUT_S = 0.04  # two beats; a shorter silence is no news
 QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT, history=QoSHistoryPolicy.KEEP_LAST)
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
+TWIN_S = 1.0  # a node of the same name beat so lately
 
 
 class Heart:
@@ -42,6 +44,7 @@ class Heart:
     on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
     on_beat(topic): after every beat of a peer, in the side's thread.
     side: share this one (and start it yourself) instead of making one.
+    yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `twin`.
     """
 
     def __init__(
@@ -55,7 +58,9 @@ class Heart:
         period_s: float = PERIOD_S,
         stuck_s: float = 0.5,
         side: Side | None = None,
+        yields: Callable[[], bool] | None = None,
     ):
+        self._yields, self._sent, self._twin_s = yields, deque(maxlen=100), -TWIN_S
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
         self.peers = {topic: PeerPulse(topic.rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()}
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
@@ -65,7 +70,10 @@ class Heart:
         self._ran_s = time.monotonic()  # when the node's callbacks last ran
         self.side = side or Side(node)
         self._owns_side = side is None
-        self._publisher = self.side.node.create_publisher(Heartbeat, f"{node.get_fully_qualified_name()}/heartbeat", QOS)
+        own = f"{node.get_fully_qualified_name()}/heartbeat"
+        self._publisher = self.side.node.create_publisher(Heartbeat, own, QOS)
+        if yields is not None:
+            self.side.node.create_subscription(Heartbeat, own, self._on_own, QOS)
         for topic in self.peers:
             self.side.node.create_subscription(Heartbeat, topic, partial(self._on_heard, topic), QOS)
         self._timer = node.create_timer(stuck_s / 5, self._callbacks_run, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -95,21 +103,34 @@ class Heart:
         with self._busy_lock:
             return not self._busy and now_s - self._ran_s > self._stuck_s
 
+    def twin(self, now_s: float) -> str:
+        """One sentence when another node of this name is alive; empty when none was heard."""
+        if now_s - self._twin_s >= TWIN_S:
+            return ""
+        name = self._node.get_fully_qualified_name()
+        return f"{name} is running already: the heartbeat of another one was heard. Stop it first."
+
     def _callbacks_run(self) -> None:
         self._ran_s = time.monotonic()
 
     def _beat(self) -> None:
-        if self.stuck(time.monotonic()):
+        now_s = time.monotonic()
+        if self.stuck(now_s) or self._yields is not None and self.twin(now_s) and self._yields():
             return
         self._count += 1
         busy = self._busy
         causes = [f"{self._node.get_name()}: {busy}."] if busy else list(self._causes())
         message = Heartbeat(count=self._count, causes=causes, hold=self.hold)
         message.header.stamp = self._node.get_clock().now().to_msg()
+        self._sent.append(_known(message))
         self._publisher.publish(message)
 
     def _watch(self) -> None:
         self._on_watch(time.monotonic())
+
+    def _on_own(self, message: Heartbeat) -> None:
+        if _known(message) not in self._sent:
+            self._twin_s = time.monotonic()
 
     def _on_heard(self, topic: str, message: Heartbeat) -> None:
         causes = tuple(cause[:LONGEST_CAUSE] for cause in message.causes[:MOST_CAUSES])
@@ -117,3 +138,8 @@ class Heart:
             own_s = self._node.get_clock().now().nanoseconds * 1e-9
             self.stamps[topic] = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9 - own_s
             self._on_beat(topic)
+
+
+def _known(message: Heartbeat) -> tuple[int, int, int]:
+    """By what a sender knows its own beat again."""
+    return message.count, message.header.stamp.sec, message.header.stamp.nanosec

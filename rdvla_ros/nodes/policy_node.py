@@ -66,7 +66,9 @@ class PolicyNode(LifecycleNode):
         self._halts = Halts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
         self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
         peers = {HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
-        self._heart = Heart(self, peers, causes=self._causes, on_watch=self._watch_gate)
+        self._heart = Heart(
+            self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active
+        )
         guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
@@ -96,6 +98,9 @@ class PolicyNode(LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
+        if twin := self._heart.twin(time.monotonic()):
+            self.get_logger().error(f"Not activated: {twin}")
+            return FAILURE
         self._halts.lifted()
         self._heart.hold = ""
         self._deciding.begin()

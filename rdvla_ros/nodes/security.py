@@ -88,7 +88,7 @@ def profiles(robot: RobotDescription, values: GateParameters | None = None) -> d
                 subscribe=names.images | names.states | names.controllers | {"/gate/status", "/gate/heartbeat"},
                 reply={"/policy/set_instruction", *(f"/policy/{name}" for name in LIFECYCLE)},
             ),
-            _profile("policy_side", publish={"/policy/heartbeat"}, subscribe={"/gate/heartbeat"}),
+            _profile("policy_side", publish={"/policy/heartbeat"}, subscribe={"/gate/heartbeat", "/policy/heartbeat"}),
         ],
         "gate": [
             _node(
