@@ -1,6 +1,7 @@
 """Every row of the fault catalogue is a test named after it (`test_row_41_...`, or `test_row_27_47_...` for several)."""
 
 import ast
+import functools
 import re
 from collections import defaultdict
 from pathlib import Path
@@ -12,6 +13,7 @@ ROWS = range(1, 70)
 NAME = re.compile(r"test_row_((?:\d+_)+)")
 
 
+@functools.cache
 def covered() -> dict[int, list[str]]:
     """row -> the tests that carry its number."""
     tests = defaultdict(list)
