@@ -33,7 +33,7 @@ class Motions:
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
         self._robot, self._arms, self._horizon = robot, arms, horizon
-        self._lead_s, self._stop_s, self._seam = values.lead_s, values.stop_s, make_seam({"method": values.seam_method})
+        self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
         self.schedule = Schedule(
@@ -53,12 +53,6 @@ class Motions:
             raise TrajectoryError("The decision is not finite.")
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
             raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
-        elapsed_s = now_s - chunk.stamp_s
-        if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, self._lead_s):
-            raise NotNowError(
-                f"Nothing of the chunk is left to execute: {len(chunk.positions)} rows of {chunk.step_s:g} s, {elapsed_s:.3f} s "
-                "after their observation. It came too late."
-            )
         begun_s = time.monotonic()
         horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
         present = self._arms.present()
@@ -66,6 +60,11 @@ class Motions:
             raise NotNowError("The arms still come to rest from what was stopped.")
         over = self.schedule.handover(now_s, present)
         elapsed_s = over.stamp_s - chunk.stamp_s
+        if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s):
+            raise NotNowError(
+                f"Nothing of the chunk is left to execute: {len(chunk.positions)} rows of {chunk.step_s:g} s, taking over "
+                f"{elapsed_s + over.lead_s:.3f} s after their observation. It came too late."
+            )
         motion = self._seam.plan(
             self._robot.from_policy(chunk.positions),
             step_s=chunk.step_s,

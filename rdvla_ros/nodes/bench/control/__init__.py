@@ -63,7 +63,7 @@ def _burst(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str,
 
 def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
     def run(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
-        with _system(options, folder, domain, always_stand_in) as system, _Bar(options.n) as tick:
+        with _system(options, folder, domain, always_stand_in, strict=True) as system, _Bar(options.n) as tick:
             result = measure(system, options.n, np.random.default_rng(options.seed), tick)
         return {"stand_in": always_stand_in or options.stand_in, **result}
 
@@ -72,7 +72,7 @@ def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
 
 def _watchdog(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
     limits = {"decision_timeout_s": TIMEOUT_S}
-    with System(folder, domain, stand_in=True, policy=limits) as system, _Bar(options.n) as tick:
+    with System(folder, domain, stand_in=True, strict=True, policy=limits) as system, _Bar(options.n) as tick:
         return {"decision_timeout_s": TIMEOUT_S, **parts.watchdog(system, options.n, TIMEOUT_S, tick)}
 
 
@@ -92,8 +92,8 @@ def _soak(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, 
         return parts.soak(system, seconds, tick)
 
 
-def _system(options: argparse.Namespace, folder: Path, domain: dict, stand_in: bool = False) -> System:
-    return System(folder, domain, stand_in=stand_in or options.stand_in)
+def _system(options: argparse.Namespace, folder: Path, domain: dict, stand_in: bool = False, strict: bool = False) -> System:
+    return System(folder, domain, stand_in=stand_in or options.stand_in, strict=strict)
 
 
 class _Bar:

@@ -159,7 +159,9 @@ class Ears:
             self.resume(seconds)
             begun_s = time.monotonic()
             while time.monotonic() - begun_s < 5.0:
-                if self.gate is not None and self.gate.mode == GateStatus.AUTO and self.moving():
+                if self.gate is None or self.gate.mode != GateStatus.AUTO:
+                    break
+                if self.moving():
                     return
                 time.sleep(0.005)
         raise BringupError(

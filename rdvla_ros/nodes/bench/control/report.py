@@ -32,7 +32,8 @@ def quantiles(times_s: list[float]) -> dict[str, float]:
 
 def save(folder: Path, part: str, result: dict[str, Any], command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"part": part, "command": command, "machine": machine(), "load": os.getloadavg(), **_rounded(result)})
+    around = {"machine": machine(), "load": os.getloadavg(), "nice": os.nice(0)}  # load: runnable processes, 1, 5 and 15 min
+    text = json.dumps({"part": part, "command": command, **around, **_rounded(result)})
     temporary = folder / f"{part}.tmp"
     temporary.write_text(text + "\n", encoding="utf-8")
     temporary.replace(folder / f"{part}.json")

@@ -18,25 +18,35 @@ from rdvla_ros.robot import RobotDescription, shipped
 
 STAND_IN = "bench.control.stand_in"
 START_S = 240.0
-# As for real arms: the life signs' time-outs are the nodes' defaults, and the bench is the operator. Patience stays only with
-# what the simulator sends, which shares its processor with everything else.
-GATE = {"start_mode": "hold", "auto_resume": False, "heartbeat_timeout_s": 0.06, "starved_s": 0.25}
-POLICY = {"gate_heartbeat_s": 0.1, "gate_timeout_s": 1.0, "decision_timeout_s": 2.0, "stall_s": 0.3}
+OPERATED = {"start_mode": "hold", "auto_resume": False}  # the bench is the operator
+# The life signs' time-outs of real arms, the nodes' defaults. Where what is measured does not depend on them the bring-up's
+# patience with a simulator that shares its processor with everything else stays.
+STRICT_GATE = {"heartbeat_timeout_s": 0.06, "starved_s": 0.25}
+STRICT_POLICY = {"gate_heartbeat_s": 0.1, "gate_timeout_s": 1.0, "decision_timeout_s": 2.0, "stall_s": 0.3}
 
 
 class System:
-    """stand_in: the policy node decides without a network (bench.control.stand_in). Use as a context manager."""
+    """stand_in: the policy node decides without a network (bench.control.stand_in). strict: time-outs as for real
+    arms. Use as a context manager."""
 
     def __init__(
-        self, folder: Path, domain: Mapping[str, str], *, stand_in: bool = False, policy: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        domain: Mapping[str, str],
+        *,
+        stand_in: bool = False,
+        strict: bool = False,
+        policy: Mapping[str, Any] | None = None,
     ):
         self.folder, self._domain = folder, dict(domain)
         folder.mkdir(parents=True, exist_ok=True)
         specs = {spec.node: spec for spec in processes({"sim": True})}
         own = {"checkpoint": str(folder.resolve())} if stand_in else {}
-        parameters = {**specs["policy"].parameters, **POLICY, **own, **(policy or {})}
+        parameters = {**specs["policy"].parameters, **(STRICT_POLICY if strict else {}), **own, **(policy or {})}
         specs["policy"] = replace(specs["policy"], executable=STAND_IN if stand_in else "policy_node", parameters=parameters)
-        specs["gate"] = replace(specs["gate"], parameters={**specs["gate"].parameters, **GATE})
+        specs["gate"] = replace(
+            specs["gate"], parameters={**specs["gate"].parameters, **OPERATED, **(STRICT_GATE if strict else {})}
+        )
         self._specs: dict[str, ProcessSpec] = specs
         self._running: dict[str, Processes] = {}
         self.ears = Ears(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))
