@@ -163,3 +163,19 @@ def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
     runner._decision(message)
     (record,) = runner._episode.decisions
     assert record.latency_s == pytest.approx(0.16, abs=1e-6) and record.computation_s == pytest.approx(0.04)
+
+
+def test_row_62_a_film_that_cannot_be_written_is_given_up_and_the_episode_goes_on(tmp_path):
+    runner = Runner.__new__(Runner)
+    out = io.StringIO()
+    runner._status, runner._folder, runner._video_hz = StatusLine(out), tmp_path / "gone", 10.0
+    runner._video, runner._unfilmed = None, False
+    runner._link = SimpleNamespace(gate=None, uncertainty=None, uncertainty_score=math.nan, gate_mode="AUTO")
+    runner._episode = episode = Episode(1, "insertion", 0)
+    for frame in range(2000):  # until the encoder has said no
+        runner._picture(np.zeros((480, 640, 3), np.uint8), 0.1 * frame)
+        if runner._unfilmed:
+            break
+    assert runner._unfilmed and episode.video is None
+    runner._picture(np.zeros((480, 640, 3), np.uint8), 1000.0)
+    assert out.getvalue().count("[ERROR] The film of episode 1 is given up") == 1

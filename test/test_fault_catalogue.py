@@ -15,9 +15,9 @@ TESTS = Path(__file__).parent
 NAME = re.compile(r"test_row_((?:\d+_)+)(.*)")
 PAGE = """# Faults
 
-What goes wrong on a robot, and what then happens. Every row is a test of that number: `pytest test -k row_41`. With the real nodes
-over DDS where the row is about processes, messages or their timing. *Hold* stops both arms until an operator resumes; *pause* does
-too, but may end by itself (docs/architecture.md).
+What goes wrong on a robot, and what then happens. Every row is a test of that number (`pytest test -k row_41`), with the real
+nodes over DDS where the row is about processes, messages or their timing. *Hold* stops both arms until an operator resumes;
+*pause* does too, but may end by itself.
 
 | row | fault | tests |
 |---|---|---|

@@ -135,7 +135,7 @@ def start_process(*parameters):
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpoint, number):
+def test_row_59_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpoint, number):
     process = start_process(f"checkpoint:={checkpoint}", "autostart:=true", "gate:=false")
     try:
         line = ""

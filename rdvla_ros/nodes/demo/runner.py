@@ -36,6 +36,7 @@ class Runner:
         self._episodes, self._timeout_s, self._video_hz = episodes, timeout_s, video_hz
         self._episode: Episode | None = None
         self._video: EpisodeVideo | None = None
+        self._unfilmed = False
         self._hold_seen = 0
         self._begun_s = 0.0  # simulated time from the reset to the resume
         link.on_decision, link.on_picture = self._decision, self._picture
@@ -76,7 +77,7 @@ class Runner:
             self._episode = None
             if self._video:
                 self._video.close()
-                self._video = None
+            self._video, self._unfilmed = None, False
 
     def _settled(self, number: int) -> bool:
         """The simulator has begun the episode, and long enough ago for the gate to look anew where the arms are."""
@@ -158,8 +159,16 @@ class Runner:
 
     def _picture(self, picture: np.ndarray, stamp_s: float) -> None:
         episode = self._episode
-        if episode is None:
+        if episode is None or self._unfilmed:
             return
+        try:
+            self._film(episode, picture, stamp_s)
+        except OSError as error:  # no room on the disk, say: the episode goes on
+            self._unfilmed, self._video, episode.video = True, None, None
+            why = str(error).strip().splitlines()[0][:200]
+            self._status.say(f"[ERROR] The film of episode {episode.number} is given up, the episode goes on: {why}")
+
+    def _film(self, episode: Episode, picture: np.ndarray, stamp_s: float) -> None:
         if self._video is None:
             height, width, _ = picture.shape
             path = self._folder / f"episode_{episode.number}_seed_{episode.seed}.mp4"
