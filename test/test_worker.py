@@ -186,7 +186,11 @@ def alive(pid):
         return False
 
 
-def test_the_process_imports_no_ros():
-    code = "import sys; import rdvla_ros.nodes.worker_process, rdvla_ros.nodes.policy_loading; print('rclpy' in sys.modules)"
+@pytest.mark.parametrize(
+    "modules, stranger",
+    [("rdvla_ros.nodes.worker_process, rdvla_ros.nodes.policy_loading", "rclpy"), ("rdvla_ros.nodes.policy_node", "torch")],
+)
+def test_the_process_imports_no_ros_and_the_node_no_torch(modules, stranger):
+    code = f"import sys; import {modules}; print('{stranger}' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parents[1])
     assert out.stdout.strip() == "False", out.stdout + out.stderr
