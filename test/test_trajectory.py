@@ -261,12 +261,22 @@ def test_a_stop_takes_little_longer_than_the_limits_need():
     speed = 1.0 * ARM
     trajectory = stop(Reference(MIDDLE, speed, np.zeros_like(speed)), limits=LIMITS, lead_s=0.02)
     least = 1.0 / 10.0 + 10.0 / 500.0  # v / a and a / jerk
-    assert trajectory.duration_s - 0.02 <= least + 0.011
+    rests_s = trajectory.times_s[np.flatnonzero(~trajectory.velocities.any(axis=1))[0]]
+    assert rests_s - 0.02 <= least + 0.011
 
 
 def test_a_resting_start_stays_where_it_is():
     trajectory = stop(Reference.at_rest(MIDDLE), limits=LIMITS)
     assert len(trajectory.times_s) >= 2 and (trajectory.positions == MIDDLE).all() and not trajectory.velocities.any()
+
+
+def test_a_stop_is_taken_also_by_a_controller_that_hears_of_it_late():
+    """A message whose last point has passed is rejected whole, and the arms would go on."""
+    speed = 0.1 * ARM
+    for start in (Reference.at_rest(MIDDLE), Reference(MIDDLE, speed, np.zeros_like(speed))):
+        trajectory = stop(start, limits=LIMITS, lead_s=0.02)
+        assert trajectory.duration_s == pytest.approx(0.02 + LONGEST_STOP_S)
+        assert not trajectory.velocities[-2:].any() and (trajectory.positions[-2] == trajectory.positions[-1]).all()
 
 
 # -- sampling

@@ -27,6 +27,9 @@ def stop(
     A joint that would leave its position limits in that time, or go on accelerating beyond its speed, comes to rest earlier, as
     fast as it may.
     Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
+
+    The last point, at rest as the one before, lies longest_s after the start: a controller rejects a message whose end has
+    passed, and a stop must be taken also when it comes late.
     """
     times_s, positions, velocities = _braking(start, limits, longest_s)
     peaks = cubic.peaks(times_s, positions, velocities)
@@ -42,6 +45,9 @@ def stop(
         for j, part in alone.items():
             positions[:, [j]], velocities[:, [j]], _ = cubic.sample(*part, times_s)
         velocities[-1] = 0.0
+    if times_s[-1] < longest_s - 0.001:
+        times_s = np.append(times_s, longest_s)
+        positions, velocities = (np.concatenate([x, x[-1:]]) for x in (positions, velocities))
     return Trajectory(limits.names, np.round(lead_s + times_s, 6), positions, velocities, now)
 
 
