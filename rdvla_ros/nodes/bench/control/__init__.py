@@ -40,6 +40,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rdvla bench control", description=__doc__)
     parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what is measured; none: only the report")
     parser.add_argument("--n", type=int, default=100, help="repetitions of holds and deaths")
+    parser.add_argument("--longest", type=float, default=3600.0, help="seconds after which a part ends with what it has")
     parser.add_argument("--restarts", type=int, default=5, help="repetitions of all_killed, each with a start of everything")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
     parser.add_argument("--stand-in", action="store_true", help="a policy without a network, that starts faster, in every part")
@@ -51,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
 def _holds(loaded: bool) -> Callable:
     def run(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
         with _system(options, folder, domain) as system, _Bar(options.n) as tick:
-            return parts.holds(system, options.n, np.random.default_rng(options.seed), tick, loaded=loaded)
+            return parts.holds(system, _repeat(options, tick), np.random.default_rng(options.seed), loaded=loaded)
 
     return run
 
@@ -64,7 +65,7 @@ def _burst(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str,
 def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
     def run(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
         with _system(options, folder, domain, always_stand_in, strict=True) as system, _Bar(options.n) as tick:
-            result = measure(system, options.n, np.random.default_rng(options.seed), tick)
+            result = measure(system, _repeat(options, tick), np.random.default_rng(options.seed))
         return {"stand_in": always_stand_in or options.stand_in, **result}
 
     return run
@@ -73,7 +74,7 @@ def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
 def _watchdog(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
     limits = {"decision_timeout_s": TIMEOUT_S}
     with System(folder, domain, stand_in=True, strict=True, policy=limits) as system, _Bar(options.n) as tick:
-        return {"decision_timeout_s": TIMEOUT_S, **parts.watchdog(system, options.n, TIMEOUT_S, tick)}
+        return {"decision_timeout_s": TIMEOUT_S, **parts.watchdog(system, _repeat(options, tick), TIMEOUT_S)}
 
 
 def _all_killed(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
@@ -94,6 +95,10 @@ def _soak(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, 
 
 def _system(options: argparse.Namespace, folder: Path, domain: dict, stand_in: bool = False, strict: bool = False) -> System:
     return System(folder, domain, stand_in=stand_in or options.stand_in, strict=strict)
+
+
+def _repeat(options: argparse.Namespace, tick: Callable[[], None]) -> parts.Repeat:
+    return parts.Repeat(options.n, tick, options.longest)
 
 
 class _Bar:

@@ -127,7 +127,7 @@ class Ears:
         """A call that the gate must answer, with a refusal."""
         self._resuming.call_async(Resume.Request(hold_id=0, who=WHO))
 
-    def resume(self, seconds: float = 120.0) -> None:
+    def resume(self, seconds: float = 300.0) -> None:
         """Lift whatever hold is in force, as soon as nothing stands in the way."""
         end_s = time.monotonic() + seconds
         while True:
@@ -152,7 +152,7 @@ class Ears:
                 raise BringupError(f"Waited {seconds:g} s for {what}")
             time.sleep(0.005)
 
-    def run_until_moving(self, seconds: float = 120.0) -> None:
+    def run_until_moving(self, seconds: float = 300.0) -> None:
         """AUTO, a motion on the wire, and arms that are commanded to move. What holds the arms meanwhile is lifted."""
         end_s = time.monotonic() + seconds
         while time.monotonic() < end_s:

@@ -26,14 +26,29 @@ REST = 1e-6  # commanded speed of an arm at rest
 Progress = Callable[[], None]
 
 
-def holds(system: System, count: int, random: np.random.Generator, tick: Progress, *, loaded: bool) -> dict[str, Any]:
+class Repeat:
+    """Counts what was measured. Iterating ends after `count` of it, after longest_s."""
+
+    def __init__(self, count: int, tick: Progress, longest_s: float):
+        self._left, self._tick, self._until_s = count, tick, time.monotonic() + longest_s
+
+    def __iter__(self) -> Iterator[None]:
+        while self._left > 0 and time.monotonic() < self._until_s:
+            yield
+
+    def counted(self) -> None:
+        self._left -= 1
+        self._tick()
+
+
+def holds(system: System, repeat: Repeat, random: np.random.Generator, *, loaded: bool) -> dict[str, Any]:
     """From the call of the hold service to the moment at which both controllers have the hold, while the arms move.
 
     loaded: a hundred further calls per second that the gate must answer, all the time.
     """
     ears, heard_s, answered_s = system.ears, [], []
     with _calls(ears) if loaded else _nothing():
-        while len(heard_s) < count:
+        for _ in repeat:
             ears.run_until_moving()
             time.sleep(random.uniform(0.05, 0.6))
             _, asked_s, came_s = ears.hold()
@@ -42,7 +57,7 @@ def holds(system: System, count: int, random: np.random.Generator, tick: Progres
             if len(commands) == len(ears.arms):  # otherwise something else had held the arms a moment before
                 heard_s.append(max(command.at_s for command in commands.values()) - asked_s)
                 answered_s.append(came_s - asked_s)
-                tick()
+                repeat.counted()
     return {"heard_s": heard_s, "answered_s": answered_s}
 
 
@@ -86,30 +101,30 @@ def _nothing() -> Iterator[None]:
     yield
 
 
-def killed(system: System, count: int, random: np.random.Generator, tick: Progress) -> dict[str, Any]:
+def killed(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:
     """kill -9 of the policy at random moments of a motion, to the hold at both controllers."""
     heard_s = []
-    while len(heard_s) < count:
+    for _ in repeat:
         at_s = _at_a_random_moment(system, random, lambda: system.kill("policy"))
-        _note(system, at_s, heard_s, tick)
+        _note(system, at_s, heard_s, repeat)
         system.start("policy")
     return {"heard_s": heard_s}
 
 
-def stopped(system: System, count: int, random: np.random.Generator, tick: Progress) -> dict[str, Any]:
+def stopped(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:
     """SIGSTOP of the policy at random moments of a motion, to the hold at both controllers; SIGCONT a little later."""
     heard_s = []
-    while len(heard_s) < count:
+    for _ in repeat:
         at_s = _at_a_random_moment(system, random, lambda: system.kill("policy", number=signal.SIGSTOP))
-        _note(system, at_s, heard_s, tick)
+        _note(system, at_s, heard_s, repeat)
         system.kill("policy", number=signal.SIGCONT)
     return {"heard_s": heard_s}
 
 
-def watchdog(system: System, count: int, timeout_s: float, tick: Progress) -> dict[str, Any]:
+def watchdog(system: System, repeat: Repeat, timeout_s: float) -> dict[str, Any]:
     """A decision that never ends: from its deadline (begun + decision_timeout_s) to the hold at both controllers."""
     ears, heard_s, note = system.ears, [], system.folder / BEGUN
-    while len(heard_s) < count:
+    for _ in repeat:
         ears.instruct("go")
         ears.run_until_moving()
         note.unlink(missing_ok=True)
@@ -117,7 +132,7 @@ def watchdog(system: System, count: int, timeout_s: float, tick: Progress) -> di
         ears.wait(lambda: note.exists() and note.read_text(), 20.0, "a decision that hangs.")
         deadline_s = float(note.read_text()) + timeout_s
         ears.wait(lambda deadline_s=deadline_s: time.monotonic() > deadline_s, 10.0, "its deadline.")
-        _note(system, deadline_s - 0.005, heard_s, tick, offset_s=0.005)
+        _note(system, deadline_s - 0.005, heard_s, repeat, offset_s=0.005)
         ears.instruct("go")
     return {"heard_s": heard_s}
 
@@ -128,7 +143,7 @@ def _at_a_random_moment(system: System, random: np.random.Generator, act: Callab
     return act()
 
 
-def _note(system: System, at_s: float, heard_s: list[float], tick: Progress, offset_s: float = 0.0) -> None:
+def _note(system: System, at_s: float, heard_s: list[float], repeat: Repeat, offset_s: float = 0.0) -> None:
     """Wait for the hold that follows what was done at at_s, unless one was in force already."""
     ears = system.ears
     before = ears.gate.hold_id
@@ -138,7 +153,7 @@ def _note(system: System, at_s: float, heard_s: list[float], tick: Progress, off
     commands = ears.last_commands(at_s)
     if moved and len(commands) == len(ears.arms):
         heard_s.append(max(command.at_s for command in commands.values()) - at_s - offset_s)
-        tick()
+        repeat.counted()
 
 
 def all_killed(system: System, random: np.random.Generator) -> dict[str, float]:
