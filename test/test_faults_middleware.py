@@ -99,6 +99,22 @@ def test_row_44_one_arms_message_that_gets_lost_holds_both(rig):
     assert np.allclose(rig.positions[SLICES[RIGHT.name]], HOME[SLICES[RIGHT.name]], atol=1e-6)
 
 
+@pytest.mark.parametrize(("joint", "value", "words"), [(0, 100.0, "within"), (1, 0.5, "where it is measured")])
+def test_row_43_what_a_controller_cannot_command_is_not_believed_and_no_stop_begins_from_it(rig, joint, value, words):
+    rig.go()
+    rig.send_reports = False
+    lie = HOME.copy()
+    lie[joint] = value
+    rig.report(lie, np.zeros_like(HOME))
+    assert words in rig.held().reason and ROBOT.joint_names[joint] in rig.status.reason
+    rig.until(lambda: all(rig.received.values()), "the stop")
+    for arm, messages in rig.received.items():
+        positions = np.array([point.positions for message in messages for point in message.points])
+        assert np.allclose(positions, HOME[SLICES[arm]], atol=1e-6)
+    rig.send_reports = True
+    rig.until(lambda: not rig.status.causes, "the cause to go")
+
+
 def test_row_61_a_controller_manager_that_restarts_holds_and_is_sent_nothing_old(rig):
     rig.go()
     rig.pass_motion(motion(change=0.3))

@@ -36,7 +36,7 @@ STEPS = 40  # of one sequence
 GATE = max(1, CASES * 6 // 10 // STEPS)  # sequences
 ARMS = {arm.name: arm for arm in ROBOT.arms}
 KINDS = ("motion", "motion", "motion", "joints", "controller", "beat", "joy", "hold", "resume", "set_mode", "parameter", "time",
-         "clock", "tick", "go", "go", "go")  # fmt: skip
+         "clock", "tick", "go", "go", "go", "rest")  # fmt: skip
 VALUES = st.one_of(NUMBERS, TEXTS, st.booleans(), st.integers(-(1 << 63), (1 << 63) - 1), st.lists(NUMBERS, max_size=3))
 SEQUENCES = st.lists(
     st.tuples(st.sampled_from(KINDS), st.lists(SPOILS, max_size=2), SPOILS, VALUES), min_size=STEPS, max_size=STEPS
@@ -111,6 +111,8 @@ def do(gate, kind, spoils, choice, value):
         gate.parameter(known[choice.a % len(known)] if choice.how else "use_sim_tim", value)
     elif kind == "go":
         go(gate)
+    elif kind == "rest":
+        gate.run(1.0, period_s=0.05)
     elif kind == "time":
         gate.clock.steady_s += (choice.a % 400) / 1000.0
     elif kind == "clock":

@@ -24,6 +24,8 @@ from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
+FASTEST = 2.0  # times a joint's largest speed; more is no speed
+APART_S = 0.5
 STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
 _TYPES: dict[str, type] = {"rdvla_ros/msg/ControllerState": ControllerState}
 if control_msgs is not None:
@@ -94,6 +96,27 @@ def commanded(message: Any, arm: Arm) -> Reference | None:
     return Reference(position, velocity, np.zeros(len(order)))
 
 
+def incredible(reference: Reference, arm: Arm, measured: np.ndarray | None) -> str:
+    """Why a report cannot be true, in one sentence; empty when it can. A stop that began from it would throw the arm.
+
+    measured: (J,) where the joints are, None where that is not known. Between it and what is commanded lies no more than APART_S
+    at full speed, or the controller does not control the arm.
+    """
+    for index, joint in enumerate(arm.joints):
+        position, velocity = float(reference.position[index]), float(reference.velocity[index])
+        margin = max(conversions.RANGE_MARGIN * (joint.upper - joint.lower), conversions.LEAST_MARGIN)
+        if not joint.lower - margin <= position <= joint.upper + margin:
+            what, expected = f"{position:.4g}", f"within {joint.lower:.4g} .. {joint.upper:.4g}"
+        elif not abs(velocity) <= FASTEST * joint.velocity:
+            what, expected = f"a speed of {velocity:.4g}", f"at most {joint.velocity:.4g}"
+        elif measured is not None and not abs(position - measured[index]) <= APART_S * joint.velocity:
+            what, expected = f"{position:.4g}", f"about {measured[index]:.4g}, where it is measured"
+        else:
+            continue
+        return f"The controller of arm '{arm.name}' says that it commands joint '{joint.name}' to {what}, expected {expected}."
+    return ""
+
+
 def reported_at_s(message: Any, now_s: float) -> float:
     """When a report was true: its stamp, or now where that makes no sense (no stamp, another clock)."""
     stamp_s = conversions.seconds(message.header.stamp)
@@ -134,5 +157,5 @@ class ArmStates:
 
     def _on_state(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
-        if reference is not None:
+        if reference is not None and not incredible(reference, arm, None):
             self._reports[arm.name] = (reported_at_s(message, self._now_s()), reference)

@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from rdvla_ros.control.obedience import skew
 from rdvla_ros.control.watchdog import StreamWatch
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.controller_states import ControllerStates, commanded, reported_at_s
+from rdvla_ros.nodes.controller_states import ControllerStates, commanded, incredible, reported_at_s
 from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.inputs import qos_events, sensor_qos
@@ -46,6 +46,8 @@ class RobotWatch:
         self._seen: tuple[str, ...] = ()
         self._hosts: dict[str, frozenset[bytes]] = {}  # arm -> who published its controller's state
         self._skewed_since_s: float | None = None
+        self._positions: dict[str, tuple[Any, float]] = {}  # arm -> where its joints were, and when [steady s]
+        self._incredible: dict[str, str] = {}  # arm -> why its controller's last report is not believed
         self._groups = conversions.joint_groups(robot)
         topics = [group.topic for group in self._groups]
         for group in self._groups:
@@ -62,7 +64,7 @@ class RobotWatch:
         now_s = time.monotonic()
         heard = [stream.problem(now_s) for stream in self._streams.values()]
         heard += [arm.problem(now_s) for arm in self._arms.obedience.values()]
-        return [*filter(None, heard), *self._seen]
+        return [*filter(None, [*heard, *list(self._incredible.values())]), *self._seen]
 
     def disobedience(self) -> str:
         """Why what was sent is not what the arms do; no lasting cause, but one to hold."""
@@ -128,6 +130,7 @@ class RobotWatch:
             stream.bad(conversions.printable(str(error)))  # it may quote names from the message
             return
         stream.good(time.monotonic())
+        self._positions[group.arm] = positions, time.monotonic()
         with self._lock:
             self._arms.passage.report_measured(group.arm, positions, now_s)
 
@@ -140,7 +143,12 @@ class RobotWatch:
 
     def _on_controller(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
-        if reference is not None:
+        if reference is None:
+            return
+        measured, measured_s = self._positions.get(arm.name, (None, -1e9))
+        fresh = time.monotonic() - measured_s <= self._values.joint_timeout_s
+        self._incredible[arm.name] = incredible(reference, arm, measured if fresh else None)
+        if not self._incredible[arm.name]:
             at_s, accepted = reported_at_s(message, self._arms.ros_s()), getattr(message, "accepted", None)
             with self._lock:
                 self._arms.reported(arm.name, reference, accepted, at_s, time.monotonic())
