@@ -54,8 +54,8 @@ def make_rig(capfd):
 OVER_DDS = {
     "test_bringup", "test_end_to_end", "test_gate_node", "test_monitor_node", "test_policy_node", "test_policy_node_life",
     "test_shared_joint_states", "test_sim_robot_node", "test_faults_sensors", "test_faults_time", "test_faults_model",
-    "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker", "test_faults_config",
-    "test_security",
+    "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
+    "test_faults_config", "test_security",
 }  # fmt: skip
 
 

@@ -159,13 +159,13 @@ def test_all_processes_leave_with_code_0_and_the_last_word_is_a_hold(system):
     assert time.monotonic() - began_s < 20.0  # well below SIGKILL on a loaded machine; seconds otherwise
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
     assert wire.gate.mode == GateStatus.HOLD
-    decisions = {stamp_ns(message) for message in wire.heard["/policy/convergence"]}  # also the stamps of their motions
-    assert any(stamp_ns(message) in decisions for message in wire.heard[LEFT])
-    for topic in (LEFT, RIGHT):
+    for topic, arm in ((LEFT, "left"), (RIGHT, "right")):
+        decided = {stamp_ns(message) for message in wire.heard[f"/policy/{arm}/joint_trajectory"]}
+        assert any(stamp_ns(message) in decided for message in wire.heard[topic])
         last = wire.heard[topic][-1]
         assert not np.any(last.points[-1].velocities)
-        assert stamp_ns(last) not in decisions, "the last motion is one of the policy's, not the hold"
-        assert stamp_ns(last) >= max(decisions) - 50_000_000
+        assert stamp_ns(last) not in decided, "the last motion is one of the policy's, not the hold"
+        assert stamp_ns(last) >= max(decided) - 50_000_000
 
 
 def stamp_ns(message):

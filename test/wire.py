@@ -33,6 +33,7 @@ class Wire:
         latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         for arm in robot.arms:
             self._hear(JointTrajectory, arm.trajectory_topic)
+            self._hear(JointTrajectory, f"/policy/{arm.name}/joint_trajectory")
             self._hear(ControllerState, arm.controller_state_topic)
         for topic in {arm.joint_states_topic for arm in robot.arms}:
             self._hear(JointState, topic)

@@ -165,8 +165,7 @@ class Deciding:
         decision = asked.future.result()
         self._sequence += 1
         now_s, horizon, note = self._p.now().ros_s, 0, ""
-        for text in (*decision.notes, *self._doubts(asked, decision)):
-            self._p.complaints.say(text[:20], f"The decision says: {conversions.printable(text)}")
+        self._count_unsettled(decision)
         if asked.epoch == self._epoch and now_s > asked.begun.ros_s:
             self._p.motions.schedule.latency.add(now_s - asked.begun.ros_s)
         try:
@@ -186,6 +185,8 @@ class Deciding:
             )
         )
         self.consider()
+        for text in (*decision.notes, *self._doubts(asked, decision)):  # nothing waits for these
+            self._p.complaints.say(text[:20], f"The decision says: {conversions.printable(text)}")
 
     def _failed(self, error: BaseException) -> None:
         """What the policy was given may be at fault; anything else leaves in doubt whether there is a policy at all."""
@@ -197,17 +198,18 @@ class Deciding:
 
     def _doubts(self, asked: Asked, decision: Decision) -> list[str]:
         """What is doubtful about the images it was made from, and about what comes out of the network."""
-        values = self._p.values()
         flaws = {name: self._flaws[name].see(image) for name, image in asked.observation.images.items()}
         doubts = [f"the image of camera '{name}' is {flaw}" for name, flaw in flaws.items() if flaw]
         fits = not self._misshapen(decision, len(asked.observation.positions))
         constant = fits and self._constant.see(decision.chunk.positions, asked.observation.positions, asked.seen)
+        return [*doubts, constant] if constant else doubts
+
+    def _count_unsettled(self, decision: Decision) -> None:
         if decision.stop_reason != StopReason.ITERATION_LIMIT:
             self._unsettled.succeeded()
             self.unsettled = ""
-        elif self._unsettled.failed() and values.unsettled_to_pause:
+        elif self._unsettled.failed() and self._p.values().unsettled_to_pause:
             self.unsettled = f"{self._unsettled.count} decisions in a row had not settled within {decision.limit} iterations."
-        return [*doubts, constant] if constant else doubts
 
     def _misshapen(self, decision: Decision, joints: int) -> str:
         policy, shape = self._p.keeper.first.result(), decision.chunk.positions.shape
