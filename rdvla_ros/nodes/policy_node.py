@@ -103,6 +103,7 @@ class PolicyNode(LifecycleNode):
             return FAILURE
         self._halts.lifted()
         self._heart.hold = ""
+        self._stall.stood_still_for(time.monotonic())  # loading was no stall
         self._deciding.begin()
         self._active = True
         return super().on_activate(state)
