@@ -33,7 +33,8 @@ SLICES = ROBOT.arm_slices
 MOVES = np.array([name not in ROBOT.gripper_joints for name in ROBOT.joint_names])
 PATIENCE_S = 20.0  # only ever waited when something is broken
 # One thread runs the gate, the robot and the test, on a machine that does other work.
-PATIENT = {"heartbeat_timeout_s": 1.0, "starved_s": 2.0, "controller_timeout_s": 1.0, "joint_timeout_s": 1.0, "obey_s": 0.3}
+PATIENT = {"heartbeat_timeout_s": 1.0, "starved_s": 2.0, "controller_timeout_s": 1.0, "joint_timeout_s": 1.0, "obey_s": 0.3,
+           "skew_s": 0.5}  # fmt: skip
 
 
 class Beats:

