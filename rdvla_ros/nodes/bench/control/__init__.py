@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import sys
 import tempfile
@@ -15,7 +16,7 @@ import numpy as np
 from tqdm import tqdm
 
 from rdvla_ros.nodes.bench.control import parts, report
-from rdvla_ros.nodes.bench.control.system import System
+from rdvla_ros.nodes.bench.control.system import System, prefer
 from rdvla_ros.nodes.starter import free_domain
 
 TIMEOUT_S = 0.5  # the decision's deadline in the watchdog part
@@ -24,6 +25,9 @@ PARTS = ("holds_idle", "holds_loaded", "burst", "stopped", "killed", "watchdog",
 
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
+    if options.priority:
+        os.setsid() if os.getpgrp() != os.getpid() else None  # a session of its own, with a priority of its own
+        prefer(os.getpid(), options.priority)
     command = "rdvla bench control " + shlex.join(sys.argv[3:] if argv is None else argv)
     for name in options.parts:
         with tempfile.TemporaryDirectory(prefix="rdvla_bench_") as folder, free_domain() as domain:
@@ -44,6 +48,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--restarts", type=int, default=5, help="repetitions of all_killed, each with a start of everything")
     parser.add_argument("--minutes", type=float, default=60.0, help="of the soak")
     parser.add_argument("--stand-in", action="store_true", help="a policy without a network, that starts faster, in every part")
+    parser.add_argument("--priority", type=int, default=0, help="nice value of nodes and bench, where others compute too")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--out", type=Path, default=Path("docs/bench/control"), help="folder of the results")
     return parser
@@ -73,7 +78,10 @@ def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
 
 def _watchdog(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
     limits = {"decision_timeout_s": TIMEOUT_S}
-    with System(folder, domain, stand_in=True, strict=True, policy=limits) as system, _Bar(options.n) as tick:
+    with (
+        System(folder, domain, stand_in=True, strict=True, policy=limits, priority=options.priority) as system,
+        _Bar(options.n) as tick,
+    ):
         return {"decision_timeout_s": TIMEOUT_S, **parts.watchdog(system, _repeat(options, tick), TIMEOUT_S)}
 
 
@@ -94,7 +102,7 @@ def _soak(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, 
 
 
 def _system(options: argparse.Namespace, folder: Path, domain: dict, stand_in: bool = False, strict: bool = False) -> System:
-    return System(folder, domain, stand_in=stand_in or options.stand_in, strict=strict)
+    return System(folder, domain, stand_in=stand_in or options.stand_in, strict=strict, priority=options.priority)
 
 
 def _repeat(options: argparse.Namespace, tick: Callable[[], None]) -> parts.Repeat:

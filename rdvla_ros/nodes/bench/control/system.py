@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
+import threading
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,7 +29,7 @@ STRICT_POLICY = {"gate_heartbeat_s": 0.1, "gate_timeout_s": 1.0, "decision_timeo
 
 class System:
     """stand_in: the policy node decides without a network (bench.control.stand_in). strict: time-outs as for real
-    arms. Use as a context manager."""
+    arms. priority: see `prefer`. Use as a context manager."""
 
     def __init__(
         self,
@@ -37,8 +39,9 @@ class System:
         stand_in: bool = False,
         strict: bool = False,
         policy: Mapping[str, Any] | None = None,
+        priority: int = 0,
     ):
-        self.folder, self._domain = folder, dict(domain)
+        self.folder, self._domain, self._priority = folder, dict(domain), priority
         folder.mkdir(parents=True, exist_ok=True)
         specs = {spec.node: spec for spec in processes({"sim": True})}
         own = {"checkpoint": str(folder.resolve())} if stand_in else {}
@@ -71,6 +74,18 @@ class System:
         if name in self._running:
             self._running[name].stop()
         self._running[name] = start([self._specs[name]], self.folder / "logs", self._domain)
+        prefer(self.pid(name), self._priority)
+        if name == "policy" and self._priority:
+            threading.Thread(target=self._prefer_decisions, args=(self.pid(name),), daemon=True).start()
+
+    def _prefer_decisions(self, policy: int) -> None:
+        """The policy's decision process, as soon as it is there: it has a session of its own."""
+        end_s = time.monotonic() + START_S
+        while not (found := children(policy)) and time.monotonic() < end_s:
+            time.sleep(0.2)
+        for pid in found:
+            with contextlib.suppress(OSError):
+                prefer(pid, self._priority)
 
     def pid(self, name: str) -> int:
         return self._running[name][name].process.pid
@@ -88,3 +103,12 @@ class System:
         for pid in pids:
             os.kill(pid, number)
         return at_s
+
+
+def prefer(pid: int, priority: int) -> None:
+    """Nice value of a process and its session: Linux shares the processor among sessions first (autogroups), by their own."""
+    if priority:
+        os.setpriority(os.PRIO_PROCESS, pid, priority)
+        group = Path(f"/proc/{pid}/autogroup")
+        if group.exists():
+            group.write_text(str(priority))
