@@ -231,7 +231,8 @@ class GateRig:
             self.until(lambda before=before: passed() or self.status.refused > before.refused, "the motion to pass")
             if passed():
                 return stamp
-            assert "stamp_s" not in options and "old" in self.status.last_refusal, self.status.last_refusal
+            late = any(word in self.status.last_refusal for word in ("old", "would jerk", "would jump", "were past"))
+            assert "stamp_s" not in options and late, self.status.last_refusal
 
     def held(self):
         return self.until(lambda: self.status.mode == GateStatus.HOLD and self.status, "a hold")

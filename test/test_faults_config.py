@@ -35,7 +35,7 @@ def test_row_65_no_parameter_of_a_moving_gate_is_changed_to_nonsense_or_relaxed(
     names = [field.name for field in fields(GateParameters)]
     before = {name: rig.gate.get_parameter(name).value for name in names}
     rig.go()
-    rig.pass_motion(motion(change=0.3))
+    rig.pass_motion(motion(change=0.1))
     attempts = [(name, value) for name in names for value in NONSENSE if value != before[name]] + list(RELAXED.items())
     for name, value in attempts:
         result = rig.gate.set_parameters([Parameter(name, value=value)])[0]
