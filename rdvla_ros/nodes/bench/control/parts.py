@@ -108,7 +108,7 @@ def killed(system: System, repeat: Repeat, random: np.random.Generator) -> dict[
         at_s = _at_a_random_moment(system, random, lambda: system.kill("policy"))
         _note(system, at_s, heard_s, repeat)
         system.start("policy")
-    return {"heard_s": heard_s, "reasons": system.reasons}
+    return {"heard_s": heard_s, "reason_and_stamp_s": system.said}
 
 
 def stopped(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:
@@ -118,7 +118,7 @@ def stopped(system: System, repeat: Repeat, random: np.random.Generator) -> dict
         at_s = _at_a_random_moment(system, random, lambda: system.kill("policy", number=signal.SIGSTOP))
         _note(system, at_s, heard_s, repeat)
         system.kill("policy", number=signal.SIGCONT)
-    return {"heard_s": heard_s, "reasons": system.reasons}
+    return {"heard_s": heard_s, "reason_and_stamp_s": system.said}
 
 
 def watchdog(system: System, repeat: Repeat, timeout_s: float) -> dict[str, Any]:
@@ -134,7 +134,7 @@ def watchdog(system: System, repeat: Repeat, timeout_s: float) -> dict[str, Any]
         ears.wait(lambda deadline_s=deadline_s: time.monotonic() > deadline_s, 10.0, "its deadline.")
         _note(system, deadline_s - 0.005, heard_s, repeat, offset_s=0.005)
         ears.instruct("go")
-    return {"heard_s": heard_s, "reasons": system.reasons}
+    return {"heard_s": heard_s, "reason_and_stamp_s": system.said}
 
 
 def _at_a_random_moment(system: System, random: np.random.Generator, act: Callable[[], float]) -> float:
@@ -153,7 +153,8 @@ def _note(system: System, at_s: float, heard_s: list[float], repeat: Repeat, off
     commands = ears.last_commands(at_s)
     if moved and len(commands) == len(ears.arms):
         heard_s.append(max(command.at_s for command in commands.values()) - at_s - offset_s)
-        system.reasons.append(ears.gate.reason)
+        stamped_s = max(command.stamp_s for command in commands.values()) - (time.time() - time.monotonic() + at_s + offset_s)
+        system.said.append((ears.gate.reason, stamped_s))  # the stamp lies up to 14 ms after the sending
         repeat.counted()
 
 

@@ -43,7 +43,7 @@ class System:
     ):
         self.folder, self._domain, self._priority = folder, dict(domain), priority
         folder.mkdir(parents=True, exist_ok=True)
-        self.reasons: list[str] = []  # of the holds that were measured
+        self.said: list[tuple[str, float]] = []  # of the holds that were measured: why, and by the gate's clock when
         specs = {spec.node: spec for spec in processes({"sim": True})}
         own = {"checkpoint": str(folder.resolve())} if stand_in else {}
         parameters = {**specs["policy"].parameters, **(STRICT_POLICY if strict else {}), **own, **(policy or {})}
