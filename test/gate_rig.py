@@ -212,9 +212,15 @@ class GateRig:
         return future.result()
 
     def go(self):
-        """Lift the hold in force."""
-        answer = self.call(Resume, hold_id=self.status.hold_id, who="test")
-        assert answer.accepted, answer.message
+        """Lift the hold in force, as soon as nothing stands in the way: this machine may have been busy for a moment."""
+
+        def lifted():
+            answer = self.call(Resume, hold_id=self.status.hold_id, who="test")
+            if not answer.accepted:
+                self.spin_for(0.1)
+            return answer.accepted
+
+        self.until(lifted, "an accepted resume")
         self.until(lambda: self.status.mode == GateStatus.AUTO, "AUTO")
 
     def pass_motion(self, trajectory, **options):
