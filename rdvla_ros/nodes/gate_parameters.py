@@ -52,7 +52,11 @@ class GateParameters(Schema):
         0.06, "silence of the policy's heartbeat after which the arms are held", unit="s", low=0.04, high=5.0
     )
     starved_s: float = parameter(
-        0.25, "this process may be kept from running for so long, and its callbacks twice as long, until the hold", unit="s", low=0.05, high=5.0
+        0.25,
+        "this process may be kept from running for so long, and its callbacks twice as long, until the hold",
+        unit="s",
+        low=0.05,
+        high=5.0,
     )
 
     # the operator
