@@ -138,7 +138,7 @@ class Rig:
             self.executor.spin_once(timeout_sec=0.02)
         return condition()
 
-    def call(self, kind, name, request, seconds=20.0):
+    def call(self, kind, name, request, seconds=120.0):
         client = self.robot.create_client(kind, name)
         assert self.until(client.service_is_ready, seconds)
         future = client.call_async(request)

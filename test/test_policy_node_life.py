@@ -15,6 +15,11 @@ from policy_rig import ACTIVE, INACTIVE, INSTRUCTION, ROBOT_FILE, UNCONFIGURED
 from rclpy.parameter import Parameter
 from rdvla_ros.srv import SetInstruction
 
+from rdvla_ros.nodes.policy_loading import load_policy, settings
+from rdvla_ros.nodes.policy_parameters import PolicyParameters
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import CheckpointError
+
 # what is refused at configure
 
 
@@ -54,11 +59,20 @@ def test_a_missing_file_is_refused(make_rig, parameters, words):
         (lambda data: data["actions"].update(representation="absolute"), "The checkpoint's actions are relative"),
     ],
 )
-def test_row_72_a_checkpoint_for_another_robot_is_refused(make_rig, checkpoint, tmp_path, change, words):
+def test_row_72_a_checkpoint_for_another_robot_is_refused(checkpoint, tmp_path, change, words):
     data = yaml.safe_load(ROBOT_FILE.read_text())
     change(data)
     (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
-    refused(make_rig(checkpoint=str(checkpoint), robot=str(tmp_path / "robot.yaml")), words)
+    parameters = PolicyParameters(robot=str(tmp_path / "robot.yaml"), checkpoint=str(checkpoint))
+    with pytest.raises(CheckpointError, match=words):
+        load_policy(settings(parameters, RobotDescription.load(parameters.robot)))
+
+
+def test_row_72_the_node_refuses_it(make_rig, checkpoint, tmp_path):
+    data = yaml.safe_load(ROBOT_FILE.read_text())
+    data["arms"].reverse()
+    (tmp_path / "robot.yaml").write_text(yaml.safe_dump(data))
+    refused(make_rig(checkpoint=str(checkpoint), robot=str(tmp_path / "robot.yaml")), "Checkpoint for another robot: joint 0")
 
 
 def test_row_67_an_observation_age_longer_than_the_chunk_is_refused(make_rig):
