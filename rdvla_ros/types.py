@@ -41,6 +41,10 @@ class TrajectoryError(RdvlaError):
     """A motion that may not be sent."""
 
 
+class InfeasibleError(TrajectoryError):
+    """A chunk in itself in order that no motion within the limits follows from where the arms are, or none in time."""
+
+
 def nearest_names(name: str, names: Iterable[str]) -> str:
     """End of an error message: the names that exist, and the likeliest one meant."""
     names = [str(n) for n in names]

@@ -111,6 +111,7 @@ def test_a_hold_stops_both_arms_and_nothing_passes_until_the_resume_that_names_i
     start = wire.positions()
     wire.reset(seed=1)  # so that there is something to do again
     wire.until(lambda: wire.heard["/sim_robot/task_stage"] and wire.heard["/sim_robot/task_stage"][-1].seed == 1, "the new scene")
+    wire.more(wire.robot.cameras[-1].topic, STOP_IMAGES)  # no decision is made from what was before it
     start = wire.positions()
     wire.resume_in_force()
     wire.until(lambda: moved(wire, start), "the arms to move again")

@@ -173,6 +173,16 @@ def test_row_33_chunks_that_contradict_each_other_are_joined_within_the_limits(m
         assert np.allclose(following.velocities[0], before.velocity, atol=1e-2)
 
 
+def test_row_33_a_chunk_that_no_legal_motion_follows_moves_nothing_and_many_in_a_row_hold(make_rig):
+    rig = make_rig().moving()
+    rig.instruct("too fast at times")
+    assert rig.until(lambda: rig.line("moves nothing", "than the joints' limits allow")), rig.log
+    rig.moving()
+    assert not rig.line("Hold: ")
+    rig.instruct("too fast")
+    assert rig.holds("5 decisions in a row could not be followed")
+
+
 def test_row_34_a_chunk_of_another_shape_is_refused_and_holds(make_rig):
     rig = make_rig().moving()
     for command in ("too few steps", "too few joints", "no steps", "not a table", "other steps"):

@@ -176,7 +176,26 @@ def shaped(change):
     return other_shape
 
 
+def too_fast(observation):
+    """Within the positions' limits, and farther in each step than the joints get in any time that is allowed for it."""
+    made = calm(observation)
+    positions = made.chunk.positions.copy()
+    positions[3::2, [0, 7]] += 2.0  # not the first rows, which may be past already
+    return replace(made, chunk=replace(made.chunk, positions=positions))
+
+
+fast_ones = 0
+
+
+def too_fast_at_times(observation):
+    global fast_ones
+    fast_ones += 1
+    return too_fast(observation) if fast_ones % 3 == 0 else calm(observation)
+
+
 COMMANDS = {
+    "too fast": too_fast,
+    "too fast at times": too_fast_at_times,
     "one nan": one_nan,
     "not finite": not_finite,
     "unsettled": unsettled,

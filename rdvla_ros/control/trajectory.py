@@ -14,7 +14,7 @@ import numpy as np
 
 from rdvla_ros.control import cubic, fit
 from rdvla_ros.control.limits import POSITION_MARGIN, JointLimits, Tolerances, check_trajectory
-from rdvla_ros.types import TrajectoryError
+from rdvla_ros.types import InfeasibleError, TrajectoryError
 
 EXACT = Tolerances(position=0.0, velocity=0.0, acceleration=0.0, jerk=0.0)  # the fit keeps a reserve
 LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
@@ -147,7 +147,7 @@ def plan(
     due_s = (np.arange(len(targets)) + 1) * step_s - elapsed_s
     left = due_s >= lead_s + step_s / 2
     if horizon < 1 or not left.any():
-        raise TrajectoryError(
+        raise InfeasibleError(
             f"Nothing of the chunk is left to execute: {len(targets)} rows of {step_s:g} s, {elapsed_s:.3f} s after their "
             f"observation, horizon {horizon}."
         )
@@ -164,7 +164,7 @@ def plan(
         stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
         ends_s = stretched_s[executed - 1] + options.stop_s
         if ends_s > options.longest_s:
-            raise TrajectoryError(
+            raise InfeasibleError(
                 f"Within the joints' limits the {executed} executed rows and their stop would last {ends_s:.2f} s, "
                 f"expected at most {options.longest_s:g} s: execute fewer rows of a chunk (horizon)."
             )
@@ -174,7 +174,7 @@ def plan(
             if not (missed[:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
                 return replace(motion[0], before=now, before_s=now_s)
         stretch = stretch * 1.35
-    raise TrajectoryError(
+    raise InfeasibleError(
         f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
         "duration no legal motion follows it."
     )

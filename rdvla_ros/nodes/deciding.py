@@ -28,7 +28,9 @@ from rdvla_ros.nodes.streams import Moment
 from rdvla_ros.nodes.synchronizer import Matched
 from rdvla_ros.nodes.worker_keeper import WorkerKeeper
 from rdvla_ros.nodes.worker_messages import WorkerError, WorkerLost
-from rdvla_ros.types import Decision, Observation, ObservationError, RdvlaError, StopReason, TrajectoryError
+from rdvla_ros.types import Decision, InfeasibleError, Observation, ObservationError, RdvlaError, StopReason, TrajectoryError
+
+INFEASIBLE_TO_HOLD = 5  # one decision too fast for the joints happens to every policy; so many in a row are a fault
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,7 @@ class Deciding:
         values = parts.values()
         self._constant, self._flaws = ConstantOutput(values.constant_decisions), defaultdict(ImageFlaws)
         self._unsettled = Streak(values.unsettled_to_pause or 1 << 60)
+        self._infeasible = Streak(INFEASIBLE_TO_HOLD)
         self.unsettled = ""  # why the last decisions cannot be relied on, a cause for a pause
         self._epoch = self._sequence = 0
         self._asked: Asked | None = None
@@ -92,6 +95,7 @@ class Deciding:
         """An operator wants to see the next decisions, whatever the last ones were like."""
         self.unsettled = ""
         self._unsettled.succeeded()
+        self._infeasible.succeeded()
 
     def refused(self) -> None:
         """The motion that was sent last did not reach the controllers."""
@@ -233,9 +237,14 @@ class Deciding:
             rows = self._p.motions.send(decision, now_s, publish_unconverged=self._p.values().publish_unconverged)
         except NotNowError:
             raise
+        except InfeasibleError as error:  # the arms follow what they have, to its end at rest
+            if self._infeasible.failed():
+                self._hold(f"{self._infeasible.count} decisions in a row could not be followed: {error}")
+            raise
         except TrajectoryError as error:  # the whole chunk, of both arms
             self._hold(f"a decision that may not be followed: {error}")
             raise
+        self._infeasible.succeeded()
         self._halts.moved()
         self._last_stamp_s = asked.observation.stamp_s
         return rows
