@@ -21,7 +21,7 @@ def unheard(topic: str, publishers: Sequence[Any], listeners: Sequence[Any]) -> 
     """
     pairs = [(_profile(p), _profile(s)) for p in publishers for s in listeners]
     checks = [qos_check_compatible(*pair) for pair in pairs]
-    if not checks or any(result is not QoSCompatibility.ERROR for result, _ in checks):
+    if not checks or any(result != QoSCompatibility.ERROR for result, _ in checks):
         return []
     others = [side for side in (*publishers, *listeners) if not isinstance(side, QoSProfile)]
     reason = checks[0][1].strip().rstrip(";.") or "its quality of service does not fit"
