@@ -36,7 +36,8 @@ def test_row_40_a_controller_that_cannot_hear_is_named_with_the_reason():
         rig.start_controllers(QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL))  # the gate offers volatile
         rig.send_reports = True
         cause = refused(rig, "quality of service")
-        assert "/left_arm_controller/joint_trajectory" in cause and "/robot" in cause and "durability" in cause.lower()
+        assert "/left_arm_controller/joint_trajectory" in cause and "/robot" in cause
+        assert "durability" in cause.lower() or "volatile" in cause.lower()  # the words are the middleware's
         refused(rig, "/right_arm_controller/joint_trajectory")
 
 
