@@ -125,7 +125,9 @@ class Fuzzed:
         return {"context": self.context, "parameter_overrides": [Parameter(k, value=v) for k, v in values.items()]}
 
     def settle(self, node):
-        node.get_logger().set_level(rclpy.logging.LoggingSeverity.FATAL)
+        logger = node.get_logger()
+        logger.set_level(rclpy.logging.LoggingSeverity.FATAL)
+        self._undo.callback(logger.set_level, rclpy.logging.LoggingSeverity.UNSET)  # the name's level outlives the node
         node.get_clock = lambda: self.clock
         return node
 
