@@ -105,15 +105,14 @@ def seeing(sim) -> AlohaSim:
 def test_pictures_show_the_cube_where_it_lies(seeing):
     """The red of the cube moves in the top picture as the cube does on the table."""
     columns = []
-    for seed in (0, 3):
+    for seed in range(6):
         seeing.reset(seed)
         picture = seeing.render("top", 320, 240)
         assert picture.shape == (240, 320, 3) and picture.dtype == np.uint8
         red = (picture[..., 0] > 150) & (picture[..., 1] < 90)
         assert 20 < red.sum() < 400
         columns.append((seeing.object_pose("box")[0][0], np.nonzero(red)[1].mean()))
-    (x0, column0), (x1, column1) = columns
-    assert (x1 - x0) * (column1 - column0) > 0
+    assert np.corrcoef(np.array(columns).T)[0, 1] > 0.98
 
 
 def test_pictures_have_the_size_asked_for(seeing):
