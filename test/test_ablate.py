@@ -30,6 +30,8 @@ def test_variants_train_and_go_on_where_they_stopped(tmp_path, monkeypatch, caps
     text = (tmp_path / "out/ablations.md").read_text()
     assert text.count("\n") == 2 + len(small) and "| 2 |" in text and "gradient through 1 iteration" in text
     assert (tmp_path / "out/ablations.png").stat().st_size > 5000
+    with pytest.raises(TrainingError, match="its heads had steps 2, these have 3.*another --output"):
+        ablate.main([*words, "--steps", "3"])
     with pytest.raises(TrainingError, match="variant 'unshard'.*unshared"):
         ablate.main([*words[: -len(small)], "unshard"])
 

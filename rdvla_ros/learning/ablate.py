@@ -31,7 +31,7 @@ from rdvla_ros.learning.augment import BatchMaker
 from rdvla_ros.learning.config import Augmentation, DataSettings, TrainingError
 from rdvla_ros.learning.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT
-from rdvla_ros.learning.recurrence import DepthSampler, chunk_loss, unroll
+from rdvla_ros.learning.recurrence import DepthSampler, chunk_loss, head_error_by_depth, unroll
 from rdvla_ros.model.checkpoint import Checkpoint, load_checkpoint
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
@@ -150,18 +150,10 @@ def _encode(head: RDVLAHead, features: Features, indices: np.ndarray):
     return head.encode(task, latents, features.proprio[indices])
 
 
-@torch.no_grad()
 def held_out_errors(head: RDVLAHead, features: Features, depths: Sequence[int] = DEPTHS) -> dict[int, float]:
-    chosen, sums = np.flatnonzero(features.held_out), dict.fromkeys(depths, 0.0)
-    generator = torch.Generator().manual_seed(0)
-    for part in np.array_split(chosen, math.ceil(len(chosen) / 128)):
-        context = _encode(head, features, part)
-        state = head.initial_state(len(part), generator)
-        for k in range(max(depths)):
-            state = head.iterate(context, state, k)
-            if k + 1 in sums:
-                sums[k + 1] += float((head.decode(context, state) - features.target[part]).abs().mean()) * len(part) / len(chosen)
-    return sums
+    chosen = np.flatnonzero(features.held_out)
+    parts = np.array_split(chosen, math.ceil(len(chosen) / 128))
+    return head_error_by_depth(head, ((_encode(head, features, part), features.target[part]) for part in parts), depths)
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -229,13 +221,18 @@ def main(argv: list[str] | None = None) -> int:
 def run(base: HeadConfig, features: Features, arguments: argparse.Namespace) -> None:
     """Every variant and seed that `output` does not have yet, seed after seed, so that a stop leaves whole rows."""
     path = arguments.output / "ablations.json"
-    results: dict[str, list] = json.loads(path.read_text())["results"] if path.is_file() else {}
+    notes = {"checkpoint": arguments.checkpoint.name, "steps": arguments.steps, "batch_size": arguments.batch_size}
+    notes |= {"observations": int((~features.held_out).sum()), "held_out": int(features.held_out.sum())}
+    before = json.loads(path.read_text()) if path.is_file() else {**notes, "results": {}}
+    for key, value in notes.items():
+        if before[key] != value:
+            raise TrainingError(f"{path}: its heads had {key} {before[key]}, these have {value}. Choose another --output.")
+    results: dict[str, list] = before["results"]
     jobs = [(seed, name) for seed in range(arguments.seeds) for name in arguments.variants if len(results.get(name, ())) <= seed]
     for seed, name in tqdm(jobs, desc="heads", unit="head"):
         errors = train_head(VARIANTS[name], base, features, arguments.steps, arguments.batch_size, seed)
         results.setdefault(name, []).append({str(depth): error for depth, error in errors.items()})
-        notes = {"steps": arguments.steps, "batch_size": arguments.batch_size, "observations": int((~features.held_out).sum())}
-        path.write_text(json.dumps({**notes, "held_out": int(features.held_out.sum()), "results": results}, indent=1) + "\n")
+        path.write_text(json.dumps({**notes, "results": results}, indent=1) + "\n")
     (arguments.output / "ablations.md").write_text(table(results), encoding="utf-8")
     plot(results, arguments.output / "ablations.png")
     print(table(results))

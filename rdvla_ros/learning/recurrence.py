@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -70,18 +70,29 @@ def chunk_loss(
     return (last + early_weight * sooner) / (1.0 + early_weight), last.detach()
 
 
-@torch.no_grad()
 def error_by_depth(model: RDVLA, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int]) -> dict[int, float]:
     """Mean absolute error (normalised) of the chunks after so many iterations, from drawn scratchpads."""
-    head, sums = model.head, dict.fromkeys(depths, 0.0)
+
+    def contexts() -> Iterator[tuple[HeadContext, Tensor]]:
+        for part in np.array_split(indices, max(1, len(indices) // 64)):
+            batch = maker.make(part).to(model.head.device)
+            yield model.encode(batch.images, batch.input_ids, batch.proprio), batch.target
+
+    return head_error_by_depth(model.head, contexts(), depths)
+
+
+@torch.no_grad()
+def head_error_by_depth(
+    head: RDVLAHead, batches: Iterable[tuple[HeadContext, Tensor]], depths: Sequence[int]
+) -> dict[int, float]:
+    """The same for a head alone, over (context, target (B, H, A)); contexts are made while nothing is differentiated."""
+    sums, count = dict.fromkeys(depths, 0.0), 0
     generator = torch.Generator(head.device).manual_seed(0)
-    for part in np.array_split(indices, max(1, len(indices) // 64)):
-        batch = maker.make(part).to(head.device)
-        context = model.encode(batch.images, batch.input_ids, batch.proprio)
-        state = head.initial_state(len(part), generator)
+    for context, target in batches:
+        state = head.initial_state(len(target), generator)
+        count += len(target)
         for depth in range(1, max(depths) + 1):
             state = head.iterate(context, state, depth - 1)
             if depth in sums:
-                error = (head.decode(context, state).float() - batch.target).abs().mean()
-                sums[depth] += float(error) * len(part) / len(indices)
-    return sums
+                sums[depth] += float((head.decode(context, state).float() - target).abs().mean()) * len(target)
+    return {depth: total / count for depth, total in sums.items()}
