@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+import rclpy
 from gate_rig import ROBOT
 from process_rig import LEASE_S, ProcessRig
 from rdvla_ros.msg import GateStatus
@@ -21,6 +22,7 @@ from rdvla_ros.srv import Hold
 
 from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.nodes import conversions, starter
+from rdvla_ros.nodes.heartbeat import Heart
 
 PATIENCE_S = 40.0
 
@@ -92,12 +94,34 @@ def test_row_56_a_policy_that_is_killed_in_mid_chunk_holds_both_arms(rig):
 def test_row_63_a_second_policy_is_not_activated_and_the_first_goes_on(rig):
     second = rig.start("policy", again="second")
     try:
-        rig.until(lambda: "Not activated: /policy is running already" in rig.log("second"), "the refusal", PATIENCE_S)
+        # "Not activated"; or "Deactivated" at once, where the discovery was slower than the start
+        rig.until(lambda: "ctivated: /policy is running already" in rig.log("second"), "the refusal", PATIENCE_S)
         rig.move()  # what the second one's first beats stopped
         assert second.poll() is None and rig.status.mode == GateStatus.AUTO
     finally:
         rig.kill("second")
     rig.move()
+
+
+def test_row_63_of_two_active_ones_the_later_one_goes():
+    """Where the discovery is slower than the activation, both have begun to beat before they hear each other."""
+    with contextlib.ExitStack() as ends:
+        context = rclpy.Context()
+        rclpy.init(context=context)
+        ends.callback(context.try_shutdown)
+        nodes = [rclpy.create_node("policy", namespace="/apart", context=context) for _ in range(2)]
+        hearts = [Heart(node, {}, stuck_s=60.0, yields=lambda: False) for node in nodes]
+        for node, heart in zip(nodes, hearts, strict=True):
+            ends.callback(node.destroy_node)
+            ends.callback(heart.close)
+        hearts[0].start()
+        time.sleep(0.3)
+        hearts[1].start()
+        end = time.monotonic() + PATIENCE_S
+        while not hearts[1].elder_twin(time.monotonic()):
+            assert time.monotonic() < end, "the later one never heard the earlier one"
+            time.sleep(0.02)
+        assert not hearts[0].elder_twin(time.monotonic())
 
 
 def test_row_62_a_full_disk_stops_the_logs_and_nothing_else(rig):

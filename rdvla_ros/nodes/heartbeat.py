@@ -60,7 +60,7 @@ class Heart:
         side: Side | None = None,
         yields: Callable[[], bool] | None = None,
     ):
-        self._yields, self._sent, self._twin_s = yields, deque(maxlen=100), -TWIN_S
+        self._yields, self._sent, self._twin_s, self._twin_count = yields, deque(maxlen=100), -TWIN_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
         self.peers = {topic: PeerPulse(topic.rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()}
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
@@ -110,6 +110,10 @@ class Heart:
         name = self._node.get_fully_qualified_name()
         return f"{name} is running already: the heartbeat of another one was heard. Stop it first."
 
+    def elder_twin(self, now_s: float) -> str:
+        """The sentence of `twin` where the other one has beaten longer: of two, the one that came later has to go."""
+        return self.twin(now_s) if self._twin_count > self._count else ""
+
     def _callbacks_run(self) -> None:
         self._ran_s = time.monotonic()
 
@@ -130,7 +134,7 @@ class Heart:
 
     def _on_own(self, message: Heartbeat) -> None:
         if _known(message) not in self._sent:
-            self._twin_s = time.monotonic()
+            self._twin_s, self._twin_count = time.monotonic(), message.count
 
     def _on_heard(self, topic: str, message: Heartbeat) -> None:
         causes = tuple(cause[:LONGEST_CAUSE] for cause in message.causes[:MOST_CAUSES])

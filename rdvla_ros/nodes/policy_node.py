@@ -280,6 +280,10 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             self._stall.stood_still_for(now.steady_s)
             return
+        if elder := self._heart.elder_twin(now.steady_s):  # the discovery was slower than the activation
+            self.get_logger().error(f"Deactivated: {elder}")
+            self.trigger_deactivate()
+            return
         self._look_at_time(now)
         began = self._halts.look(self._what_is_wrong(now), now.steady_s)
         if began == "hold":
