@@ -23,7 +23,7 @@ demo: setup
 	@exec scripts/run -m rdvla_ros.cli demo --episodes $(EPISODES) --seed $(SEED) --speed $(SPEED) --checkpoint $(CHECKPOINT) --task $(TASK) $(ARGS)
 
 test: setup
-	@scripts/run -m pytest test $(ARGS)
+	@bash scripts/test.sh $(ARGS)
 
 check: setup
 	@.venv/bin/ruff check .

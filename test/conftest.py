@@ -22,8 +22,11 @@ def _domain() -> dict[str, str]:
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
 os.environ.setdefault("MUJOCO_GL", "egl")
-os.environ.setdefault("OMP_NUM_THREADS", "2")
-if "ROS_DOMAIN_ID" not in os.environ:
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"  # threads of several processes that wait for each other take the time of all
+else:
+    os.environ.setdefault("OMP_NUM_THREADS", "2")
+if "ROS_DOMAIN_ID" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
     os.environ.update(_domain())
 
 
@@ -60,8 +63,14 @@ OVER_DDS = {
     "test_faults_config", "test_security",
 }  # fmt: skip
 
+# These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before.
+REAL_TIME = OVER_DDS | {"test_fuzzing", "test_install", "test_launch", "test_policy_start", "test_sim_realtime", "test_worker_keeper"}
+
 
 def pytest_collection_modifyitems(config, items):
+    for item in items:
+        if item.path.stem in REAL_TIME:
+            item.add_marker(pytest.mark.real_time)
     if config.pluginmanager.hasplugin("rerunfailures"):
         for item in items:
             if item.path.stem in OVER_DDS:

@@ -34,7 +34,7 @@ from rdvla_ros.sim.tasks import TASKS
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6)
 HORIZONS: Mapping[str, Mapping[str, Any]] = {
-    "fixed": {"rule": "fixed", "length": 4},
+    "fixed": {"rule": "fixed", "length": 8},  # the whole chunk, as the shipped policy does
     "binary": {"rule": "binary", "longest": 8, "shortest": 4, "threshold": 4},
     "linear_decay": {"rule": "linear_decay", "longest": 8, "shortest": 4, "full_until": 3},
     "running_buckets": {"rule": "running_buckets"},

@@ -1,0 +1,13 @@
+#!/usr/bin/env bash
+# The whole suite: first what only computes, in two processes, then what runs against the clock, alone.
+# With arguments (files, -k ...): one pytest with these.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+[ $# = 0 ] || exec scripts/run -m pytest test "$@"
+scripts/run -m pytest test -m "not real_time" -n 2 --dist loadfile
+computed=$?
+scripts/run -m pytest test -m real_time
+in_real_time=$?
+[ $computed = 0 ] && [ $in_real_time = 0 ] && echo "Both parts of the suite have passed." && exit 0
+echo "Failed: the part that computes ended with $computed, the part in real time with $in_real_time." >&2
+exit 1
