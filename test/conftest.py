@@ -64,7 +64,9 @@ OVER_DDS = {
 }  # fmt: skip
 
 # These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before.
-REAL_TIME = OVER_DDS | {"test_fuzzing", "test_install", "test_launch", "test_policy_start", "test_sim_realtime", "test_worker_keeper"}
+REAL_TIME = OVER_DDS | {
+    "test_fuzzing", "test_install", "test_launch", "test_policy_start", "test_sim_realtime", "test_worker_keeper",
+}  # fmt: skip
 
 
 def pytest_collection_modifyitems(config, items):
