@@ -65,6 +65,22 @@ def test_row_41_another_publisher_on_a_controller_topic_holds_and_is_named(rig):
     assert rig.status.mode == GateStatus.HOLD
 
 
+def test_row_41_where_it_is_asked_for_another_publisher_is_only_told(capfd):
+    log = []
+
+    def said():
+        log.append(capfd.readouterr().err)
+        return "Another node publishes" in "".join(log)
+
+    with contextlib.closing(GateRig(other_publishers="warn")) as rig:
+        rig.go()
+        other = rig.node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
+        rig.until(said, "the warning")
+        assert rig.status.mode == GateStatus.AUTO and not rig.status.causes
+        rig.pass_motion(motion(change=0.05))
+        rig.node.destroy_publisher(other)
+
+
 def test_row_42_no_start_without_a_listening_active_controller_and_a_hold_when_one_goes():
     with contextlib.closing(GateRig(controllers=False, wait=False)) as rig:
         refused(rig, "No controller listens")

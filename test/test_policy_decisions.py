@@ -46,6 +46,16 @@ def test_targets_stay_where_demonstrations_went_or_where_the_arms_are():
     np.testing.assert_array_equal(space.within_demonstrated(np.full((8, 14), -2.5), positions), np.full((8, 14), -2.5))
 
 
+def test_grippers_are_told_nothing_beyond_closed_and_open():
+    """Not even where one rests beyond its stop, or where demonstrations pressed beyond it."""
+    checkpoint, grippers = tiny_checkpoint(), [n in robot().gripper_joints for n in robot().joint_names]
+    checkpoint.space.action.low[:], checkpoint.space.action.high[:] = -9.0, 9.0
+    for seed in range(5):
+        chunk = Policy(checkpoint, halting=FixedDepth(2), seed=seed).decide(observation()).chunk.positions
+        assert (chunk[:, grippers] >= 0.0).all() and (chunk[:, grippers] <= 1.0).all()
+    assert np.abs(chunk).max() > 1.0
+
+
 def test_the_same_seed_gives_the_same_decision_and_another_scratchpad_another():
     policy, fixed = tiny_policy(halting=FixedDepth(2)), observation()
     policy.reseed(5)

@@ -64,6 +64,7 @@ class Policy:
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
         self._text: dict[str, torch.Tensor] = {}
         self._layers = self.model.head.config.context_layers
+        self._grippers = [self.contract.joint_names.index(name) for name in self.contract.gripper_joints]
 
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", halting: Any = None, **options: Any) -> Policy:
@@ -169,6 +170,7 @@ class Policy:
         refined = time.perf_counter()
         targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
         targets = self.checkpoint.space.within_demonstrated(targets, positions)
+        targets[:, self._grippers] = targets[:, self._grippers].clip(0.0, 1.0)  # beyond closed and open there is nothing
         decision = self._decision(observation, targets, refinement, float(rule.threshold), int(rule.max_iterations))
         finished = time.perf_counter()
         decision.timings.update(

@@ -43,6 +43,11 @@ class GateParameters(Schema):
         0.25, "silence of a controller's state, where the robot has one, until the hold", unit="s", low=0.02, high=5.0
     )
     obey_s: float = parameter(0.2, "a controller's reference may be off what was sent for so long", unit="s", low=0.05, high=2.0)
+    other_publishers: str = parameter(
+        "hold",
+        "another publisher on a controller's topic: hold, or only warn (a controller's own tools that publish now and then)",
+        choices=("hold", "warn"),
+    )
     skew_s: float = parameter(0.05, "how far apart in time the arms may be on one motion", unit="s", low=0.004, high=1.0)
 
     # the policy and this process

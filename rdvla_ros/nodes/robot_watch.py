@@ -44,6 +44,7 @@ class RobotWatch:
         self._arms, self._lock = arms, lock
         self._streams = {}
         self._seen: tuple[str, ...] = ()
+        self._warned_of: set[str] = set()
         self._hosts: dict[str, frozenset[bytes]] = {}  # arm -> who published its controller's state
         self._skewed_since_s: float | None = None
         self._positions: dict[str, tuple[Any, float]] = {}  # arm -> where its joints were, and when [steady s]
@@ -82,18 +83,24 @@ class RobotWatch:
         return self._restarted()
 
     def _graph_causes(self) -> list[str]:
-        causes = []
+        causes: list[str] = []
+        rivals: list[str] = []
         for arm in self._robot.arms:
             topic, output = arm.trajectory_topic, self._arms.outputs[arm.name]
             publishers = self._node.get_publishers_info_by_topic(topic)
             if len(publishers) > 1:
                 others = [p for p in publishers if p.node_name != self._node.get_name()]
-                causes.append(f"Another node publishes on {topic}: {node_names(others or publishers)}.")
+                rivals.append(f"Another node publishes on {topic}: {node_names(others or publishers)}.")
             if output.get_subscription_count() == 0:
                 listeners = self._node.get_subscriptions_info_by_topic(topic)
                 causes += unheard(topic, [output.qos_profile], listeners) or [f"No controller listens on {topic}."]
         for topic in self._joint_topics:
             causes += unheard(topic, self._node.get_publishers_info_by_topic(topic), [sensor_qos(5)])
+        if self._values.other_publishers == "hold":
+            return [*rivals, *causes]
+        for rival in set(rivals) - self._warned_of:
+            self._node.get_logger().warning(f"{rival} The arms obey whoever publishes last.")
+        self._warned_of = set(rivals)
         return causes
 
     def _restarted(self) -> str:
