@@ -21,7 +21,7 @@ setup(
     python_requires=">=3.10",
     packages=[*find_namespace_packages(include=["rdvla_ros", "rdvla_ros.*"]), *shipped],
     package_dir=shipped,
-    package_data=dict.fromkeys(shipped, ["*.yaml", "*.json", "*.safetensors"]),
+    package_data=dict.fromkeys(shipped, ["*.yaml", "*.xml", "*.json", "*.safetensors"]),
     install_requires=requirements,
     entry_points={"console_scripts": ["rdvla = rdvla_ros.cli:main"]},
 )

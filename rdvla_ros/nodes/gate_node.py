@@ -8,7 +8,6 @@ and the side's tasks, which watch.
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from functools import partial, wraps
@@ -24,7 +23,7 @@ from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.passage import JumpError, LateError
 from rdvla_ros.control.watchdog import Streak
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes import conversions, process
+from rdvla_ros.nodes import conversions, process, urgent
 from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_authority import Authority
 from rdvla_ros.nodes.gate_input import believable
@@ -229,6 +228,14 @@ class GateNode(Node):
 
     # -- the end
 
+    def begin(self) -> None:
+        """In a process of its own, all threads of it before other programs."""
+        if (priority := self._values.realtime_priority) and (problem := urgent.prefer(priority)):
+            self.get_logger().info(
+                f"No real-time priority {priority} for the gate ({problem}). On a busy machine a hold may come late; "
+                "docs/control.md says how to allow it."
+            )
+
     def close(self) -> None:
         """The hold is the last message on the wire: sent, and waited for until the controllers have it."""
         self._authority.close("the gate shuts down")
@@ -240,9 +247,7 @@ class GateNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    # Fast DDS's shared memory lets a writer wait for a second and more on a lock that a killed or stopped process holds: just
-    # when the gate has to stop the arms. It hears no images, so UDP costs it nothing. Other middlewares ignore this.
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
+    urgent.without_shared_memory()
     return process.run(GateNode, args)
 
 

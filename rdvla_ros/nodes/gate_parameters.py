@@ -64,6 +64,10 @@ class GateParameters(Schema):
         high=5.0,
     )
 
+    realtime_priority: int = parameter(
+        40, "scheduling priority (SCHED_FIFO) of the gate's process, where it is allowed; 0: as any other", low=0, high=99
+    )
+
     # the operator
     auto_resume: bool = parameter(False, "a pause may end by itself; false: it becomes a hold, which an operator lifts")
     healthy_s: float = parameter(1.0, "auto_resume: time in which all must have been well", unit="s", low=1.0, high=60.0)

@@ -22,7 +22,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM. Returns the exit code: 0, or 1 when the node could not be made.
 
     rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
-    `node.close()` (where the node has one) runs while publishing still works.
+    `node.close()` (where the node has one) runs while publishing still works; `node.begin()` before the first callback.
     """
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
@@ -47,6 +47,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
             return 1
         executor = SingleThreadedExecutor()
         executor.add_node(node)
+        if hasattr(node, "begin"):
+            node.begin()
         try:
             spin(executor, node, stop.is_set)
             if hasattr(node, "close"):
