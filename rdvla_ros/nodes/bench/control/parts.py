@@ -20,6 +20,7 @@ from rdvla_ros.nodes.bringup import BringupError
 CALLS_HZ = 100.0
 LISTEN_S = 0.35  # for the hold's messages; nothing else passes after it
 LONGEST_ANSWER_S = 5.0
+AGAIN_S = 30.0  # for a policy that was killed to move the arms again
 SAMPLE_S = 1.0
 REST = 1e-6  # commanded speed of an arm at rest
 
@@ -103,12 +104,17 @@ def _nothing() -> Iterator[None]:
 
 def killed(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:
     """kill -9 of the policy at random moments of a motion, to the hold at both controllers."""
-    heard_s = []
+    heard_s, anew = [], 0
     for _ in repeat:
         at_s = _at_a_random_moment(system, random, lambda: system.kill("policy"))
         _note(system, at_s, heard_s, repeat)
         system.start("policy")
-    return {"heard_s": heard_s, "reason_and_stamp_s": system.said}
+        try:
+            system.ears.run_until_moving(AGAIN_S)
+        except BringupError:  # shared memory that killed ones left behind may keep the new one from hearing the robot
+            system.restart()
+            anew += 1
+    return {"heard_s": heard_s, "reason_and_stamp_s": system.said, "all_started_anew": anew}
 
 
 def stopped(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:

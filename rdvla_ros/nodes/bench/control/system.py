@@ -79,6 +79,13 @@ class System:
         if name == "policy" and self._priority:
             threading.Thread(target=self._prefer_decisions, args=(self.pid(name),), daemon=True).start()
 
+    def restart(self) -> None:
+        """All of it, in the order of a first start."""
+        for running in reversed(self._running.values()):
+            running.stop()
+        for name in self._specs:
+            self.start(name)
+
     def _prefer_decisions(self, policy: int) -> None:
         """The policy's decision process, as soon as it is there: it has a session of its own."""
         end_s = time.monotonic() + START_S
