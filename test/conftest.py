@@ -57,7 +57,8 @@ def make_rig(capfd):
 # These wait for real processes and real DDS, which a machine that does other work may starve for seconds. Such a test is
 # repeated once, and pytest names it in its summary (R); one that fails twice has failed.
 OVER_DDS = {
-    "test_bringup", "test_end_to_end", "test_gate_node", "test_monitor_node", "test_policy_node", "test_policy_node_life",
+    "test_bringup", "test_end_to_end", "test_gate_node", "test_gate_process", "test_faults_joints",
+    "test_monitor_node", "test_policy_node", "test_policy_node_life",
     "test_shared_joint_states", "test_sim_robot_node", "test_faults_sensors", "test_faults_time", "test_faults_model",
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
     "test_faults_config", "test_security",

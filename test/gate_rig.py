@@ -250,3 +250,13 @@ class GateRig:
             self.gate.destroy_node()
         self.node.destroy_node()
         self.context.try_shutdown()
+
+
+def stops(rig):
+    """The newest message per arm, checked to be a stop from where the last motion was."""
+    parts = {arm: conversions.trajectory(messages[-1]) for arm, messages in rig.received.items()}
+    stamps = {conversions.seconds(messages[-1].header.stamp) for messages in rig.received.values()}
+    assert len(stamps) == 1
+    assert len({part.duration_s for part in parts.values()}) == 1
+    assert all(part.duration_s <= 0.55 and not part.velocities[-1].any() for part in parts.values())
+    return stamps.pop(), parts

@@ -202,3 +202,17 @@ class Rig:
         for node in (self.policy, self.robot):
             node.destroy_node()
         rclpy.shutdown(context=self.context)
+
+
+QUICK = {"pause_after_s": 0.5, "healthy_s": 0.3}  # parameters of a policy that pauses and goes on soon
+
+
+def again(rig):
+    """An operator starts it anew."""
+    assert rig.change(Transition.TRANSITION_DEACTIVATE) and rig.change(Transition.TRANSITION_ACTIVATE)
+    return rig.moving()
+
+
+def paused(rig, *words):
+    """The arms are brought to rest, and a warning has the words; a late message may have done so before."""
+    return rig.until(lambda: rig.line("Pause: ", severity="WARN") and rig.line(*words, severity="WARN"))

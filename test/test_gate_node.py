@@ -1,11 +1,6 @@
 """The gate over DDS: what passes, what holds, and that a hold always wins."""
 
 import contextlib
-import os
-import signal
-import subprocess
-import sys
-import time
 
 import numpy as np
 import pytest
@@ -13,10 +8,9 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
-from gate_rig import HOME, LIMITS, MOVES, PATIENT, ROBOT, ROBOT_FILE, SLICES, GateRig, motion
+from gate_rig import HOME, LIMITS, MOVES, ROBOT, SLICES, GateRig, motion, stops
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetMode
-from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control import cubic
 from rdvla_ros.control.trajectory import Trajectory
@@ -41,16 +35,6 @@ def moving(rig):
 
 
 ROBOT_ARMS = {arm.name: arm for arm in ROBOT.arms}
-
-
-def stops(rig):
-    """The newest message per arm, checked to be a stop from where the last motion was."""
-    parts = {arm: conversions.trajectory(messages[-1]) for arm, messages in rig.received.items()}
-    stamps = {conversions.seconds(messages[-1].header.stamp) for messages in rig.received.values()}
-    assert len(stamps) == 1
-    assert len({part.duration_s for part in parts.values()}) == 1
-    assert all(part.duration_s <= 0.55 and not part.velocities[-1].any() for part in parts.values())
-    return stamps.pop(), parts
 
 
 # -- passing
@@ -419,89 +403,3 @@ def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(ri
     assert rig.call(SetMode, mode=GateStatus.HOLD, who="operator", reason="enough").accepted
     rig.held()
     rig.go()
-
-
-# -- start and end of the process
-
-
-def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
-    with contextlib.closing(GateRig(start_mode="auto")) as rig:
-        rig.until(lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
-
-
-def test_start_mode_auto_does_not_lift_a_hold_that_an_operator_asked_for():
-    with contextlib.closing(GateRig(start_mode="auto", states=False, wait=False)) as rig:
-        rig.until(lambda: rig.status, "a status")
-        rig.call(Hold, reason="not yet", who="operator")
-        rig.send_states = True
-        rig.until(lambda: not rig.status.causes, "the robot")
-        rig.spin_for(0.2)
-        assert rig.status.mode == GateStatus.HOLD
-
-
-def gate_process(**parameters):
-    arguments = [x for name, value in {"robot": ROBOT_FILE, **PATIENT, **parameters}.items() for x in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "rdvla_ros.nodes.gate_node", "--ros-args", *arguments]
-    return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_row_59_on_a_signal_the_hold_is_the_last_message_and_the_exit_code_0(number):
-    with contextlib.closing(GateRig(wait=False, gate=False)) as rig:  # the gate of this test is a process of its own
-        process = gate_process(start_mode="auto", discovery_s=0.0)
-        try:
-            rig.statuses.clear()
-            rig.until(lambda: rig.status and rig.status.mode == GateStatus.AUTO, "the gate process in AUTO")
-            rig.until(rig.sources_matched, "the gate to listen")
-            rig.pass_motion(motion(change=0.3))
-            rig.spin_for(0.2)
-            process.send_signal(number)
-            begin = time.monotonic()
-            rig.until(lambda: process.poll() is not None, "the gate to end")
-            assert process.returncode == 0 and time.monotonic() - begin < 2.0
-            rig.spin_for(0.1)
-            assert all(len(messages) == 2 for messages in rig.received.values())
-            stops(rig)
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def test_row_63_a_second_gate_does_not_start(rig):
-    rig.go()
-    process = gate_process(discovery_s=5.0, predecessor_s=1.0)
-    rig.until(lambda: process.poll() is not None, "the second gate to give up")
-    _, errors = process.communicate()
-    assert process.returncode == 1 and "/gate is running already" in errors and "only publisher" in errors
-    assert rig.status.mode == GateStatus.AUTO
-
-
-def test_a_gate_does_not_wait_for_another_publisher():
-    with contextlib.closing(GateRig(wait=False, gate=False)) as rig:
-        rig.node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
-        process = gate_process(discovery_s=5.0, predecessor_s=60.0)
-        rig.until(lambda: process.poll() is not None, "the gate to give up")
-        _, errors = process.communicate()
-        assert process.returncode == 1 and "found /robot" in errors and "bypass" in errors
-
-
-def test_a_gate_waits_for_its_predecessor_to_go():
-    with contextlib.closing(GateRig(wait=False)) as rig:
-        rig.executor.remove_node(rig.gate)
-        process = gate_process(discovery_s=5.0, predecessor_s=60.0, start_mode="auto")
-        try:
-            lines = iter(process.stderr.readline, "")
-            assert any("waits for it to go, up to 60 s" in line for line in lines)
-            rig.spin_for(0.5)
-            assert process.poll() is None and not rig.statuses[1:]
-            rig.gate.destroy_node()
-            rig.until(lambda: rig.status and rig.status.mode == GateStatus.AUTO, "the next gate in AUTO")
-        finally:
-            process.kill()
-            process.communicate()
-
-
-def test_a_missing_robot_description_ends_with_one_sentence():
-    process = gate_process(robot="nowhere.yaml")
-    _, errors = process.communicate(timeout=30)
-    assert process.returncode == 1 and "nowhere.yaml" in errors and "Traceback" not in errors
