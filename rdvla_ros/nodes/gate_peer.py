@@ -83,7 +83,7 @@ class GatePeer:
         """
         passing = self._status is not None and self._status.mode == GateStatus.AUTO
         if self._heart is not None and passing and not self._heart.hold and (lost := self._pulse.lost(now_s)):
-            self._heart.hold = lost
+            self._heart.ask_for_hold(lost)
 
     def complain_if_silent(self) -> None:
         silence_s = time.monotonic() - (self._heard_s or self._since_s)

@@ -66,7 +66,7 @@ class Heart:
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
         self.hold = ""
         self._count, self._busy = 0, ""
-        self._busy_lock = threading.Lock()
+        self._busy_lock, self._beat_lock = threading.Lock(), threading.Lock()
         self._ran_s = time.monotonic()  # when the node's callbacks last ran
         self.side = side or Side(node)
         self._owns_side = side is None
@@ -117,17 +117,23 @@ class Heart:
     def _callbacks_run(self) -> None:
         self._ran_s = time.monotonic()
 
+    def ask_for_hold(self, reason: str) -> None:
+        """`hold`, and a beat at once that carries it: the next one may be a period away."""
+        self.hold = reason
+        self._beat()
+
     def _beat(self) -> None:
         now_s = time.monotonic()
         if self.stuck(now_s) or self._yields is not None and self.twin(now_s) and self._yields():
             return
-        self._count += 1
-        busy = self._busy
-        causes = [f"{self._node.get_name()}: {busy}."] if busy else list(self._causes())
-        message = Heartbeat(count=self._count, causes=causes, hold=self.hold)
-        message.header.stamp = self._node.get_clock().now().to_msg()
-        self._sent.append(_known(message))
-        self._publisher.publish(message)
+        with self._beat_lock:
+            self._count += 1
+            busy = self._busy
+            causes = [f"{self._node.get_name()}: {busy}."] if busy else list(self._causes())
+            message = Heartbeat(count=self._count, causes=causes, hold=self.hold)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._sent.append(_known(message))
+            self._publisher.publish(message)
 
     def _watch(self) -> None:
         self._on_watch(time.monotonic())

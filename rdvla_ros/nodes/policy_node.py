@@ -42,7 +42,7 @@ from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import RdvlaError
 
 TICK_S = 0.1  # how often missing inputs are looked for
-WATCH_S = 0.02  # how often it is looked whether all is there that moving needs
+WATCH_S = 0.01  # how often it is looked whether all is there that moving needs
 SILENCE_S = 1.0  # a stream is reported after this time without a usable message
 PAUSE_AFTER_S = 0.1  # inputs this much older than they may be for a decision stop moving arms, where no parameter says otherwise
 NUMBER = re.compile(r"[0-9.]+")  # a complaint whose numbers have changed is still the same
@@ -256,7 +256,7 @@ class PolicyNode(LifecycleNode):
         """With a gate, the gate stops the arms, told by the next heartbeat; without one, a motion of our own does."""
         self._deciding.new_epoch() if self._gate else self._complaints.guarded(self._stop_here)()
         if self._gate and self._halts.holding and not self._gate.holds():
-            self._heart.hold = self._halts.holding
+            self._heart.ask_for_hold(self._halts.holding)
 
     def _stop_here(self) -> None:
         try:

@@ -15,6 +15,7 @@ from rclpy.signals import SignalHandlerOptions
 
 from rdvla_ros.types import RdvlaError
 
+SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the others waiting; 5 ms by default
 EXIT_WITHIN_S = 1.8  # after a signal; whatever still runs then (a load, a decision, a blocked call) is given up
 
 
@@ -24,6 +25,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
     `node.close()` (where the node has one) runs while publishing still works; `node.begin()` before the first callback.
     """
+    sys.setswitchinterval(SWITCH_S)  # heartbeats and services beside the callbacks
     try:
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except Exception as error:  # a parameter file that cannot be read, say; rclpy has no common class for these

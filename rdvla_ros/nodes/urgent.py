@@ -1,13 +1,11 @@
-"""How the gate gets its turn: before other programs, between its own threads, and without waiting for dead neighbours."""
+"""How the gate gets its turn: before other programs, and without waiting for dead neighbours."""
 
 from __future__ import annotations
 
 import os
-import sys
 
 from rdvla_ros.robot import shipped
 
-SWITCH_S = 0.0005  # how long a thread of Python keeps the others waiting; 5 ms by default
 PROFILE = "config/fastdds_loopback.xml"
 OTHER_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "ROS_STATIC_PEERS")
 
@@ -34,7 +32,6 @@ def prefer(priority: int) -> str:
 
     What ros2_control's controller manager does for itself. priority: 1..99.
     """
-    sys.setswitchinterval(SWITCH_S)
     try:
         for thread in map(int, os.listdir("/proc/self/task")):
             try:
