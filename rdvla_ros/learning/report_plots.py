@@ -68,13 +68,14 @@ def plot_depth(rows: Sequence[Mapping[str, Any]], errors: Mapping[str, Mapping[s
         values, spread = whiskers([row["success"] for row in chosen])
         depth = np.array([row["depth"] for row in chosen]) * 1.03**i  # side by side, so that whiskers stay apart
         left.errorbar(depth, values, spread, marker="o", capsize=3, label=f"{task} ({chosen[0]['success']['of']} episodes)")
+    right.set_ylim(0.0, 1.15 * max((e for by_depth in errors.values() for e in by_depth.values()), default=1.0))
     for task, by_depth in errors.items():
         right.plot([int(depth) for depth in by_depth], list(by_depth.values()), "o-", label=task)
     left.set(xscale="log", xlabel="iterations", ylabel="success [%], 95 % interval", ylim=(0, 102))
     right.set(xscale="log", xlabel="iterations", ylabel="mean absolute error (normalised)", title="held-out demonstrations")
     for axes in (left, right):
         axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_formatter(matplotlib.ticker.ScalarFormatter())
+        axes.xaxis.set_major_formatter(matplotlib.ticker.FormatStrFormatter("%g"))
         axes.grid(alpha=0.3)
         axes.legend(frameon=False)
     return _save(figure, path)
