@@ -151,7 +151,7 @@ def test_whatever_comes_the_gate_lives_sends_nothing_beyond_a_limit_and_can_be_r
         do(gate, *step)
         gate.tally["cases"] = gate.tally.get("cases", 0) + 1
         gate.tally[gate.state.mode.name] = gate.tally.get(gate.state.mode.name, 0) + 1
-        assert gate.exceptions() == 0, gate.state.reason
+        assert gate.exceptions() == 0, (step, gate.node._authority.last_exception, gate.node._side.last_exception)
     assert gate.node._values is parameters
     assert np.isfinite(gate.reference()).all()
 

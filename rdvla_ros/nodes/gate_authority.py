@@ -34,7 +34,7 @@ class Authority:
         self._logger, self._on_change = logger, on_change
         self.lock = threading.RLock()
         self.since_ros_s = output.ros_s()
-        self.exceptions = 0
+        self.exceptions, self.last_exception = 0, ""
         self._closed = ""  # why nothing is lifted any more
         self.pairings = {mode: self._pairing(self._arms) for mode in (Mode.AUTO, Mode.TAKEOVER)}
 
@@ -51,7 +51,7 @@ class Authority:
 
     def hold_safely(self, reason: str) -> None:
         """For use where something has already gone wrong: whatever else fails, the mode is HOLD afterwards."""
-        self.exceptions += 1
+        self.exceptions, self.last_exception = self.exceptions + 1, reason
         try:
             self.hold(reason, "gate")
         except Exception as error:
@@ -122,7 +122,7 @@ class Authority:
         try:
             problem = self._output.stop()
         except Exception as error:
-            self.exceptions += 1
+            self.exceptions, self.last_exception = self.exceptions + 1, f"at a stop: {type(error).__name__}: {error}"
             problem = f"No stop was sent ({type(error).__name__}: {error}); what is on the wire ends at rest by itself."
             self._logger.error(problem)
         return replace(answer, message=f"{answer.message} {problem}".rstrip())

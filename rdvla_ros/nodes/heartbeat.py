@@ -139,7 +139,9 @@ class Heart:
         self._on_watch(time.monotonic())
 
     def _on_own(self, message: Heartbeat) -> None:
-        if _known(message) not in self._sent:
+        with self._beat_lock:
+            own = _known(message) in self._sent
+        if not own:
             self._twin_s, self._twin_count = time.monotonic(), message.count
 
     def _on_heard(self, topic: str, message: Heartbeat) -> None:

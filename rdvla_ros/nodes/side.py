@@ -47,7 +47,7 @@ class Side:
             threading.Thread(target=self._spin, name=f"{name} callbacks", daemon=True),
             threading.Thread(target=self._keep_time, name=f"{name} tasks", daemon=True),
         ]
-        self.exceptions = 0
+        self.exceptions, self.last_exception = 0, ""
 
     def every(self, period_s: float, run: Callable[[], None]) -> None:
         """By the steady clock, in a plain thread. A late one skips what it missed and makes no burst."""
@@ -89,7 +89,8 @@ class Side:
             if self._ended():
                 return
             self.exceptions += 1
-            self._main.get_logger().error(f"Exception beside the callbacks: {type(error).__name__}: {error}")
+            self.last_exception = f"{type(error).__name__}: {error}"
+            self._main.get_logger().error(f"Exception beside the callbacks: {self.last_exception}")
             self._ends.wait(0.001)  # what raises at once every time must not take the processor
 
     def _ended(self) -> bool:
