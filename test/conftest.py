@@ -61,13 +61,11 @@ OVER_DDS = {
     "test_monitor_node", "test_policy_node", "test_policy_node_life",
     "test_shared_joint_states", "test_sim_robot_node", "test_faults_sensors", "test_faults_time", "test_faults_model",
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
-    "test_faults_config", "test_security",
+    "test_faults_config", "test_security", "test_fuzzing", "test_sim_realtime",
 }  # fmt: skip
 
 # These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before.
-REAL_TIME = OVER_DDS | {
-    "test_fuzzing", "test_install", "test_launch", "test_policy_start", "test_sim_realtime", "test_worker_keeper",
-}  # fmt: skip
+REAL_TIME = OVER_DDS | {"test_install", "test_launch", "test_policy_start", "test_worker_keeper"}
 
 
 def pytest_collection_modifyitems(config, items):
