@@ -75,7 +75,7 @@ def adaptive_settings(base: EvaluationConfig) -> list[Setting]:
                 if name != "fixed" and threshold != THRESHOLDS[1]:
                     continue
                 halting = {"rule": rule, "threshold": threshold, "max_iterations": LIMIT}
-                notes = {"threshold": threshold, "horizon": name}
+                notes = {"threshold": threshold, "horizon_name": name}
                 label = f"{rule} {threshold:.0e}, {name}"
                 settings.append(Setting(label, rule, replace(base, halting=halting, horizon=horizon), notes))
     return settings
@@ -206,7 +206,7 @@ def _plot_thinking(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
         chosen = {
             f"threshold {row['threshold']:.0e}": row["by_phase"]
             for row in rows
-            if row["task"] == task and row["family"] == "action_change" and row["horizon"] == "fixed"
+            if row["task"] == task and row["family"] == "action_change" and row["horizon_name"] == "fixed"
         }
         plot_phases(axes, chosen)
         axes.set(title=task)
