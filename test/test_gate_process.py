@@ -21,13 +21,6 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.nodes import urgent
 
 
-@pytest.fixture
-def rig():
-    """A gate that holds with hold 1, as after its start, and a robot that is there."""
-    with contextlib.closing(GateRig()) as rig:
-        yield rig
-
-
 def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
     with contextlib.closing(GateRig(start_mode="auto")) as rig:
         rig.until(lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
@@ -106,13 +99,14 @@ def test_what_a_user_has_set_about_the_middleware_stays(monkeypatch, name):
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
-def test_row_63_a_second_gate_does_not_start(rig):
-    rig.go()
-    process = gate_process(discovery_s=5.0, predecessor_s=1.0)
-    rig.until(lambda: process.poll() is not None, "the second gate to give up")
-    _, errors = process.communicate()
-    assert process.returncode == 1 and "/gate is running already" in errors and "only publisher" in errors
-    assert rig.status.mode == GateStatus.AUTO
+def test_row_63_a_second_gate_does_not_start():
+    with contextlib.closing(GateRig()) as rig:
+        rig.go()
+        process = gate_process(discovery_s=5.0, predecessor_s=1.0)
+        rig.until(lambda: process.poll() is not None, "the second gate to give up")
+        _, errors = process.communicate()
+        assert process.returncode == 1 and "/gate is running already" in errors and "only publisher" in errors
+        assert rig.status.mode == GateStatus.AUTO
 
 
 def test_a_gate_does_not_wait_for_another_publisher():

@@ -127,10 +127,11 @@ def test_a_study_is_a_table_and_a_picture(tmp_path):
     config = evaluate.EvaluationConfig(evaluate.DEFAULT_CHECKPOINT, "transfer_cube")
     episode = plain(EpisodeResult(0, 2, True, 1.0, {1: 0.5, 2: 0.7}, 1, [3], [8], [0.01], [0.02], ["reach"]))
     for name, settings in study.STUDIES.items():
-        rows = [
-            {"setting": s.name, "family": s.family, **s.notes, "task": "transfer_cube", **summary([episode] * 3)}
-            for s in settings(config)
-        ]
+        rows = []
+        for setting in settings(config):
+            used = {"task": "transfer_cube", "horizon": setting.config.horizon, "halting": setting.config.halting}
+            rows.append(study.row_of(setting, {**used, **summary([episode] * 3), "episodes": [episode] * 3}))
+            assert setting.notes.items() <= rows[-1].items()
         study.report(name, rows, {"transfer_cube": {"1": 0.2, "2": 0.1}} if name == "depth" else {}, tmp_path)
         text = (tmp_path / f"{name}.md").read_text()
         assert text.count("0 of 3") == len(rows)

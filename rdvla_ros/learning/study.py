@@ -109,9 +109,14 @@ def run(settings: Sequence[Setting], seeds: Sequence[int], folder: Path, workers
         place = folder / setting.config.task / "".join(c if c.isalnum() or c in "=-.,_" else "_" for c in setting.name)
         data = evaluate(setting.config, seeds, workers, place)
         print(f"{setting.name}: {summary_line(setting.config.task, data)}", flush=True)
-        kept = {key: value for key, value in data.items() if key != "episodes"}
-        rows.append({"setting": setting.name, "family": setting.family, **setting.notes, **kept})
+        rows.append(row_of(setting, data))
     return rows
+
+
+def row_of(setting: Setting, data: Mapping[str, Any]) -> dict[str, Any]:
+    """data: of `evaluate`; what it says of the settings stands beside the notes."""
+    kept = {key: value for key, value in data.items() if key != "episodes"}
+    return {"setting": setting.name, "family": setting.family, **setting.notes, **kept}
 
 
 def action_errors(
