@@ -14,6 +14,9 @@ from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Resume
 from trajectory_msgs.msg import JointTrajectory
 
+from rdvla_ros.control.trajectory import Reference
+from rdvla_ros.nodes.controller_states import incredible
+
 RIGHT = ROBOT.arms[-1]
 
 
@@ -130,6 +133,15 @@ def test_row_43_what_a_controller_cannot_command_is_not_believed_and_no_stop_beg
         assert np.allclose(positions, HOME[SLICES[arm]], atol=1e-6)
     rig.send_reports = True
     rig.until(lambda: not rig.status.causes, "the cause to go")
+
+
+def test_row_43_a_gripper_that_holds_something_is_believed_wherever_it_was_sent():
+    at_rest = np.zeros(len(RIGHT.joints))
+    grippers = np.array([joint.name == RIGHT.gripper.joint for joint in RIGHT.joints])
+    measured = HOME[SLICES[RIGHT.name]]
+    opened, closed = (np.where(grippers, value, measured) for value in (RIGHT.gripper.open, RIGHT.gripper.closed - 0.015))
+    assert not incredible(Reference(opened, at_rest, at_rest), RIGHT, closed)
+    assert "where it is measured" in incredible(Reference(measured + 0.5 * ~grippers * 3.0, at_rest, at_rest), RIGHT, measured)
 
 
 def test_row_61_a_controller_manager_that_restarts_holds_and_is_sent_nothing_old(rig):

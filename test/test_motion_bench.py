@@ -34,6 +34,16 @@ def test_results_are_read_back_and_drawn(tmp_path):
     assert (tmp_path / "control.png").stat().st_size > 1000
 
 
+def test_many_times_are_kept_as_their_quantiles_and_counted():
+    times_s = np.random.default_rng(0).exponential(0.01, 100_000).tolist()
+    kept = parts.few(times_s)
+    assert len(kept) < 3000 and parts.few(times_s[:100]) == times_s[:100]
+    whole, few = report.quantiles(times_s), report.quantiles(kept)
+    assert all(few[name] == pytest.approx(whole[name], rel=0.01) for name in ("min", "p50", "p99", "max"))
+    found = {"burst": {"answered_s": kept, "counts": {"answered_s": 100_000}}}
+    assert "| 100000 |" in report.table(found)
+
+
 def test_the_slope_of_the_memory_is_that_of_the_line():
     hours = np.linspace(0.0, 1.0, 600)
     noise = np.random.default_rng(0).standard_normal(600)

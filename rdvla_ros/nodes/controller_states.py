@@ -100,8 +100,9 @@ def incredible(reference: Reference, arm: Arm, measured: np.ndarray | None) -> s
     """Why a report cannot be true, in one sentence; empty when it can. A stop that began from it would throw the arm.
 
     measured: (J,) where the joints are, None where that is not known. Between it and what is commanded lies no more than APART_S
-    at full speed, or the controller does not control the arm.
+    at full speed, or the controller does not control the arm. Not so for a gripper: what it holds, or presses on, stops it.
     """
+    gripper = arm.gripper.joint if arm.gripper else None
     for index, joint in enumerate(arm.joints):
         position, velocity = float(reference.position[index]), float(reference.velocity[index])
         margin = max(conversions.RANGE_MARGIN * (joint.upper - joint.lower), conversions.LEAST_MARGIN)
@@ -109,7 +110,7 @@ def incredible(reference: Reference, arm: Arm, measured: np.ndarray | None) -> s
             what, expected = f"{position:.4g}", f"within {joint.lower:.4g} .. {joint.upper:.4g}"
         elif not abs(velocity) <= FASTEST * joint.velocity:
             what, expected = f"a speed of {velocity:.4g}", f"at most {joint.velocity:.4g}"
-        elif measured is not None and not abs(position - measured[index]) <= APART_S * joint.velocity:
+        elif measured is not None and joint.name != gripper and not abs(position - measured[index]) <= APART_S * joint.velocity:
             what, expected = f"{position:.4g}", f"about {measured[index]:.4g}, where it is measured"
         else:
             continue

@@ -17,10 +17,13 @@ from tqdm import tqdm
 
 from rdvla_ros.nodes.bench.control import parts, report
 from rdvla_ros.nodes.bench.control.system import System, prefer
+from rdvla_ros.nodes.bringup import SIM_ROBOT
 from rdvla_ros.nodes.starter import free_domain
+from rdvla_ros.robot import RobotDescription, shipped
 
+INFERENCE_S = (0.05, 0.2, 0.4)  # of the boundaries part
 TIMEOUT_S = 0.5  # the decision's deadline in the watchdog part
-PARTS = ("holds_idle", "holds_loaded", "burst", "stopped", "killed", "watchdog", "all_killed", "soak")
+PARTS = ("holds_idle", "holds_loaded", "burst", "stopped", "killed", "watchdog", "all_killed", "boundaries", "soak")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -67,11 +70,11 @@ def _burst(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str,
         return parts.burst(system, 60.0 if options.n >= 100 else 10.0)
 
 
-def _deaths(measure: Callable, always_stand_in: bool) -> Callable:
+def _deaths(measure: Callable) -> Callable:
     def run(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
-        with _system(options, folder, domain, always_stand_in, strict=True) as system, _Bar(options.n) as tick:
+        with _system(options, folder, domain, strict=True) as system, _Bar(options.n) as tick:
             result = measure(system, _repeat(options, tick), np.random.default_rng(options.seed))
-        return {"stand_in": always_stand_in or options.stand_in, **result}
+        return {"stand_in": options.stand_in, **result}
 
     return run
 
@@ -93,6 +96,12 @@ def _all_killed(options: argparse.Namespace, folder: Path, domain: dict) -> dict
                 runs.append(parts.all_killed(system, random))
                 tick()
     return {"runs": runs}
+
+
+def _boundaries(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
+    robot = RobotDescription.load(shipped(SIM_ROBOT))
+    with _system(options, folder, domain, stand_in=True) as system, _Bar(len(INFERENCE_S) * options.n) as tick:
+        return {"runs": [parts.boundaries(system, _repeat(options, tick), robot, s) for s in INFERENCE_S]}
 
 
 def _soak(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
@@ -126,9 +135,10 @@ RUNS: dict[str, Callable] = {
     "holds_idle": _holds(loaded=False),
     "holds_loaded": _holds(loaded=True),
     "burst": _burst,
-    "stopped": _deaths(parts.stopped, always_stand_in=False),
-    "killed": _deaths(parts.killed, always_stand_in=True),
+    "stopped": _deaths(parts.stopped),
+    "killed": _deaths(parts.killed),
     "watchdog": _watchdog,
     "all_killed": _all_killed,
+    "boundaries": _boundaries,
     "soak": _soak,
 }

@@ -22,7 +22,8 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Heartbeat
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.bringup import BringupError
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.nodes.controller_states import commanded
+from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetInstruction
 
 LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
@@ -56,9 +57,10 @@ class Ears:
         self.decisions: list[tuple[float, Convergence]] = []
         self.gate: GateStatus | None = None
         self.speeds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in self.arms}  # at_s, commanded, measured
+        self.commanded: dict[str, list[tuple[float, np.ndarray]]] = {name: [] for name in self.arms}  # ROS time, (J,) velocity
         for arm in robot.arms:
             node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self._on_command, arm.name), 50)
-            node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm.name), 10)
+            node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm), 10)
         for name, beats in self.beats.items():
             topic = f"/{name}/heartbeat"
             node.create_subscription(Heartbeat, topic, lambda _, beats=beats: beats.append(time.monotonic()), BEST_EFFORT)
@@ -95,10 +97,13 @@ class Ears:
         first, last = (stamp_s + conversions.seconds(message.points[i].time_from_start) for i in (0, -1))
         self.commands.append(Command(arm, at_s, ros_s, stamp_s, first, last))
 
-    def _on_state(self, arm: str, message: ControllerState) -> None:
+    def _on_state(self, arm: Arm, message: ControllerState) -> None:
         speeds = (float(np.abs(part.velocities).max()) for part in (message.reference, message.feedback))
-        self.speeds[arm].append((time.monotonic(), *speeds))
-        del self.speeds[arm][:-3000]
+        self.speeds[arm.name].append((time.monotonic(), *speeds))
+        del self.speeds[arm.name][:-3000]
+        if (reference := commanded(message, arm)) is not None:
+            self.commanded[arm.name].append((conversions.seconds(message.header.stamp), reference.velocity))
+            del self.commanded[arm.name][:-20000]
 
     def _on_decision(self, message: Convergence) -> None:
         self.decisions.append((time.monotonic(), message))

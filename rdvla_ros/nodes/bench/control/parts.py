@@ -12,17 +12,20 @@ from typing import Any
 import numpy as np
 
 from rdvla_ros.nodes.bench.control.ears import Command, Ears
-from rdvla_ros.nodes.bench.control.stand_in import BEGUN, HANG
+from rdvla_ros.nodes.bench.control.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.nodes.bench.control.system import System
 from rdvla_ros.nodes.bench.control.usage import Usage, sample
 from rdvla_ros.nodes.bringup import BringupError
+from rdvla_ros.robot import RobotDescription
 
 CALLS_HZ = 100.0
 LISTEN_S = 0.35  # for the hold's messages; nothing else passes after it
 LONGEST_ANSWER_S = 5.0
+JOINED_S = 3.0  # after a start, until the arms are on the motion that the decisions want
 AGAIN_S = 30.0  # for a policy that was killed to move the arms again
 SAMPLE_S = 1.0
 REST = 1e-6  # commanded speed of an arm at rest
+KEPT = 2001  # quantiles that stand for more values than this: an hour has 360,000 heartbeats
 
 Progress = Callable[[], None]
 
@@ -34,8 +37,12 @@ class Repeat:
         self._left, self._tick, self._until_s = count, tick, time.monotonic() + longest_s
 
     def __iter__(self) -> Iterator[None]:
-        while self._left > 0 and time.monotonic() < self._until_s:
+        while self.left:
             yield
+
+    @property
+    def left(self) -> bool:
+        return self._left > 0 and time.monotonic() < self._until_s
 
     def counted(self) -> None:
         self._left -= 1
@@ -187,6 +194,39 @@ def _at_rest_s(ears: Ears, arm: str, at_s: float) -> float:
     return max(0.0, after[0] - at_s) if moving and moving[-1] > at_s else 0.0
 
 
+def boundaries(system: System, repeat: Repeat, robot: RobotDescription, inference_s: float) -> dict[str, Any]:
+    """Chunk after chunk while every decision takes inference_s: what the controllers are commanded, report by report (20 ms),
+    against the motion that all decisions agree on.
+
+    speed_share: per report, the arm's commanded speed over the agreed one's. backwards: reports that go against it.
+    """
+    ears, reasons, spans, passed = system.ears, [], [], set[float]()
+    ears.instruct(f"{INFER}{inference_s:g}")
+    for _ in repeat:
+        ears.run_until_moving()
+        time.sleep(JOINED_S)
+        heard, begun_s = len(ears.commands), time.time()
+        while ears.gate.mode == ears.gate.AUTO and repeat.left:
+            time.sleep(0.01)
+            for command in ears.commands[heard:]:
+                heard += 1
+                if command.stamp_s not in passed:
+                    passed.add(command.stamp_s)
+                    repeat.counted()
+        reasons += [ears.gate.reason] if ears.gate.mode != ears.gate.AUTO else []
+        spans.append((begun_s, time.time() - LISTEN_S))
+    shares, backwards = [], 0
+    for arm, columns in robot.arm_slices.items():
+        moves = ~np.isin(robot.joint_names[columns], robot.gripper_joints)
+        for at_s, velocity in list(ears.commanded[arm]):
+            if any(begin_s < at_s < end_s for begin_s, end_s in spans):
+                agreed = swing_velocity(np.array([at_s]), len(robot.joint_names))[0, columns][moves]
+                shares.append(float(np.linalg.norm(velocity[moves]) / np.linalg.norm(agreed)))
+                backwards += bool(velocity[moves] @ agreed < 0.0)
+    return {"inference_s": inference_s, "boundaries": len(passed), "speed_share": few(shares), "backwards": backwards,
+            "reports": len(shares), "holds": reasons}  # fmt: skip
+
+
 def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
     """The arms under the policy, undisturbed: memory, processor, decisions, and how punctual everything is."""
     ears, usages = system.ears, {}
@@ -202,6 +242,8 @@ def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
         tick()
         time.sleep(max(0.0, now_s + SAMPLE_S - time.monotonic()))
     commands = [command for command in ears.commands if command.at_s > begun_s]
+    to_spare_s, skew_s = [command.first_s - command.ros_s for command in commands], _skews(commands)
+    beat_s = {name: np.diff([t for t in beats if t > begun_s]).tolist() for name, beats in ears.beats.items()}
     return {
         "seconds": time.monotonic() - begun_s,
         "processes": {name: usage.summary(seconds / 6.0) for name, usage in usages.items()},
@@ -209,10 +251,16 @@ def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
         "holds": ears.gate.hold_id - holds_before,
         "hold_reasons": reasons,
         "decisions": _decisions(ears, begun_s),
-        "to_spare_s": [command.first_s - command.ros_s for command in commands],
-        "arm_skew_s": _skews(commands),
-        "beat_s": {name: np.diff([t for t in beats if t > begun_s]).tolist() for name, beats in ears.beats.items()},
+        "to_spare_s": few(to_spare_s),
+        "arm_skew_s": few(skew_s),
+        "beat_s": {name: few(periods) for name, periods in beat_s.items()},
+        "counts": {"to_spare_s": len(to_spare_s), "arm_skew_s": len(skew_s), **{name: len(b) for name, b in beat_s.items()}},
     }
+
+
+def few(values: list[float]) -> list[float]:
+    """The values, or evenly spaced quantiles (0 to 1) of them where they are more than KEPT."""
+    return values if len(values) <= KEPT else np.quantile(values, np.linspace(0.0, 1.0, KEPT)).tolist()
 
 
 def _thinned(usage: Usage, begun_s: float) -> list[tuple[float, float]]:
@@ -227,7 +275,12 @@ def _decisions(ears: Ears, begun_s: float) -> dict[str, Any]:
         if not message.published:
             notes[message.note[:60]] = notes.get(message.note[:60], 0) + 1
     inference = [message.timings_s[-1] for message in heard if message.timings_s]
-    return {"count": len(heard), "published": sum(m.published for m in heard), "not_published": notes, "inference_s": inference}
+    return {
+        "count": len(heard),
+        "published": sum(m.published for m in heard),
+        "not_published": notes,
+        "inference_s": few(inference),
+    }
 
 
 def _skews(commands: list[Command]) -> list[float]:

@@ -30,6 +30,11 @@ def quantiles(times_s: list[float]) -> dict[str, float]:
     return {"n": len(times), **{name: float(value) for name, value in values.items()}}
 
 
+def _count(part: dict, key: str, kept: int) -> int:
+    """How many there were, where only their quantiles are kept."""
+    return part.get("counts", {}).get(key, kept)
+
+
 def save(folder: Path, part: str, result: dict[str, Any], command: str) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     around = {"machine": machine(), "load": os.getloadavg(), "nice": os.nice(0)}  # load: runnable processes, 1, 5 and 15 min
@@ -62,14 +67,26 @@ def table(parts: dict[str, dict]) -> str:
         met = all(found[name] <= limit for name, limit in goals.items())
         goal = ", ".join(f"{name} <= {1e3 * limit:g}" for name, limit in goals.items()) or "-"
         numbers = " | ".join(f"{1e3 * found[name]:.1f}" for name in ("p50", "p99", "max"))
-        lines.append(f"| {title} | {found['n']} | {numbers} | {goal} | {('yes' if met else 'no') if goals else '-'} |")
+        count = _count(parts[part], key, found["n"])
+        lines.append(f"| {title} | {count} | {numbers} | {goal} | {('yes' if met else 'no') if goals else '-'} |")
     if (rests := parts.get("all_killed", {}).get("runs")) is not None:
         worst = max(run["after_last_row_s"] for run in rests)
         lines.append(
             f"| all of ours killed: rest after the last executed row | {len(rests)} | - | - | {1e3 * worst:.0f} "
             f"| max <= 500 + one report of 20 | {'yes' if worst <= 0.525 else 'no'} |"
         )
+    for run in parts.get("boundaries", {}).get("runs", []):
+        lines += _boundary(run)
     return "\n".join([*lines, *(_processes(parts["soak"]) if "soak" in parts else [])])
+
+
+def _boundary(run: dict) -> list[str]:
+    share = np.array(run["speed_share"])
+    return [
+        f"\n{run['boundaries']} boundaries, inference {1e3 * run['inference_s']:.0f} ms: commanded speed over the plan's, least "
+        f"{share.min():.2f} (goal 0.5), 1 % below {np.quantile(share, 0.01):.2f}; {run['backwards']} of {run['reports']} reports "
+        f"backwards; {len(run['holds'])} holds."
+    ]
 
 
 def _processes(soak: dict) -> list[str]:
@@ -85,8 +102,9 @@ def _processes(soak: dict) -> list[str]:
     for name, beats in soak["beat_s"].items():
         if beats:
             off = quantiles((np.abs(np.array(beats) - 0.02)).tolist())
+            count = _count(soak, name, off["n"])
             lines.append(f"\nHeartbeat of the {name}: off its period of 20 ms by p50 {1e3 * off['p50']:.2f}, "
-                         f"p99 {1e3 * off['p99']:.2f}, max {1e3 * off['max']:.1f} ms (n {off['n']}).")  # fmt: skip
+                         f"p99 {1e3 * off['p99']:.2f}, max {1e3 * off['max']:.1f} ms (n {count}).")  # fmt: skip
     return lines
 
 
@@ -108,7 +126,7 @@ def plot(parts: dict[str, dict], path: Path) -> None:
         for name, limit in goals.items():
             value = 1e3 * quantiles(parts[part][key])[name]
             axis.axvline(1e3 * limit, color="tab:red", linestyle=":", label=f"goal {name} <= {1e3 * limit:g}, is {value:.1f}")
-        axis.set_title(f"{title}\nn = {len(times)}", fontsize=9)
+        axis.set_title(f"{title}\nn = {_count(parts[part], key, len(times))}", fontsize=9)
         axis.set_xlabel("ms")
         if goals:
             axis.legend(fontsize=7)

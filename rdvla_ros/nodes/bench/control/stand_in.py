@@ -2,7 +2,7 @@
 
 For the parts of `rdvla bench control` that kill the policy a hundred times, and for its watchdog: told to "hang", a decision
 writes when it was begun into the folder that the parameter `checkpoint` names, and does not end. Inference takes INFERENCE_S of
-one core.
+one core; told to "infer 0.4" a decision takes that long instead, what is beyond INFERENCE_S asleep.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ from rdvla_ros.types import ActionChunk, Decision, Observation, StopReason
 
 LOAD = "rdvla_ros.nodes.bench.control.stand_in:load"
 ROWS, STEP_S, INFERENCE_S = 12, 0.1, 0.1
-SWING, PERIOD_S = 0.12, 2.5  # [rad], of every joint
+SWING, PERIOD_S = 0.12, 2.5  # [rad], of every joint, each at a phase of its own: the arms never stand still
 HANG, BEGUN = "hang", "hangs_since"
+INFER = "infer "
 
 
 def load(settings: Mapping[str, Any]) -> tuple[Any, Loaded]:
@@ -33,14 +34,30 @@ def load(settings: Mapping[str, Any]) -> tuple[Any, Loaded]:
             (folder / BEGUN).write_text(repr(time.monotonic()))
             time.sleep(3600.0)
         home.append(observation.positions) if not home else None
-        end_s = time.monotonic() + INFERENCE_S
-        while time.monotonic() < end_s:
-            np.linalg.norm(np.ones((200, 200)))
-        due_s = observation.stamp_s % PERIOD_S + (np.arange(ROWS) + 1) * STEP_S
-        rows = home[0] + SWING * np.sin(2.0 * np.pi * due_s / PERIOD_S)[:, None] * ~grippers
+        _think(observation.instruction)
+        due_s = observation.stamp_s + (np.arange(ROWS) + 1) * STEP_S
+        rows = home[0] + SWING * np.sin(angles(due_s, len(grippers))) * ~grippers
         return _decision(ActionChunk(rows, STEP_S, observation.stamp_s))
 
     return decide, Loaded("a stand-in", "bench", ROWS, STEP_S, {"rule": "fixed", "length": ROWS}, tuple(robot["camera_names"]))
+
+
+def angles(times_s: np.ndarray, joints: int) -> np.ndarray:
+    """(T, A) of the swing at ROS times."""
+    return 2.0 * np.pi * ((np.asarray(times_s) % PERIOD_S / PERIOD_S)[:, None] + 0.618 * np.arange(joints))
+
+
+def swing_velocity(times_s: np.ndarray, joints: int) -> np.ndarray:
+    """(T, A) [rad/s] of the motion that all decisions agree on; not for grippers, which stay."""
+    return SWING * 2.0 * np.pi / PERIOD_S * np.cos(angles(times_s, joints))
+
+
+def _think(instruction: str) -> None:
+    begun_s = time.monotonic()
+    wanted_s = float(instruction.removeprefix(INFER)) if instruction.startswith(INFER) else INFERENCE_S
+    while time.monotonic() < begun_s + min(wanted_s, INFERENCE_S):
+        np.linalg.norm(np.ones((200, 200)))
+    time.sleep(max(0.0, begun_s + wanted_s - time.monotonic()))
 
 
 def _decision(chunk: ActionChunk) -> Decision:
