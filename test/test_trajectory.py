@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from rdvla_ros.control import cubic
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_trajectory
 from rdvla_ros.control.passage import PassageOptions
-from rdvla_ros.control.stop import stop
+from rdvla_ros.control.stop import Onward, stop
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
@@ -246,6 +246,27 @@ def test_a_stop_from_any_legal_state_is_legal_short_and_common_to_all_joints(see
     )
     assert trajectory.duration_s - trajectory.times_s[0] <= LONGEST_STOP_S + 1e-9
     np.testing.assert_allclose(trajectory.at(trajectory.times_s[0]).acceleration, acceleration, atol=1e-5)
+
+
+def test_a_joint_that_turns_at_the_end_of_its_range_follows_its_motion_until_it_can_rest_inside():
+    span = replace(LIMITS, lower=MIDDLE - 0.05, upper=MIDDLE + 0.05)
+    turn = -0.999 * LIMITS.acceleration  # braking, through rest at 0.1 mm from the end, and back
+    begin_s, end_s = -0.06, 0.1
+    times_s = np.array([begin_s, end_s])
+    motion = Trajectory(
+        LIMITS.names,
+        times_s - begin_s,
+        span.upper - 1e-4 + turn * times_s[:, None] ** 2 / 2,
+        turn * times_s[:, None],
+    )
+    start, onward = motion.at(0.0), Onward(motion.at, motion.times_s)
+    reached = [stop(start, limits=span, onward=way).sample(np.arange(0.0, 0.6, 0.001))[0].max(axis=0) for way in (None, onward)]
+    assert (reached[0] > span.upper + 1e-5)[ARM].all(), "at once they cannot: the test would show nothing"
+    assert (reached[1] <= span.upper + 1e-9).all()
+    stopped = stop(start, limits=span, onward=onward)
+    exact = Tolerances(position=1e-9, velocity=1e-9, acceleration=1e-6, jerk=1e-3)
+    check_trajectory(span.names, stopped.times_s, stopped.positions, stopped.velocities, span, tolerances=exact)
+    assert not stopped.velocities[-1].any()
 
 
 def test_arms_slow_down_along_their_path():

@@ -14,6 +14,7 @@ import numpy as np
 
 from rdvla_ros.control.followed import Present, followed
 from rdvla_ros.control.handover import Handover, handover
+from rdvla_ros.control.stop import Onward
 from rdvla_ros.control.trajectory import Reference, Trajectory
 
 
@@ -111,6 +112,13 @@ class Schedule:
         if not self._sent:
             return present.moved_to(at_s)
         return followed(self._sent[-1].trajectory, self._sent[-1].base_s, present, at_s)
+
+    def onward(self, begin_s: float, present: Present | None) -> Onward | None:
+        """What the controllers follow from begin_s on; None where it is not what was sent."""
+        if not self._sent or (present and present.departs(self._sent[-1].trajectory, self._sent[-1].base_s)):
+            return None
+        sent = self._sent[-1]
+        return Onward(lambda after_s: self.reference(begin_s + after_s, present), sent.base_s - begin_s + sent.trajectory.times_s)
 
     def joinable(self, present: Present) -> bool:
         """Whether it is known how the arms move. After `forget` (a hold that was lifted while they still slow down, say) their

@@ -13,7 +13,7 @@ import numpy as np
 from rdvla_ros.control.followed import MOVED_S, Present, followed
 from rdvla_ros.control.handover import at_once
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
-from rdvla_ros.control.stop import stop
+from rdvla_ros.control.stop import Onward, stop
 from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
@@ -129,10 +129,20 @@ class Passage:
         if any(state is None for arms in states.values() for state in arms):
             return None
         state = {at_s: _joined(arms) for at_s, arms in states.items()}
-        whole = stop(state[over.switch_s], limits=self.all_limits, lead_s=over.lead_s)
+        onward = self._onward(over.switch_s, now_s)
+        whole = stop(state[over.switch_s], limits=self.all_limits, lead_s=over.lead_s, onward=onward)
         whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state[at_s] for at_s in over.via_s])
         whole = replace(whole, before=state[now_s], before_s=now_s - over.stamp_s)
         return Stop({arm: whole.select(limits.names) for arm, limits in self.limits.items()}, over.stamp_s)
+
+    def _onward(self, begin_s: float, now_s: float) -> Onward | None:
+        """What all arms follow from begin_s on; None where that is not known of every arm."""
+        for arm in self.limits:
+            sent, present = self._followed.get(arm), self._present(arm, now_s)
+            if sent is None or (present is not None and present.departs(sent.trajectory, sent.stamp_s)):
+                return None
+        knots_s = np.array(self._points_s(now_s)) - begin_s
+        return Onward(lambda after_s: _joined([self.reference(arm, begin_s + after_s) for arm in self.limits]), knots_s)
 
     def _points_s(self, now_s: float) -> list[float]:
         """When the points of the motions that are followed are due."""

@@ -5,11 +5,29 @@ J joints (all arms together: one common time base), in controller units; times c
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
+
 import numpy as np
 
 from rdvla_ros.control import cubic
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
+
+GRID_S = 0.005  # of the durations that are tried
+ONWARD_S = 0.01  # how much longer a joint follows its motion, from try to try
+ROUNDING = 1e-9  # share of a joint's range that is no way beyond it
+
+Motion = tuple[np.ndarray, np.ndarray, np.ndarray]  # times (N,) from the start, positions and velocities (N, J)
+
+
+@dataclass(frozen=True)
+class Onward:
+    """The legal motion that the arms would go on with. at(after_s): its state so long after the start of the stop (of all
+    joints). knots_s: when its points are due, from there."""
+
+    at: Callable[[float], Reference]
+    knots_s: np.ndarray
 
 
 def stop(
@@ -19,26 +37,24 @@ def stop(
     lead_s: float = 0.02,
     now: Reference | None = None,
     longest_s: float = LONGEST_STOP_S,
+    onward: Onward | None = None,
 ) -> Trajectory:
     """All joints come to rest together, as soon as their limits allow; a resting start gives a motion that stays.
 
     start: what the controller follows at lead_s. The acceleration changes evenly to a plateau, stays, and changes evenly to
     zero; the three times are common to all joints, so that from an unaccelerated start the arms slow down along their path.
     A joint that would leave its position limits in that time, or go on accelerating beyond its speed, comes to rest earlier, as
-    fast as it may.
+    fast as it may. Where that leaves its limits too (a joint about to turn at the end of its range must first lose its
+    acceleration), it follows its motion, `onward`, until it can come to rest inside them.
     Where even the longest stop exceeds a limit (a start beyond the limits), it is the gentlest one.
 
     The last point, at rest as the one before, lies longest_s after the start: a controller rejects a message whose end has
     passed, and a stop must be taken also when it comes late.
     """
     times_s, positions, velocities = _braking(start, limits, longest_s)
-    peaks = cubic.peaks(times_s, positions, velocities)
-    beyond = (peaks["lower"] < np.minimum(limits.lower, start.position)) | (
-        peaks["upper"] > np.maximum(limits.upper, start.position)
-    )
-    beyond |= peaks["velocity"] > np.maximum(limits.velocity, np.abs(start.velocity))
+    beyond = _beyond((times_s, positions, velocities), start, limits)
     if beyond.any():
-        alone = {j: _braking(_joint(start, j), limits.select([j]), longest_s, slows=True) for j in np.flatnonzero(beyond)}
+        alone = {j: _alone(start, j, limits, longest_s, onward) for j in np.flatnonzero(beyond)}
         whole = times_s, positions, velocities
         times_s = np.unique(np.concatenate([times_s, *(part[0] for part in alone.values())]))
         positions, velocities, _ = cubic.sample(*whole, times_s)
@@ -51,14 +67,39 @@ def stop(
     return Trajectory(limits.names, np.round(lead_s + times_s, 6), positions, velocities, now)
 
 
+def _beyond(motion: Motion, start: Reference, limits: JointLimits) -> np.ndarray:
+    """(J,) whether a joint leaves its range, or gets too fast; a start beyond a limit may stay there."""
+    peaks, slack = cubic.peaks(*motion), ROUNDING * limits.range
+    outside = (peaks["lower"] < np.minimum(limits.lower, start.position) - slack) | (
+        peaks["upper"] > np.maximum(limits.upper, start.position) + slack
+    )
+    return outside | (peaks["velocity"] > np.maximum(limits.velocity, np.abs(start.velocity)) * (1.0 + ROUNDING))
+
+
+def _alone(start: Reference, j: int, limits: JointLimits, longest_s: float, onward: Onward | None) -> Motion:
+    """One joint's own stop: at once, or as soon after that as it stays inside its limits; at once where it never does."""
+    limits, begin = limits.select([j]), _joint(start, j)
+    at_once = _braking(begin, limits, longest_s, slows=True)
+    if onward is None or not _beyond(at_once, begin, limits).any():
+        return at_once
+    for after_s in np.arange(ONWARD_S, longest_s, ONWARD_S).round(6):
+        knots_s = [knot_s for knot_s in onward.knots_s if 0.0 < knot_s < after_s - 1e-6]
+        states = [begin, *(_joint(onward.at(at_s), j) for at_s in (*knots_s, after_s))]
+        rest = _braking(states[-1], limits, longest_s, slows=True)
+        before = (np.stack([getattr(state, field) for state in states[:-1]]) for field in ("position", "velocity"))
+        joined = (np.array([0.0, *knots_s]), *before), (rest[0] + after_s, *rest[1:])
+        motion = tuple(np.concatenate(parts) for parts in zip(*joined, strict=True))
+        if not _beyond(motion, begin, limits).any():
+            return motion
+    return at_once
+
+
 def _joint(state: Reference, joint: int) -> Reference:
     return Reference(*(getattr(state, field)[[joint]] for field in ("position", "velocity", "acceleration")))
 
 
-def _braking(
-    start: Reference, limits: JointLimits, longest_s: float, *, slows: bool = False
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Times (N,) from the start, positions and velocities (N, J) of the shortest common stop. slows: the speed is limited too."""
+def _braking(start: Reference, limits: JointLimits, longest_s: float, *, slows: bool = False) -> Motion:
+    """The shortest common stop. slows: the speed is limited too."""
     phases, plateau = _stop_phases(start, limits, longest_s, slows)
     states, times_s = [(start.position, start.velocity)], [0.0]
     q, v, a = start.position, start.velocity, start.acceleration
@@ -77,12 +118,11 @@ def _braking(
 
 
 def _stop_phases(start: Reference, limits: JointLimits, longest_s: float, slows: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(3,) durations of the shortest legal stop on a grid of 5 ms, and its plateau acceleration (J,)."""
-    grid = 0.005
-    count = int(round(longest_s / grid))
+    """(3,) durations of the shortest legal stop on the grid, and its plateau acceleration (J,)."""
+    count = int(round(longest_s / GRID_S))
     ramp, flat = (x.ravel() for x in np.meshgrid(np.arange(1, count // 2 + 1), np.arange(0, count - 1), indexing="ij"))
     fits = 2 * ramp + flat <= count
-    ramp, flat = ramp[fits] * grid, flat[fits] * grid
+    ramp, flat = ramp[fits] * GRID_S, flat[fits] * GRID_S
     # velocity after the three phases: v + (a + p) / 2 * ramp + p * flat + p / 2 * ramp = 0, solved for the plateau p
     plateau = -(start.velocity + start.acceleration * ramp[:, None] / 2) / (ramp + flat)[:, None]
     share = np.maximum.reduce(

@@ -91,7 +91,8 @@ class Motions:
         except ObservationError:
             present = None
         over = self.schedule.handover(now_s, present)
-        motion = stop(self.schedule.reference(over.switch_s, present), limits=self._limits, lead_s=over.lead_s)
+        start, onward = self.schedule.reference(over.switch_s, present), self.schedule.onward(over.switch_s, present)
+        motion = stop(start, limits=self._limits, lead_s=over.lead_s, onward=onward)
         motion = replace(motion, before=self.schedule.reference(over.send_s, present), before_s=over.send_s - over.stamp_s)
         time.sleep(max(0.0, over.send_s - now_s))  # as in `send`
         self._publish(motion, over.stamp_s)
