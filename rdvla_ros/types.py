@@ -61,6 +61,11 @@ class StopReason(enum.IntEnum):
     ITERATION_LIMIT = 2  # the limit came first: not converged
     DEADLINE = 3  # the time was up: the best chunk so far
     NON_FINITE = 4  # NaN or infinity arose inside the iteration: the chunk may not be used
+    DIVERGED = 5  # the iterations moved the plan further and further: the chunk may not be used
+
+    @property
+    def unusable(self) -> bool:
+        return self in (StopReason.NON_FINITE, StopReason.DIVERGED)
 
 
 @dataclass(frozen=True)

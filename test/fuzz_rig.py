@@ -70,8 +70,8 @@ class Clock:
 class Output:
     """Stands in for a publisher to a controller: keeps what is sent, checks it, and moves the controller's model."""
 
-    def __init__(self, arm, clock, tally):
-        self.arm, self._clock, self._tally = arm, clock, tally
+    def __init__(self, arm, clock, tally, broken, stopping=lambda: False):
+        self.arm, self._clock, self._tally, self._broken, self._stopping = arm, clock, tally, broken, stopping
         self.qos_profile, self.topic_name = QoSProfile(depth=10), arm.trajectory_topic
         self.model = JointTrajectoryController(arm.joint_names, HOME[SLICES[arm.name]])
         self.count, self.is_activated = 0, True
@@ -84,13 +84,17 @@ class Output:
 
     def publish(self, message):
         self.count += 1
-        check_wire(self.arm, message)
+        try:
+            check_wire(self.arm, message, self._stopping())
+        except AssertionError as error:  # the node would take it for a failure of its own, and hold
+            self._broken.append(f"{self.arm.name}: {error!r} {message.points[0]}")
         self._tally["sent"] += 1
         self.model.accept(_points(message), self._clock.ros_s)
 
 
-def check_wire(arm, message):
-    """What a controller may be sent: the arm's joints, finite, inside every limit on the whole way, and an end at rest."""
+def check_wire(arm, message, stop):
+    """What a controller may be sent: the arm's joints, finite, inside every limit on the whole way, and an end at rest. A stop
+    begins from what the controller is believed to follow, which a false report may have put at or beyond a limit."""
     motion = conversions.trajectory(message)
     assert set(motion.joint_names) == set(arm.joint_names) and len(motion.joint_names) == len(arm.joint_names)
     order = [motion.joint_names.index(name) for name in arm.joint_names]
@@ -100,17 +104,20 @@ def check_wire(arm, message):
     assert motion.times_s[0] > 0.0 and (np.diff(motion.times_s) > 0.0).all()
     assert not velocities[-1].any() and motion.times_s[-1] <= LONGEST_MOTION_S + LONGEST_STOP_S
     peaks = cubic.peaks(motion.times_s, positions, velocities)
-    margin = 1.01 * POSITION_MARGIN * (limits.upper - limits.lower)
-    assert (peaks["lower"] >= limits.lower - margin).all() and (peaks["upper"] <= limits.upper + margin).all(), peaks
-    for what in ("velocity", "acceleration"):
-        assert (peaks[what] <= (1.0 + SLACK) * getattr(limits, what) + 1e-9).all(), (what, peaks[what], getattr(limits, what))
+    begin, speed = positions[0], np.abs(velocities[0])
+    margin = 1.01 * POSITION_MARGIN * (limits.upper - limits.lower) + stop * speed * (speed / limits.acceleration + 0.05)
+    lower, upper = (np.minimum(limits.lower, begin), np.maximum(limits.upper, begin)) if stop else (limits.lower, limits.upper)
+    assert (peaks["lower"] >= lower - margin).all() and (peaks["upper"] <= upper + margin).all(), peaks
+    fastest = np.maximum(limits.velocity, speed) if stop else limits.velocity
+    for what, limit in (("velocity", fastest), ("acceleration", limits.acceleration), ("jerk", limits.jerk)):
+        assert (peaks[what] <= (1.0 + SLACK) * limit + 1e-9).all(), (what, peaks[what], limit)
 
 
 class Fuzzed:
     """What gate and policy have in common. `tally`: how much of what was done."""
 
     def __init__(self):
-        self.clock, self.tally = Clock(), {"sent": 0}
+        self.clock, self.tally, self.broken = Clock(), {"sent": 0}, []
         self._undo = contextlib.ExitStack()
         for module in TIMED:
             self._undo.enter_context(mock.patch.object(module, "time", self.clock))
@@ -156,7 +163,7 @@ class FuzzedGate(Fuzzed):
         gate = self.node
         for arm in ROBOT.arms:
             gate.destroy_publisher(gate._arms.outputs[arm.name])
-            gate._arms.outputs[arm.name] = Output(arm, self.clock, self.tally)
+            gate._arms.outputs[arm.name] = Output(arm, self.clock, self.tally, self.broken, self.stopping)
         self.outputs = gate._arms.outputs
         self.services = {s.srv_name.rsplit("/", 1)[1]: s for s in gate._side.node.services}
         self.on_joints = gate._safe(gate._robot_watch._on_joints)
@@ -168,6 +175,9 @@ class FuzzedGate(Fuzzed):
     @property
     def state(self):
         return self.node._authority.modes.state
+
+    def stopping(self):
+        return self.state.mode in (modes.Mode.HOLD, modes.Mode.PAUSE)
 
     def exceptions(self):
         return self.node._authority.exceptions + self.node._side.exceptions
@@ -259,7 +269,7 @@ class FuzzedPolicy(Fuzzed):
         models = {name: output.model for name, output in self.outputs.items()}
         for arm in ROBOT.arms:
             policy.destroy_lifecycle_publisher(policy._motions._publishers[arm.name])
-            self.outputs[arm.name] = Output(arm, self.clock, self.tally)
+            self.outputs[arm.name] = Output(arm, self.clock, self.tally, self.broken)
             self.outputs[arm.name].model = models.get(arm.name, self.outputs[arm.name].model)
         policy._motions._publishers = dict(self.outputs)
         policy._motions.destroy = []

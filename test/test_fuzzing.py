@@ -152,8 +152,45 @@ def test_whatever_comes_the_gate_lives_sends_nothing_beyond_a_limit_and_can_be_r
         gate.tally["cases"] = gate.tally.get("cases", 0) + 1
         gate.tally[gate.state.mode.name] = gate.tally.get(gate.state.mode.name, 0) + 1
         assert gate.exceptions() == 0, (step, gate.node._authority.last_exception, gate.node._side.last_exception)
+        assert not gate.broken, (step, gate.broken)
     assert gate.node._values is parameters
     assert np.isfinite(gate.reference()).all()
+
+
+@pytest.mark.parametrize("jump_s", [0.3, 5.0, -0.3, -5.0])
+def test_row_22_after_a_step_of_the_clock_the_gate_stops_arms_that_move(gate, jump_s):
+    """From what the controllers, which have the same clock, say that they command after the step."""
+    recover(gate)
+    gate.run(0.3)
+    before = {name: output.count for name, output in gate.outputs.items()}
+    gate.clock.ahead_s += jump_s
+    gate.run(0.1)
+    assert gate.state.mode is Mode.HOLD and "jumped by" in gate.state.reason
+    assert {name: output.count for name, output in gate.outputs.items()} == {name: n + 1 for name, n in before.items()}
+    gate.run(1.0)
+    rest = gate.reference()
+    gate.run(3.0)
+    assert (gate.reference() == rest).all() and not gate.broken and gate.exceptions() == 0
+
+
+@pytest.mark.parametrize(("joint", "position", "velocity"), [(6, 0.0, 0.0), (0, None, 2.3), (2, 1.77, 0.0)])
+def test_row_43_a_false_report_before_a_hold_is_no_failure_of_the_gate(gate, joint, position, velocity):
+    """Reports just inside what can be believed: the stop begins from them, or they are not believed."""
+    recover(gate)
+    gate.call("hold", reason="a test", who="test")
+    gate.run(2.0)
+    assert go(gate), "what was sent before is forgotten: only the reports say where the arms are"
+    arm, where = ROBOT.arms[0], gate.reference()
+    message = messages.controller_state(arm, gate.desired(arm), gate.clock.ros_s, gate.outputs[arm.name].model.accepted)
+    message.reference.positions[joint] = message.reference.positions[joint] if position is None else position
+    message.reference.velocities[joint] = velocity
+    gate.clock.steady_s += 0.01
+    message.header.stamp = conversions.stamp(gate.clock.ros_s)
+    gate.on_controller(arm, message)
+    assert gate.call("hold", reason="a test", who="test").accepted
+    gate.run(1.0)
+    assert gate.exceptions() == 0 and not gate.broken
+    assert position is not None or np.abs(gate.reference() - where).max() < 1e-3, "a resting joint is not thrown"
 
 
 POLICY = max(1, CASES * 4 // 10 // STEPS)
@@ -268,6 +305,7 @@ def test_whatever_comes_the_policy_lives_sends_nothing_beyond_a_limit_and_goes_o
         do_policy(policy, *step)
         policy.tally["cases"] = policy.tally.get("cases", 0) + 1
         assert not [text for text in policy.complaints if SURPRISE.search(text)]
+        assert not policy.broken, (step, policy.broken)
 
 
 def fail(*_):

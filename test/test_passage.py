@@ -203,3 +203,49 @@ def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_hol
     lagging[np.isin(first.joint_names, ROBOT.gripper_joints)] = 0.021
     measure(passage, lagging, NOW_S + 0.5)
     np.testing.assert_allclose(passage.reference("right", NOW_S + 0.52).position, first.at(0.52).position[7:], atol=1e-6)
+
+
+def test_a_hold_keeps_the_grip_where_only_the_joints_are_heard(passage):
+    """What holds an object is measured far from where it was sent; to command the measured place would let it fall."""
+    sent = motion(change=-0.3)
+    passage.passed(passage.check(parts(sent), NOW_S, NOW_S), NOW_S, NOW_S)
+    later_s = NOW_S + sent.duration_s + 0.5
+    grippers = np.isin(LIMITS.names, ROBOT.gripper_joints)
+    aside = sent.positions[-1] + np.where(grippers, 0.5, 0.05) * LIMITS.range  # an arm was pushed too
+    for forgotten in (False, True):
+        for arm, columns in ROBOT.arm_slices.items():
+            passage.report_measured(arm, aside[columns], later_s)
+        stop = passage.stop(later_s, 0.02)
+        for arm, columns in ROBOT.arm_slices.items():
+            first, hand = stop.motions[arm].positions[0], grippers[columns]
+            np.testing.assert_allclose(first[hand], sent.positions[-1][columns][hand], atol=1e-9)
+            np.testing.assert_allclose(first[~hand], aside[columns][~hand], atol=1e-9)
+        if not forgotten:
+            passage.forget()
+
+
+def test_a_hold_of_arms_of_which_only_joints_are_heard_begins_with_their_speed(passage):
+    passage.forget(reports=True)
+    assert passage.stop(NOW_S, 0.02) is None, "nothing is known after a jump of the clock"
+    speed = 0.5 * LIMITS.velocity
+    for after_s in np.arange(0.0, 0.1, 0.01):
+        for arm, columns in ROBOT.arm_slices.items():
+            passage.report_measured(arm, (MIDDLE + after_s * speed * 0.5)[columns], NOW_S + after_s)
+    stop = passage.stop(NOW_S + 0.09, 0.02)
+    for arm, columns in ROBOT.arm_slices.items():
+        np.testing.assert_allclose(stop.motions[arm].velocities[0], 0.5 * speed[columns], rtol=1e-3)
+        assert (stop.motions[arm].positions[0] > (MIDDLE + 0.09 * 0.5 * speed)[columns]).all()
+
+
+def test_a_report_from_the_future_alone_is_nothing_to_start_from():
+    passage = Passage(ROBOT)
+    for arm, columns in ROBOT.arm_slices.items():
+        passage.report_controller(arm, Reference.at_rest(MIDDLE[columns]), NOW_S + 0.52)
+    with pytest.raises(JumpError, match="Nothing is known"):
+        passage.check(parts(motion()), NOW_S, NOW_S)
+
+
+def test_a_last_velocity_that_is_nearly_zero_goes_out_as_zero(passage):
+    nearly = motion()
+    nearly.velocities[-1] = 9e-8
+    assert not any(part.velocities[-1].any() for part in passage.check(parts(nearly), NOW_S, NOW_S).values())

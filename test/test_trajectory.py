@@ -224,6 +224,27 @@ def test_a_stop_longer_than_half_a_second_is_no_option():
         PlanOptions(stop_s=0.6)
 
 
+@settings(max_examples=100, deadline=None, derandomize=True)
+@given(seeds)
+def test_a_joint_that_rests_on_the_end_of_its_range_can_begin(seed):
+    """Wide joints with little acceleration too: they cannot leave the end of their range within one segment."""
+    rng = np.random.default_rng(seed)
+    names = ("turn", "lift", "finger")
+    span = rng.choice([0.05, 0.8, 6.0], 3)
+    limits = JointLimits(names, np.zeros(3), span, rng.uniform(0.2, 2.0, 3) * np.maximum(span, 0.3),
+                         rng.choice([0.3, 2.0, 10.0], 3) * np.maximum(span, 0.3), 200.0 * np.maximum(span, 0.3))  # fmt: skip
+    ends = rng.choice([0.0, 0.0005, 1.0, 0.9995, -0.01, 1.01, 0.5], 3)
+    begin = ends * span
+    inward = np.where(ends < 0.5, 1.0, -1.0) * 0.02 * limits.velocity
+    moves = rng.choice([0.0, 1.0], 3)
+    rows = begin + moves * inward * (np.arange(8) + 1)[:, None] * 0.1
+    options = PlanOptions(may_lag=("finger",))
+    motion = plan(rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=Reference.at_rest(begin), limits=limits, options=options)
+    position, *_ = motion.sample(np.arange(motion.times_s[0], motion.duration_s, 0.001))
+    slack = 1.1e-5 * span
+    assert (position >= np.minimum(0.0, begin) - slack).all() and (position <= np.maximum(span, begin) + slack).all()
+
+
 # -- stop
 
 

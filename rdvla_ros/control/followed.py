@@ -13,6 +13,7 @@ from rdvla_ros.control.trajectory import Reference, Trajectory
 
 LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
 MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
+MOVED_SHARE = 0.01  # and, where only the joints themselves are heard of, further than this share of their range
 RESTING_SHARE = 4e-4  # [1/s] times the tolerance: arms that are slower rest within milliseconds, and have hardly any way to go
 LAG_S = 0.3  # joints that follow a motion are where it was at most this long ago
 
@@ -61,6 +62,7 @@ class Present:
 
 def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: float) -> Reference:
     """What the controllers follow at at_s, having been sent the motion: a motion that begins there leaves them smoothly."""
-    if present is not None and present.departs(motion, base_s):
-        return present.moved_to(at_s)
-    return motion.at(round(at_s - base_s, 6))  # both may be ROS times, which as floats are whole microseconds at best
+    planned = motion.at(round(at_s - base_s, 6))  # both may be ROS times, which as floats are whole microseconds at best
+    if present is None or not present.departs(motion, base_s):
+        return planned
+    return present.moved_to(at_s).with_joints(np.isinf(present.tolerance), planned)  # a gripper is not where it was sent

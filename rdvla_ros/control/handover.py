@@ -60,7 +60,7 @@ def at_once(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Hand
     go into the message: that is exact on Humble, Jazzy and Kilted whenever the message arrives, but not on a master that keeps
     to old paths (allow_trajectory_replacement): what arrives after its stamp is followed by so much later there.
     """
-    ahead_s = tuple(point_s for point_s in points_s if now_s + 2 * CLOCK_S < point_s < now_s + lead_s)
+    ahead_s = tuple(point_s for point_s in points_s if now_s + 2 * CLOCK_S < point_s < now_s + lead_s - 2 * CLOCK_S)
     if not ahead_s:
         return handover(now_s, lead_s)
     if ahead_s[0] - now_s >= lead_s / 4:

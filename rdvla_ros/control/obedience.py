@@ -30,7 +30,7 @@ class ArmObedience:
     """One arm. velocity (J,): the joints' largest speeds. expected: the controller is known to report."""
 
     def __init__(self, arm: str, velocity: np.ndarray, options: ObeyOptions, *, expected: bool):
-        self._arm, self._velocity, self._options, self._expected = arm, velocity, options, expected
+        self._arm, self._velocity, self._options, self.expected = arm, velocity, options, expected
         self._sent: tuple[Trajectory, float] | None = None
         self._off_since_s: float | None = None
         self._heard_s: float | None = None
@@ -68,9 +68,9 @@ class ArmObedience:
 
     def problem(self, steady_s: float) -> str:
         """One sentence when the controller cannot be relied on; empty when it can."""
-        if self._expected and self._heard_s is None:
+        if self.expected and self._heard_s is None:
             return f"The controller of arm '{self._arm}' has reported no state yet: is it active?"
-        if self._expected and steady_s - self._heard_s > self._options.silence_s:
+        if self.expected and steady_s - self._heard_s > self._options.silence_s:
             silence_s = steady_s - self._heard_s
             return f"The controller of arm '{self._arm}' has reported no state for {silence_s:.2f} s: has it been stopped?"
         return ""

@@ -10,9 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rdvla_ros.control.followed import MOVED_S, Present, followed
+from rdvla_ros.control.followed import MOVED_S, MOVED_SHARE, Present, followed
 from rdvla_ros.control.handover import at_once
 from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
+from rdvla_ros.control.speeds import Speeds
 from rdvla_ros.control.stop import Onward, stop
 from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.robot import RobotDescription
@@ -71,7 +72,11 @@ class Passage:
         grippers = {arm.name: np.isin(arm.joint_names, robot.gripper_joints) for arm in robot.arms}
         self.tolerances = {arm: MOVED_S * limits.velocity for arm, limits in self.limits.items()}
         # a gripper that holds something is not where it was sent
-        self._loose = {arm: np.where(grippers[arm], np.inf, tolerance) for arm, tolerance in self.tolerances.items()}
+        self._grippers, self._grips, self._speeds = grippers, {}, {arm: Speeds(limits) for arm, limits in self.limits.items()}
+        self._loose = {
+            arm: np.where(grippers[arm], np.inf, np.maximum(tolerance, MOVED_SHARE * self.limits[arm].range))
+            for arm, tolerance in self.tolerances.items()
+        }
 
     def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
         """What the arm's controller says that it commands."""
@@ -80,11 +85,25 @@ class Passage:
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
         """Where the arm's joints are; taken as at rest, so it serves where nothing better is known."""
         position = np.asarray(position, dtype=np.float64)
+        self._speeds[arm].see(position, now_s)
         self._measured[arm] = Present(position, np.zeros_like(position), self._loose[arm], now_s, commanded=False)
 
-    def forget(self) -> None:
-        """After a hold the arms may have been moved by hand: the next motion begins from what is reported."""
+    def forget(self, *, reports: bool = False) -> None:
+        """After a hold the arms may have been moved by hand: the next motion begins from what is reported. reports: what was
+        reported until now counts no more either (the clock has jumped, and with it perhaps what the controllers follow)."""
         self._followed.clear()
+        if reports:
+            self._reported.clear()
+            self._measured.clear()
+
+    def reported(self, arm: str) -> bool:
+        """Whether the arm's controller has said what it commands (since the last `forget` of reports)."""
+        return arm in self._reported
+
+    @property
+    def follows(self) -> bool:
+        """Whether anything was passed since the last `forget`: the arms may be moving."""
+        return bool(self._followed)
 
     def check(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> dict[str, Trajectory]:
         """Both arms' motions in the arms' joint order, or TrajectoryError for both: LateError, JumpError or an illegal motion."""
@@ -94,7 +113,9 @@ class Passage:
             order = check_trajectory(
                 part.joint_names, part.times_s, part.positions, part.velocities, limits, tolerances=self._options.tolerances
             )
-            checked[arm] = Trajectory(limits.names, part.times_s, part.positions[:, order], part.velocities[:, order])
+            velocities = part.velocities[:, order]  # a copy
+            velocities[-1] = 0.0  # exactly, whatever rounding left there
+            checked[arm] = Trajectory(limits.names, part.times_s, part.positions[:, order], velocities)
         self._check_time(checked, stamp_s, now_s)
         for arm, trajectory in checked.items():
             self._check_start(arm, trajectory, stamp_s, now_s)
@@ -106,6 +127,7 @@ class Passage:
         for arm, part in parts.items():
             before = self.reference(arm, begin_s)
             points = part.times_s, part.positions, part.velocities
+            self._grips[arm] = Reference.at_rest(part.positions[-1])
             self._followed[arm] = _Followed(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
 
     def reference(self, arm: str, at_s: float) -> Reference | None:
@@ -125,7 +147,7 @@ class Passage:
     def stop(self, now_s: float, lead_s: float) -> Stop | None:
         """The motions that bring all arms to rest together, at most lead_s from now on; None where an arm's state is unknown."""
         over = at_once(now_s, lead_s, self._points_s(now_s))
-        states = {at_s: [self.reference(arm, at_s) for arm in self.limits] for at_s in (now_s, *over.via_s, over.switch_s)}
+        states = {at_s: [self._stopping_from(arm, at_s) for arm in self.limits] for at_s in (now_s, *over.via_s, over.switch_s)}
         if any(state is None for arms in states.values() for state in arms):
             return None
         state = {at_s: _joined(arms) for at_s, arms in states.items()}
@@ -134,6 +156,16 @@ class Passage:
         whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state[at_s] for at_s in over.via_s])
         whole = replace(whole, before=state[now_s], before_s=now_s - over.stamp_s)
         return Stop({arm: whole.select(limits.names) for arm, limits in self.limits.items()}, over.stamp_s)
+
+    def _stopping_from(self, arm: str, at_s: float) -> Reference | None:
+        """As `reference`. Where only the joints themselves are heard of, they have the speed they were seen with, and a gripper
+        keeps the place it was sent to last: from where it is measured, what it holds would fall."""
+        present = self._present(arm, at_s)
+        sent = self._followed.get(arm)
+        if present is None or present.commanded or (sent and not present.departs(sent.trajectory, sent.stamp_s)):
+            return self.reference(arm, at_s)
+        moved = replace(present, velocity=self._speeds[arm].now(at_s)).moved_to(at_s)
+        return moved.with_joints(self._grippers[arm], self._grips[arm]) if arm in self._grips else moved
 
     def _onward(self, begin_s: float, now_s: float) -> Onward | None:
         """What all arms follow from begin_s on; None where that is not known of every arm."""
@@ -173,7 +205,7 @@ class Passage:
         """At the first moment at which the controller follows the new motion, it must be where the old one is."""
         switch_s = max(stamp_s + trajectory.times_s[0], now_s)
         reference = self.reference(arm, switch_s)
-        if reference is None:
+        if reference is None or self.reference(arm, max(now_s, stamp_s)) is None:
             raise JumpError(
                 f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard."
             )

@@ -18,6 +18,7 @@ from rdvla_ros.types import InfeasibleError, TrajectoryError
 
 EXACT = Tolerances(position=0.0, velocity=0.0, acceleration=0.0, jerk=0.0)  # the fit keeps a reserve
 LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
+TOUCH = 1e-5  # share of its range by which a joint that rests on a limit may leave it: the fit's own rounding
 BEHIND_S = 0.2  # over so much of a chunk's end its last velocity is taken: one row alone would be noisy
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
 
@@ -30,10 +31,18 @@ class Reference:
     velocity: np.ndarray
     acceleration: np.ndarray
 
+    def with_joints(self, which: np.ndarray, other: Reference) -> Reference:
+        """This state, but the other one for the joints that are marked (J,)."""
+        return Reference(*(np.where(which, theirs, own) for own, theirs in zip(_fields(self), _fields(other), strict=True)))
+
     @classmethod
     def at_rest(cls, position: np.ndarray) -> Reference:
         position = np.asarray(position, dtype=np.float64)
         return cls(position, np.zeros_like(position), np.zeros_like(position))
+
+
+def _fields(state: Reference) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    return state.position, state.velocity, state.acceleration
 
 
 @dataclass(frozen=True)
@@ -250,9 +259,9 @@ def _follow(
         np.concatenate([np.ones(executed), np.full(len(tail_s), 0.1)]),  # where the stop ends matters less than the rows
     )
 
-    limits = _with_start(limits, start)
+    limits, bounds = _with_start(limits, start)
     state = (start.position, start.velocity, start.acceleration)
-    solution = fit.nearest_motion(knots_s, state, wanted, limits, options.smoothing)
+    solution = fit.nearest_motion(knots_s, state, wanted, bounds, options.smoothing)
     if solution is None:
         return None
     positions, velocities = solution
@@ -264,17 +273,26 @@ def _follow(
     return motion, np.abs(motion.sample(due_s[:executed])[0] - targets[:executed])
 
 
-def _with_start(limits: JointLimits, start: Reference) -> JointLimits:
-    """A start on or slightly outside a position limit (a gripper resting on its stop) is legal, and so is what it needs to
-    brake, as far as the gate would let it pass; further out nothing goes."""
+def _with_start(limits: JointLimits, start: Reference) -> tuple[JointLimits, JointLimits]:
+    """What the motion must keep to, and what the fit is given, which stays fit.INSET away from that.
+
+    A start on or slightly outside a position limit (a gripper resting on its stop) is legal, and so is what it needs to
+    brake, as far as the gate would let it pass; further out nothing goes. From a start nearer to a limit than the inset the fit
+    need not leave at once: a wide joint with little acceleration could not.
+    """
     brakes, margin = start.velocity**2 / limits.acceleration, POSITION_MARGIN * limits.range
     low = np.maximum(start.position - np.where(start.velocity < 0.0, brakes, 0.0), limits.lower - margin)
     high = np.minimum(start.position + np.where(start.velocity > 0.0, brakes, 0.0), limits.upper + margin)
-    return replace(
+    inset, touch = 1.003 * fit.INSET * limits.range, TOUCH * limits.range
+    lower = np.where(start.position <= limits.lower + touch, np.minimum(low, start.position - touch), limits.lower)
+    upper = np.where(start.position >= limits.upper - touch, np.maximum(high, start.position + touch), limits.upper)
+    near_lower, near_upper = start.position <= limits.lower + inset, start.position >= limits.upper - inset
+    bounds = replace(
         limits,
-        lower=np.where(start.position <= limits.lower, np.minimum(low, start.position), limits.lower),
-        upper=np.where(start.position >= limits.upper, np.maximum(high, start.position), limits.upper),
+        lower=np.where(near_lower, np.minimum(lower, start.position - inset), lower),
+        upper=np.where(near_upper, np.maximum(upper, start.position + inset), upper),
     )
+    return replace(limits, lower=lower, upper=upper), bounds
 
 
 def _last_velocity(targets: np.ndarray, step_s: float) -> np.ndarray:

@@ -75,6 +75,8 @@ def score(settling: Settling, *, default_threshold: float) -> float:
 
 def distrusted(settling: Settling) -> str:
     """Why the trace says nothing about the plan, in one sentence; empty when it does."""
+    if settling.stop_reason is StopReason.DIVERGED:
+        return "The iterations moved the plan further and further."
     if settling.stop_reason is StopReason.NON_FINITE or any(math.isinf(c) for c in settling.change):
         return "The decision went through values that are not finite."
     evaluated = _evaluated(settling)

@@ -191,7 +191,8 @@ class Policy:
         else:
             previous = None if last is None or executed_steps is None else Previous(last, int(executed_steps))
             refinement = self.start.refine(head, context, rule, generator=self._generator, previous=previous)
-        self._last_state = refinement.state
+        broken = StopReason(int(refinement.stop_reason[0])).unusable  # nothing to start the next one from
+        self._last_state = None if broken else refinement.state
         return refinement
 
     def _decision(

@@ -130,7 +130,7 @@ def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
     config, device = head.config, head.device
     nothing = torch.full((config.chunk_length, config.action_dim), math.nan, dtype=head.dtype, device=device)
     unseen = torch.full((config.chunk_length,), math.nan, device=device)
-    broken = [row.reason == StopReason.NON_FINITE for row in rows]
+    broken = [row.reason.unusable for row in rows]
     longest = max(len(row.change) for row in rows)
     return Refinement(
         actions=torch.stack([nothing if bad else row.chunk for row, bad in zip(rows, broken, strict=True)]),

@@ -123,7 +123,7 @@ def _mean(all_draws: Refinement, draws: int) -> Refinement:
     distance = (chunks - mean.unsqueeze(1)).square().mean(dim=(2, 3))  # (B, draws)
     rows = torch.arange(len(mean), device=mean.device)
     severity = [StopReason.FIXED_DEPTH, StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.DEADLINE,
-                StopReason.NON_FINITE]  # the worst draw's reason stands for all
+                StopReason.DIVERGED, StopReason.NON_FINITE]  # the worst draw's reason stands for all
     worst = [max((StopReason(r) for r in reasons), key=severity.index) for reasons in grouped.stop_reason.tolist()]
     step_change = None if grouped.step_change is None else grouped.step_change.mean(dim=1)
     return Refinement(

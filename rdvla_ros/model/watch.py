@@ -23,6 +23,7 @@ from rdvla_ros.types import StopReason
 
 NEAR = 0.15  # power of the margin, times the level: a change predicted below is looked at now
 PUT_OFF = 5  # chunks that wait at most
+DIVERGES = 100.0  # times the first moves (mean squares: ten times as far): the iterations do not settle, they run away
 RECHECK = 12  # iterations after which a ratio that is not firm is measured anew
 
 
@@ -45,6 +46,8 @@ class Row:
     open: list[int] = field(default_factory=list)  # iterations whose change may matter and was not looked at yet
     due: bool = False
     broken_at: int | None = None
+    broken_by: StopReason = StopReason.NON_FINITE
+    first_moves: float = 0.0  # the larger of the first two
     hits: int = 0
     expected: Expectation | None = None
     ratio: float | None = None
@@ -70,8 +73,15 @@ class Row:
         self.change.append(math.nan)
         if not math.isfinite(visit.moved):
             self.broken_at, self.due = visit.at, True
+        elif self.rule.compares and self._diverges(visit):
+            self.broken_at, self.broken_by, self.due = visit.at, StopReason.DIVERGED, True
         elif self.rule.compares and visit.at >= 2:
             self._consider(visit, in_block)
+
+    def _diverges(self, visit: Visit) -> bool:
+        if visit.at <= 2:
+            self.first_moves = max(self.first_moves, visit.moved)
+        return 0.0 < DIVERGES * self.first_moves < visit.moved
 
     def _consider(self, visit: Visit, in_block: bool) -> None:
         now = in_block or self.rule.evaluate == "every" or self.hits > 0
@@ -127,14 +137,14 @@ class Row:
         if self.reason is None:
             self.reason, self.state = reason, self.at(k).state
             del self.change[k:]
-            if reason == StopReason.NON_FINITE:
+            if reason.unusable:
                 self.change[-1] = math.inf
 
     def looked(self) -> None:
         """Everything open was looked at."""
         self.due, self.open = False, []
         if self.broken_at is not None:
-            self.stop(self.broken_at, StopReason.NON_FINITE)
+            self.stop(self.broken_at, self.broken_by)
 
     def forget(self) -> None:
         """Keep of the trail what a later look can ask for."""

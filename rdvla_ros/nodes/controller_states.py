@@ -15,7 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from rdvla_ros.compat import control_msgs
-from rdvla_ros.control.followed import MOVED_S, Present
+from rdvla_ros.control.followed import MOVED_S, MOVED_SHARE, Present
 from rdvla_ros.control.trajectory import Reference
 from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes import conversions
@@ -24,8 +24,9 @@ from rdvla_ros.nodes.inputs import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
-FASTEST = 2.0  # times a joint's largest speed; more is no speed
-APART_S = 0.5
+FASTEST = 1.2  # times a joint's largest speed; more is no speed
+APART_S = 0.3
+STILL, STILL_SPEED, STILL_S = 0.1, 0.25, (0.005, 0.1)  # see `stands_still`
 STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
 _TYPES: dict[str, type] = {"rdvla_ros/msg/ControllerState": ControllerState}
 if control_msgs is not None:
@@ -118,6 +119,22 @@ def incredible(reference: Reference, arm: Arm, measured: np.ndarray | None) -> s
     return ""
 
 
+def stands_still(reference: Reference, arm: Arm, before: np.ndarray, passed_s: float) -> str:
+    """Why a report's speed cannot be true, given the positions (J,) of the report passed_s before it: a joint that is said to
+    move at a quarter of its largest speed or more has hardly moved. A stop that began with that speed would throw it."""
+    if not STILL_S[0] <= passed_s <= STILL_S[1]:
+        return ""
+    speed, moved = np.abs(reference.velocity), np.abs(reference.position - before)
+    still = (speed > STILL_SPEED * np.array([j.velocity for j in arm.joints])) & (moved < STILL * speed * passed_s)
+    if not still.any():
+        return ""
+    joint = int(np.argmax(still))
+    return (
+        f"The controller of arm '{arm.name}' says that joint '{arm.joint_names[joint]}' moves at {speed[joint]:.3g}, and that it "
+        f"has moved by {moved[joint]:.2g} in {passed_s:.3f} s."
+    )
+
+
 def reported_at_s(message: Any, now_s: float) -> float:
     """When a report was true: its stamp, or now where that makes no sense (no stamp, another clock)."""
     stamp_s = conversions.seconds(message.header.stamp)
@@ -154,6 +171,7 @@ class ArmStates:
         grippers = np.isin(
             self._robot.joint_names, self._robot.gripper_joints
         )  # one that holds something is not where it was sent
+        tolerance = np.maximum(tolerance, MOVED_SHARE * (self._robot.limit("upper") - self._robot.limit("lower")))
         return Present(measured, np.zeros_like(measured), np.where(grippers, np.inf, tolerance), now_s, commanded=False)
 
     def _on_state(self, arm: Arm, message: Any) -> None:

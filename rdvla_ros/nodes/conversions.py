@@ -201,7 +201,7 @@ def trajectory_message(trajectory: Trajectory, stamp_: Time) -> JointTrajectory:
 
 def trajectory(message: JointTrajectory) -> Trajectory:
     """Inverse of `trajectory_message`. Every point needs positions and velocities: without them the motion between is a guess."""
-    joints = len(message.joint_names)
+    joints, shape = len(message.joint_names), (len(message.points), len(message.joint_names))
     for number, point in enumerate(message.points):
         if joints and not len(point.velocities):
             raise ObservationError(f"Trajectory point {number} has no velocities; send positions and velocities.")
@@ -213,15 +213,24 @@ def trajectory(message: JointTrajectory) -> Trajectory:
     return Trajectory(
         joint_names=tuple(message.joint_names),
         times_s=np.array([seconds(point.time_from_start) for point in message.points]),
-        positions=np.array([point.positions for point in message.points], dtype=np.float64).reshape(-1, joints),
-        velocities=np.array([point.velocities for point in message.points], dtype=np.float64).reshape(-1, joints),
+        positions=np.array([point.positions for point in message.points], dtype=np.float64).reshape(shape),
+        velocities=np.array([point.velocities for point in message.points], dtype=np.float64).reshape(shape),
     )
 
 
 def convergence_message(
-    decision: Decision, *, sequence: int, now_s: float, instruction: str, horizon: int, published: bool, note: str
+    decision: Decision,
+    *,
+    sequence: int,
+    now_s: float,
+    instruction: str,
+    horizon: int,
+    published: bool,
+    note: str,
+    doubts: Sequence[str] = (),
 ) -> Convergence:
-    """What became of one decision. horizon: rows to be executed; note: why nothing was published, empty when it was."""
+    """What became of one decision. horizon: rows to be executed; note: why nothing was published, empty when it was. doubts:
+    about its images or its output."""
     message = Convergence(
         sequence=sequence,
         observation_stamp=stamp_or_none(decision.chunk.stamp_s),
@@ -237,6 +246,7 @@ def convergence_message(
         step_s=float(decision.chunk.step_s),
         published=published,
         note=note,
+        doubts=[printable(doubt) for doubt in doubts],
         instruction=instruction,
     )
     message.header.stamp = stamp(now_s)

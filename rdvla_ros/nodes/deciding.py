@@ -177,6 +177,8 @@ class Deciding:
         except RdvlaError as error:
             note = str(error)
             self._p.complaints.say("unpublished", f"Decision {self._sequence} moves nothing: {note}")
+        self.consider()
+        doubts = [*decision.notes, *self._doubts(asked, decision)]  # neither the arms nor the next decision wait for these
         self._p.publish(
             conversions.convergence_message(
                 decision,
@@ -186,10 +188,10 @@ class Deciding:
                 horizon=horizon,
                 published=not note,
                 note=note,
+                doubts=doubts,
             )
         )
-        self.consider()
-        for text in (*decision.notes, *self._doubts(asked, decision)):  # nothing waits for these
+        for text in doubts:
             self._p.complaints.say(text[:20], f"The decision says: {conversions.printable(text)}")
 
     def _failed(self, error: BaseException) -> None:

@@ -71,12 +71,14 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
             "alarm": assessment.alarm,
             "calibrated": assessment.threshold.calibrated,
         }
-    if message.stop_reason == StopReason.NON_FINITE:
-        return _status("policy", ERROR, "The last decision was not finite.", values)
+    if message.stop_reason in (StopReason.NON_FINITE, StopReason.DIVERGED):
+        return _status("policy", ERROR, f"The last decision may not be used: {values['stop_reason']}.", values)
     if assessment is not None and assessment.alarm:
         return _status("policy", WARN, assessment.reason, values)
     if not message.published and not held:
         return _status("policy", WARN, f"The last decision was not published: {message.note}", values)
+    if message.doubts:
+        return _status("policy", WARN, f"In doubt: {'; '.join(message.doubts)}.", values)
     return _status("policy", OK, f"{message.iterations} iterations, horizon {message.horizon}.", values)
 
 

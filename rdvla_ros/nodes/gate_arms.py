@@ -44,8 +44,9 @@ class GateArms:
 
     def send(self, motions: Mapping[str, Trajectory], stamp: Time) -> None:
         """What was checked goes out, not what came."""
-        for name, motion in motions.items():
-            self.outputs[name].publish(conversions.trajectory_message(motion, stamp))
+        messages = {name: conversions.trajectory_message(motion, stamp) for name, motion in motions.items()}  # all, or none
+        for name, message in messages.items():
+            self.outputs[name].publish(message)
         stamp_s = conversions.seconds(stamp)
         self.passage.passed(motions, stamp_s, self.ros_s())
         for name, motion in motions.items():
@@ -60,9 +61,14 @@ class GateArms:
         self.send(stop.motions, conversions.stamp(stop.stamp_s))
         return ""
 
-    def forget(self) -> None:
-        """The arms may have been moved meanwhile: the next motion, or stop, begins from what is reported."""
-        self.passage.forget()
+    def informed(self) -> bool:
+        """Whether every controller that reports has done so since reports were forgotten: joint states alone know no speed."""
+        return all(self.passage.reported(name) for name, arm in self.obedience.items() if arm.expected)
+
+    def forget(self, *, reports: bool = False) -> None:
+        """The arms may have been moved meanwhile: the next motion, or stop, begins from what is reported (from now on, with
+        `reports`)."""
+        self.passage.forget(reports=reports)
         for arm in self.obedience.values():
             arm.forget()
 

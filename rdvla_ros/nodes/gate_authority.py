@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -10,9 +11,11 @@ from typing import Any
 
 from rdvla_ros.control.modes import Answer, GateModes, Mode
 from rdvla_ros.control.pairing import Pairing
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_parameters import GateParameters
+
+STOP_OWED_S = LONGEST_MOTION_S + LONGEST_STOP_S  # what was on the wire has come to rest by then
 
 
 class Authority:
@@ -35,6 +38,7 @@ class Authority:
         self.lock = threading.RLock()
         self.since_ros_s = output.ros_s()
         self.exceptions, self.last_exception = 0, ""
+        self._owes_stop_until_s = -math.inf
         self._closed = ""  # why nothing is lifted any more
         self.pairings = {mode: self._pairing(self._arms) for mode in (Mode.AUTO, Mode.TAKEOVER)}
 
@@ -100,9 +104,27 @@ class Authority:
         return [*causes, f"{self._closed[:1].upper()}{self._closed[1:]}."] if self._closed else list(causes)
 
     def forget(self) -> None:
-        """What was sent is not what the arms follow any more: a controller began anew, or the clock jumped."""
+        """What was sent is not what the arms follow any more: a controller began anew."""
         with self.lock:
             self._output.forget()
+
+    def clock_jumped(self, jump: str) -> None:
+        """What was sent and heard has times of another clock. Arms that may be moving are stopped as soon as it is known again
+        where they are: `catch_up`."""
+        with self.lock:
+            moving = self._output.passage.follows
+            self._output.forget(reports=True)
+            if self.mode is not Mode.HOLD:
+                self.hold(jump, "gate")
+            self._owes_stop_until_s = time.monotonic() + STOP_OWED_S if moving else -math.inf
+
+    def catch_up(self, now_s: float) -> None:
+        """Send the stop that a clock's jump made impossible."""
+        with self.lock:
+            owes = now_s < self._owes_stop_until_s and self.modes.holding
+            if owes and self._output.informed() and not self._output.stop():
+                self._owes_stop_until_s = -math.inf
+                self._logger.warning("The arms were stopped from where their controllers, or their joints, are after the jump.")
 
     def _after(self, answer: Answer, *, stops: bool, began_s: float | None = None) -> Answer:
         if answer.changed:

@@ -85,9 +85,9 @@ class GateNode(Node):
             try:
                 return callback(*args)
             except Exception as error:
+                self._authority.hold_safely(f"an exception in the gate ({type(error).__name__}: {error})")
                 text = f"Exception in a callback: {type(error).__name__}: {error}"
                 self.get_logger().error(text, throttle_duration_sec=1.0)  # `watch` may raise a hundred times a second
-                self._authority.hold_safely(f"an exception in the gate ({type(error).__name__}: {error})")
                 return args[-1] if len(args) > 1 else None
 
         return guarded
@@ -105,13 +105,13 @@ class GateNode(Node):
                 return None
             if mode is not source:
                 return self._refuse_inactive(source)
-            hold_id = self._authority.modes.state.hold_id
+            state = self._authority.modes.state
         try:
             motions = {name: believable(part) for name, part in parts.items()}  # outside the lock: it may be large
         except (TrajectoryError, ObservationError) as error:
             return self._illegal(error)
         with self._authority.lock:
-            if self._authority.mode is not source or self._authority.modes.state.hold_id != hold_id:
+            if self._authority.mode is not source or self._authority.modes.state is not state:
                 return self._refuse_inactive(source)
             return self._pass(motions, message)
 
@@ -192,7 +192,11 @@ class GateNode(Node):
         if answer.changed:
             self._jumps.succeeded()  # what begins now begins anew
         if answer.changed and self._authority.modes.holding:
-            self.get_logger().warning(f"{answer.message} To go on: {self._resume_command()}")
+            state, text = self._authority.modes.state, f"{answer.message} To go on: {self._resume_command()}"
+            if state.mode is Mode.HOLD and state.who in ("gate", "policy"):
+                self.get_logger().error(text)  # a fault
+            else:
+                self.get_logger().warning(text)  # asked for, or a pause
         else:
             self.get_logger().info(answer.message)
         self._publish_status(self._watch.causes())

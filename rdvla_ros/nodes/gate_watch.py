@@ -124,12 +124,11 @@ class GateWatch:
         last_s, self._watched_s = self._watched_s, now_s
         jump = self._clock.look(self._node.get_clock().now().nanoseconds * 1e-9, now_s, self._simulated())
         if jump:
-            self._authority.forget()
+            self._authority.clock_jumped(jump)
+        self._authority.catch_up(now_s)
         if self._authority.mode is Mode.HOLD:
             return
-        if jump:
-            self._authority.hold(jump, "gate")
-        elif last_s is not None and now_s - last_s > self._values.starved_s:
+        if last_s is not None and now_s - last_s > self._values.starved_s:
             self._authority.hold(f"the gate itself did not run for {now_s - last_s:.2f} s", "gate")
 
     def _after_stop(self) -> None:

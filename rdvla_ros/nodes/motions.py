@@ -51,6 +51,8 @@ class Motions:
         chunk = decision.chunk
         if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(chunk.positions).all():
             raise TrajectoryError("The decision is not finite.")
+        if decision.stop_reason == StopReason.DIVERGED:
+            raise TrajectoryError("The iterations did not settle, they moved the plan further and further.")
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
             raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
         begun_s = time.monotonic()

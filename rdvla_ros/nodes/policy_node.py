@@ -120,7 +120,10 @@ class PolicyNode(LifecycleNode):
     on_shutdown = on_error = on_cleanup
 
     def close(self) -> None:
-        """At the end of the process: nothing more is published, and a running decision is waited for, but not for long."""
+        """At the end of the process. Without a gate the last that is published is the arms' stop; with one, its silence is. A
+        running decision is waited for, but not for long."""
+        if self._active and not self._gate:
+            self._complaints.guarded(self._stop_here)()
         self._heart.close()
         self._release()
 

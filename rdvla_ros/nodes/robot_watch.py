@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from rdvla_ros.control.obedience import skew
 from rdvla_ros.control.watchdog import StreamWatch
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.controller_states import ControllerStates, commanded, incredible, reported_at_s
+from rdvla_ros.nodes.controller_states import ControllerStates, commanded, incredible, reported_at_s, stands_still
 from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.inputs import qos_events, sensor_qos
@@ -48,6 +48,7 @@ class RobotWatch:
         self._hosts: dict[str, frozenset[bytes]] = {}  # arm -> who published its controller's state
         self._skewed_since_s: float | None = None
         self._positions: dict[str, tuple[Any, float]] = {}  # arm -> where its joints were, and when [steady s]
+        self._last: dict[str, tuple[float, Any]] = {}  # arm -> ROS time and positions of its controller's last report
         self._incredible: dict[str, str] = {}  # arm -> why its controller's last report is not believed
         self._groups = conversions.joint_groups(robot)
         topics = [group.topic for group in self._groups]
@@ -154,8 +155,11 @@ class RobotWatch:
             return
         measured, measured_s = self._positions.get(arm.name, (None, -1e9))
         fresh = time.monotonic() - measured_s <= self._values.joint_timeout_s
-        self._incredible[arm.name] = incredible(reference, arm, measured if fresh else None)
+        at_s, accepted = reported_at_s(message, self._arms.ros_s()), getattr(message, "accepted", None)
+        before_s, before = self._last.get(arm.name, (at_s, reference.position))
+        self._last[arm.name] = at_s, reference.position
+        doubt = incredible(reference, arm, measured if fresh else None)
+        self._incredible[arm.name] = doubt or stands_still(reference, arm, before, at_s - before_s)
         if not self._incredible[arm.name]:
-            at_s, accepted = reported_at_s(message, self._arms.ros_s()), getattr(message, "accepted", None)
             with self._lock:
                 self._arms.reported(arm.name, reference, accepted, at_s, time.monotonic())

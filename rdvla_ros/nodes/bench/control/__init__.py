@@ -23,7 +23,6 @@ from rdvla_ros.robot import RobotDescription, shipped
 
 INFERENCE_S = (0.05, 0.2, 0.4)  # of the boundaries part
 TIMEOUT_S = 0.5  # the decision's deadline in the watchdog part
-PARTS = ("holds_idle", "holds_loaded", "burst", "stopped", "killed", "watchdog", "all_killed", "boundaries", "soak")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rdvla bench control", description=__doc__)
-    parser.add_argument("--parts", nargs="*", choices=PARTS, default=list(PARTS), help="what is measured; none: only the report")
+    parts_help = "what is measured; none: only the report"
+    parser.add_argument("--parts", nargs="*", choices=tuple(RUNS), default=list(RUNS), help=parts_help)
     parser.add_argument("--n", type=int, default=100, help="repetitions of holds and deaths")
     parser.add_argument("--longest", type=float, default=3600.0, help="seconds after which a part ends with what it has")
     parser.add_argument("--restarts", type=int, default=5, help="repetitions of all_killed, each with a start of everything")
@@ -137,6 +137,7 @@ RUNS: dict[str, Callable] = {
     "burst": _burst,
     "stopped": _deaths(parts.stopped),
     "killed": _deaths(parts.killed),
+    "gate_killed": _deaths(parts.gate_killed),
     "watchdog": _watchdog,
     "all_killed": _all_killed,
     "boundaries": _boundaries,

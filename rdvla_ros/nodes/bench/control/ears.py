@@ -54,6 +54,7 @@ class Ears:
         self.arms = tuple(arm.name for arm in robot.arms)
         self.commands: list[Command] = []
         self.beats: dict[str, list[float]] = {"gate": [], "policy": []}
+        self.stands_back_s: list[float] = []  # when beats of the policy came that say why it does not move the arms
         self.decisions: list[tuple[float, Convergence]] = []
         self.gate: GateStatus | None = None
         self.speeds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in self.arms}  # at_s, commanded, measured
@@ -61,9 +62,8 @@ class Ears:
         for arm in robot.arms:
             node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self._on_command, arm.name), 50)
             node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm), 10)
-        for name, beats in self.beats.items():
-            topic = f"/{name}/heartbeat"
-            node.create_subscription(Heartbeat, topic, lambda _, beats=beats: beats.append(time.monotonic()), BEST_EFFORT)
+        for name in self.beats:
+            node.create_subscription(Heartbeat, f"/{name}/heartbeat", partial(self._on_beat, name), BEST_EFFORT)
         node.create_subscription(GateStatus, "/gate/status", lambda message: setattr(self, "gate", message), LATCHED)
         node.create_subscription(Convergence, "/policy/convergence", self._on_decision, 20)
         self._holding = node.create_client(Hold, "/gate/hold", qos_profile=CALLS)
@@ -104,6 +104,12 @@ class Ears:
         if (reference := commanded(message, arm)) is not None:
             self.commanded[arm.name].append((conversions.seconds(message.header.stamp), reference.velocity))
             del self.commanded[arm.name][:-20000]
+
+    def _on_beat(self, name: str, message: Heartbeat) -> None:
+        at_s = time.monotonic()
+        self.beats[name].append(at_s)
+        if name == "policy" and (message.hold or message.causes):
+            self.stands_back_s.append(at_s)
 
     def _on_decision(self, message: Convergence) -> None:
         self.decisions.append((time.monotonic(), message))

@@ -134,6 +134,21 @@ def stopped(system: System, repeat: Repeat, random: np.random.Generator) -> dict
     return {"heard_s": heard_s, "reason_and_stamp_s": system.said}
 
 
+def gate_killed(system: System, repeat: Repeat, random: np.random.Generator) -> dict[str, Any]:
+    """kill -9 of the gate at random moments of a motion, to the policy's word that it does not move the arms any more."""
+    ears, heard_s = system.ears, []
+    for _ in repeat:
+        at_s = _at_a_random_moment(system, random, lambda: system.kill("gate"))
+        before = len(ears.stands_back_s)
+        ears.wait(lambda before=before: len(ears.stands_back_s) > before, 10.0, "the policy's word.")
+        heard_s.append(ears.stands_back_s[before] - at_s)
+        repeat.counted()
+        ears.gate = None
+        system.start("gate")
+        ears.wait(lambda: ears.gate is not None, AGAIN_S, "the gate.")
+    return {"heard_s": heard_s}
+
+
 def watchdog(system: System, repeat: Repeat, timeout_s: float) -> dict[str, Any]:
     """A decision that never ends: from its deadline (begun + decision_timeout_s) to the hold at both controllers."""
     ears, heard_s, note = system.ears, [], system.folder / BEGUN

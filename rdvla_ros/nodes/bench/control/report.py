@@ -18,6 +18,7 @@ TIMES = (
     ("burst", "answered_s", "answer of a hold call, 100 hold calls/s", {}),
     ("killed", "heard_s", "policy kill -9 to hold", {"max": 0.100}),
     ("stopped", "heard_s", "policy SIGSTOP to hold", {"max": 0.100}),
+    ("gate_killed", "heard_s", "gate kill -9 to the policy's own hold", {"max": 0.100}),
     ("watchdog", "heard_s", "decision's deadline to hold", {"p99": 0.060}),
     ("soak", "arm_skew_s", "between the two arms' messages of one motion", {}),
     ("soak", "to_spare_s", "a motion's arrival before its first point", {}),
