@@ -83,9 +83,15 @@ def test_row_29_a_decision_that_went_through_values_not_finite_holds_and_is_neve
     assert score(seen, default_threshold=1e-3) == np.inf and UncertaintyMonitor().add(seen).alarm
 
 
-def test_row_29_a_change_that_grows_is_not_settled():
-    grows = Settling(1, 16, 16, StopReason.ITERATION_LIMIT, False, 1e-3, tuple(np.geomspace(1e-3, 1e3, 16)))
-    assert score(grows, default_threshold=1e-3) == pytest.approx(7.0)
+def test_row_29_a_plan_that_moves_further_and_further_holds_and_is_never_certain(make_rig):
+    rig = make_rig().moving()
+    rig.instruct("diverged")
+    assert rig.holds("further and further")
+    assert rig.until(lambda: rig.decisions[-1].stop_reason == StopReason.DIVERGED)
+    told = rig.decisions[-1]
+    assert not told.published and not told.converged
+    seen = Settling(1, told.iterations, told.limit, StopReason.DIVERGED, False, told.threshold, tuple(told.change))
+    assert score(seen, default_threshold=1e-3) == np.inf and UncertaintyMonitor().add(seen).alarm
 
 
 def test_row_29_a_latent_that_is_not_finite_ends_the_iterations():

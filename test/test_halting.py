@@ -210,6 +210,36 @@ def test_a_non_finite_iteration_stops_its_row_only(case, rule, at, value):
     torch.testing.assert_close(got.actions[1], healthy.actions[1], rtol=1e-4, atol=1e-5)
 
 
+class RunningAway(EagerRunner):
+    """Row 0 settles for six iterations; from then on each leaves it further from where it was."""
+
+    def __init__(self, head, context):
+        super().__init__(head, context)
+        generator = torch.Generator().manual_seed(0)
+        self.made, self.away = 0, torch.randn(head.config.rows, head.config.hidden_dim, generator=generator)
+
+    def iterate(self, state, count):
+        states = []
+        for _ in range(count):
+            state = super().iterate(state, 1)[0].clone()
+            self.made += 1
+            if self.made > 6 and len(state) == 2:
+                state[0] += 0.02 * 2.0 ** (self.made - 6) * self.away
+            states.append(state)
+        return torch.stack(states)
+
+
+@pytest.mark.parametrize("evaluate", ["needed", "every"])
+def test_iterations_that_run_away_are_stopped_and_never_look_converged(case, evaluate):
+    head, context, start = case
+    rule = ActionChange(1e-10, evaluate=evaluate, max_iterations=32)
+    got = refine(head, context, rule, start, runner=RunningAway(head, context))
+    assert got.stop_reason[0] == StopReason.DIVERGED and not got.halted[0] and 6 < int(got.iterations[0]) < 20
+    assert got.change[0, int(got.iterations[0]) - 1] == math.inf and got.actions[0].isnan().all()
+    healthy = head.refine(context, rule, start)
+    assert got.stop_reason[1] == healthy.stop_reason[1] and int(got.iterations[1]) == int(healthy.iterations[1])
+
+
 def test_a_coda_that_overflows_never_looks_converged(case):
     head, context, start = case
 

@@ -222,3 +222,11 @@ def test_every_mode_of_the_gate_has_a_name_in_the_diagnostics(mode):
     gate.hear(GateStatus(mode=mode, reason="a test"), 0.0)
     assert diagnostics.gate_status(gate, 0.1, 2.0).message.endswith(": a test.")
     assert diagnostics.policy_status(nothing, None, gate, 0.1, 2.0).message
+
+
+def test_row_05_what_is_doubtful_about_the_images_of_a_decision_is_a_warning():
+    decisions, gate = Heard(), Heard()
+    flawed = Convergence(published=True, converged=True, iterations=3, limit=16, doubts=["the image of camera 'top' is black"])
+    decisions.hear(flawed, 0.0)
+    status = diagnostics.policy_status(decisions, None, gate, 0.1, 2.0)
+    assert status.level == DiagnosticStatus.WARN and "camera 'top' is black" in status.message

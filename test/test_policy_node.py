@@ -16,6 +16,7 @@ from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.nodes import conversions
 from rdvla_ros.types import ObservationError, StopReason
 
@@ -313,3 +314,13 @@ def test_row_40_a_publisher_with_another_quality_of_service_is_named(make_rig):
     rig = make_rig(gate=True).start()
     rig.robot.create_publisher(GateStatus, "/gate/status", QoSProfile(depth=1, durability=QoSDurabilityPolicy.VOLATILE))
     assert rig.until(lambda: rig.said("/gate/status: a publisher offers a quality of service", "ERROR")), rig.log
+
+
+def test_row_59_without_a_gate_the_last_message_is_the_arms_stop(make_rig):
+    rig = make_rig().moving()
+    counts = {name: len(messages) for name, messages in rig.sent.items()}
+    rig.policy.close()
+    assert rig.until(lambda: all(len(messages) > counts[name] for name, messages in rig.sent.items()))
+    for messages in rig.sent.values():
+        last = conversions.trajectory(messages[-1])
+        assert last.duration_s < LONGEST_STOP_S + 0.1 and not last.velocities[-1].any()

@@ -135,8 +135,14 @@ def not_finite(observation):
     return replace(calm(observation), stop_reason=StopReason.NON_FINITE, converged=False, change=np.array([np.nan, np.inf]))
 
 
+def diverged(observation):
+    """As the policy gives it: the iterations ran away."""
+    change = np.array([np.nan, 1e-2, 1e-1, np.inf])
+    return replace(calm(observation), stop_reason=StopReason.DIVERGED, converged=False, iterations=4, change=change)
+
+
 def unsettled(observation):
-    change = np.geomspace(1e-2, 10.0, 16)  # it grows
+    change = 0.02 + 0.01 * np.cos(np.arange(16))  # to and fro
     return replace(calm(observation), stop_reason=StopReason.ITERATION_LIMIT, converged=False, iterations=16, change=change)
 
 
@@ -198,6 +204,7 @@ COMMANDS = {
     "too fast at times": too_fast_at_times,
     "one nan": one_nan,
     "not finite": not_finite,
+    "diverged": diverged,
     "unsettled": unsettled,
     "constant": constant,
     "off by little": off_by(0.2),

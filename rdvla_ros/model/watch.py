@@ -23,7 +23,7 @@ from rdvla_ros.types import StopReason
 
 NEAR = 0.15  # power of the margin, times the level: a change predicted below is looked at now
 PUT_OFF = 5  # chunks that wait at most
-DIVERGES = 100.0  # times the first moves (mean squares: ten times as far): the iterations do not settle, they run away
+DIVERGES = 100.0  # times the smallest move so far, and the level (mean squares: ten times as far): it runs away
 RECHECK = 12  # iterations after which a ratio that is not firm is measured anew
 
 
@@ -47,7 +47,7 @@ class Row:
     due: bool = False
     broken_at: int | None = None
     broken_by: StopReason = StopReason.NON_FINITE
-    first_moves: float = 0.0  # the larger of the first two
+    least_move: float = math.inf
     hits: int = 0
     expected: Expectation | None = None
     ratio: float | None = None
@@ -79,9 +79,8 @@ class Row:
             self._consider(visit, in_block)
 
     def _diverges(self, visit: Visit) -> bool:
-        if visit.at <= 2:
-            self.first_moves = max(self.first_moves, visit.moved)
-        return 0.0 < DIVERGES * self.first_moves < visit.moved
+        self.least_move = min(self.least_move, visit.moved)
+        return visit.moved > DIVERGES * self.least_move and (self.ratio or 1.0) * visit.moved > DIVERGES * self.rule.level
 
     def _consider(self, visit: Visit, in_block: bool) -> None:
         now = in_block or self.rule.evaluate == "every" or self.hits > 0

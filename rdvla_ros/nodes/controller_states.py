@@ -34,7 +34,8 @@ if control_msgs is not None:
 
 
 class ControllerStates:
-    """Calls on_state(arm, message) for every state of every arm whose description names a topic for it."""
+    """Calls on_state(arm, message) for every state of every arm whose description names a topic for it. guard: wraps what runs
+    by itself; by default an exception there is only a complaint."""
 
     def __init__(
         self,
@@ -42,13 +43,14 @@ class ControllerStates:
         robot: RobotDescription,
         on_state: Callable[[Arm, Any], None],
         complaints: Complaints | None = None,
+        guard: Callable[[Callable], Callable] | None = None,
     ):
         self._node, self._on_state, self._complaints = node, on_state, complaints or Complaints(node)
         self._waiting = {arm.name: arm for arm in robot.arms if arm.controller_state_topic}
         self._subscriptions: list[Any] = []
         self._foreign: set[str] = set()
         self._timer = node.create_timer(
-            LOOK_PERIOD_S, self._complaints.guarded(self._look), clock=Clock(clock_type=ClockType.STEADY_TIME)
+            LOOK_PERIOD_S, (guard or self._complaints.guarded)(self._look), clock=Clock(clock_type=ClockType.STEADY_TIME)
         )
 
     def destroy(self) -> None:

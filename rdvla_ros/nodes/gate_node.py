@@ -61,6 +61,7 @@ class GateNode(Node):
         self._subscribe_motions(names)
         self._robot_watch = RobotWatch(self, robot, values, self._arms, self._safe, self._authority.lock)
         self._side = Side(self)
+        self._side.on_exception = self.on_escaped = self._authority.hold_safely
         self._watch = GateWatch(self, self._side, values, self._authority, self._robot_watch, self._safe)
         GateServices(self, self._side, self._authority, self._watch.causes, self._safe)
         self.create_timer(1.0 / values.status_hz, self._safe(self._tick), clock=Clock(clock_type=ClockType.STEADY_TIME))

@@ -137,7 +137,10 @@ def declare(
         node.declare_parameter(name, value, _descriptor(schema, name), ignore_override=True)
 
     def check(changes: list[Parameter]) -> SetParametersResult:
-        reason = _refusal(schema, state["values"], changes, is_configured())
+        try:
+            reason = _refusal(schema, state["values"], changes, is_configured())
+        except Exception as error:  # nor from here
+            reason = f"It could not be checked: {type(error).__name__}: {error}"
         return SetParametersResult(successful=not reason, reason=reason)
 
     def apply(changes: list[Parameter]) -> None:
@@ -165,6 +168,8 @@ def _refusal(schema: type[Schema], values: Schema, changes: list[Parameter], con
     """Why the changes may not be made together; empty when they may."""
     for change in changes:
         rule = rules(schema).get(change.name)
+        if change.name == "use_sim_time":
+            return "use_sim_time is read at the start of the node only: all times would jump. Restart the node to change it."
         if rule is None:
             continue
         if rule.change == "never":

@@ -78,7 +78,8 @@ class PolicyNode(LifecycleNode):
         self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
-        self._complaints.on_exception = self._hold  # of a node with a bug nobody knows what it will send next
+        self._complaints.on_exception = self.on_escaped = self._hold  # a node with a bug: who knows what it will send next
+        self._heart.side.on_exception = lambda text: setattr(self._heart, "hold", text)  # in another thread: the gate holds
         self._heart.start()
 
     # ---- lifecycle

@@ -67,7 +67,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
 
 
 def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], bool]) -> None:
-    """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node."""
+    """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node, which may
+    have an `on_escaped(text)`."""
     escaped = 0
     while not stopped() and rclpy.ok(context=node.context):
         try:
@@ -76,7 +77,10 @@ def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], boo
             return
         except Exception as error:
             escaped += 1
-            node.get_logger().error(f"Exception number {escaped} escaped a callback: {type(error).__name__}: {error}")
+            text = f"{type(error).__name__}: {error}"
+            node.get_logger().error(f"Exception number {escaped} escaped a callback: {text}")
+            if hasattr(node, "on_escaped"):
+                node.on_escaped(f"an exception that escaped a callback ({text})")
 
 
 def leave(code: int) -> None:

@@ -59,7 +59,7 @@ class RobotWatch:
         for topic in self._joint_topics:
             callback, events = safe(partial(self._on_joints, topic)), qos_events(node, topic)
             node.create_subscription(JointState, topic, callback, sensor_qos(5), event_callbacks=events)
-        self._controllers = ControllerStates(node, robot, safe(self._on_controller))
+        self._controllers = ControllerStates(node, robot, safe(self._on_controller), guard=safe)
 
     def causes(self) -> list[str]:
         """What stands in the way of moving now; one sentence each."""

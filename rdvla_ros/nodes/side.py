@@ -48,6 +48,7 @@ class Side:
             threading.Thread(target=self._keep_time, name=f"{name} tasks", daemon=True),
         ]
         self.exceptions, self.last_exception = 0, ""
+        self.on_exception: Callable[[str], None] | None = None  # what else follows from one, with its text
 
     def every(self, period_s: float, run: Callable[[], None]) -> None:
         """By the steady clock, in a plain thread. A late one skips what it missed and makes no burst."""
@@ -91,6 +92,8 @@ class Side:
             self.exceptions += 1
             self.last_exception = f"{type(error).__name__}: {error}"
             self._main.get_logger().error(f"Exception beside the callbacks: {self.last_exception}")
+            if self.on_exception is not None:
+                self.on_exception(f"an exception beside the callbacks ({self.last_exception})")
             self._ends.wait(0.001)  # what raises at once every time must not take the processor
 
     def _ended(self) -> bool:
