@@ -1,5 +1,29 @@
 """The rows of the fault catalogue: what goes wrong. Every one is a test named after its number, or stands in UNBUILT."""
 
+# Where a reaction is a choice that its test's name does not tell.
+CHOICES: dict[int, str] = {
+    1: "The pause begins 0.1 s after an observation may not be used any more (`pause_after_s`): 0.25 s with the default age of "
+    "0.15 s, 0.35 s with the ten images a second of the simulated ALOHA; `make demo` waits 1.5 s, because there rendering and "
+    "policy share two cores.",
+    9: "The node is activated and moves nothing; the gate refuses every resume, and names the camera.",
+    21: "As row 9.",
+    22: "The watchdogs run on a clock that nobody can set. But what is on the wire has stamps of the clock that jumped, and so "
+    "may the controllers: the gate holds, and stops the arms from what the controllers report after the jump. Without a gate the "
+    "policy drops all inputs and goes on.",
+    23: "As row 22; a simulated clock may run at any speed.",
+    29: "A residual grows when an iteration moves the plan ten times as far as an earlier one did.",
+    40: "A camera or joint topic that does not fit is named in the log and in the causes of a refused resume; the node is "
+    "activated.",
+    43: "0.2 s after the report is further from the motion than 0.05 s of the joint's largest speed (`obey_s`).",
+    44: "50 ms (`skew_s`): reports that come every 20 ms show no single period.",
+    45: "What reaches the node depends on the machine; the test takes 500 messages a second for a flood.",
+    47: "A hold, not a pause: a policy that is cut off cannot be told from a dead one.",
+    48: "100 calls a second for 3 s here, for a minute in `rdvla bench control`.",
+    56: "How fast is measured by `rdvla bench control` (rows 27, 38, 56, 57, 58), not by a test: see [control.md](control.md).",
+    60: "An exception in the monitor is logged and ends nothing; it is not a hold, since the monitor moves nothing.",
+    64: "40 random transitions.",
+}
+
 ROWS: dict[int, str] = {
     1: "a camera is silent for half a second while a chunk is executed",
     2: "a camera is silent for good",

@@ -9,7 +9,7 @@ import re
 from collections import defaultdict
 from pathlib import Path
 
-from fault_rows import ROWS, UNBUILT
+from fault_rows import CHOICES, ROWS, UNBUILT
 
 TESTS = Path(__file__).parent
 NAME = re.compile(r"test_row_((?:\d+_)+)(.*)")
@@ -41,7 +41,8 @@ def page() -> str:
     for row, fault in ROWS.items():
         said = "; ".join(f"{sentence} (`{file}`)" for file, sentence in covered().get(row, []))
         lines.append(f"| {row} | {fault} | {said or 'not tested: ' + UNBUILT[row]} |")
-    return PAGE + "\n".join(lines) + "\n"
+    choices = [f"- Row {row}. {text}" for row, text in CHOICES.items()]
+    return "\n".join([PAGE.rstrip("\n"), *lines, "", "Where the reaction is a choice:", "", *choices, ""])
 
 
 def test_every_row_of_the_catalogue_has_a_test_or_a_reason_why_not():
@@ -57,8 +58,7 @@ def test_no_row_that_has_a_test_is_listed_as_unbuilt():
 
 def test_the_page_tells_of_every_row():
     text = (TESTS.parent / "docs" / "faults.md").read_text(encoding="utf-8")
-    for row, fault in ROWS.items():
-        assert f"| {row} | {fault} |" in text, "run: python test/test_fault_catalogue.py > docs/faults.md"
+    assert text == page(), "run: python test/test_fault_catalogue.py > docs/faults.md"
 
 
 if __name__ == "__main__":

@@ -173,6 +173,16 @@ def test_row_22_after_a_step_of_the_clock_the_gate_stops_arms_that_move(gate, ju
     assert (gate.reference() == rest).all() and not gate.broken and gate.exceptions() == 0
 
 
+def test_row_24_a_gate_that_did_not_run_holds_when_it_does_again(gate):
+    recover(gate)
+    gate.run(0.3)
+    gate.clock.steady_s += gate.node._values.starved_s + 0.05
+    gate.node._watch.watch(gate.clock.steady_s)
+    assert gate.state.mode is Mode.HOLD and "did not run for" in gate.state.reason
+    gate.run(1.0)
+    assert not gate.broken and gate.exceptions() == 0
+
+
 @pytest.mark.parametrize(("joint", "position", "velocity"), [(6, 0.0, 0.0), (0, None, 2.3), (2, 1.77, 0.0)])
 def test_row_43_a_false_report_before_a_hold_is_no_failure_of_the_gate(gate, joint, position, velocity):
     """Reports just inside what can be believed: the stop begins from them, or they are not believed."""

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,26 @@ def test_an_accepted_instruction_is_also_the_parameter(make_rig):
     rig = make_rig()
     answer = rig.call(SetInstruction, "/policy/set_instruction", SetInstruction.Request(instruction="pick up the cube"))
     assert answer.accepted and rig.policy.get_parameter("instruction").value == "pick up the cube"
+
+
+NONSENSE = (float("nan"), float("inf"), -1.0, 1e308, "many", True, [1.0], 1 << 40)
+
+
+def test_row_65_no_parameter_of_a_policy_that_moves_the_arms_is_changed_to_nonsense(make_rig):
+    rig = make_rig().moving()
+    names = [field.name for field in fields(PolicyParameters)]
+    before = {name: rig.policy.get_parameter(name).value for name in names}
+    accepted = set()
+    for name in names:
+        for value in NONSENSE:
+            result = rig.policy.set_parameters([Parameter(name, value=value)])[0]
+            assert result.successful or result.reason, (name, value)
+            if result.successful:  # of its type, and within its range
+                accepted.add((name, value if isinstance(value, str | bool) else "number"))
+                assert rig.policy.set_parameters([Parameter(name, value=before[name])])[0].successful
+    assert accepted == {("instruction", "many"), ("publish_unconverged", True)}
+    assert {name: rig.policy.get_parameter(name).value for name in names} == before
+    rig.moving()
 
 
 def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_inactive(make_rig):
