@@ -19,7 +19,7 @@ from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE
 from rdvla_ros.types import Decision, Observation, TrajectoryError
 
-LEAD_S = 0.04  # from the moment a trajectory is there to its first point, as the policy node sends it
+LEAD_S = 0.04  # from the moment a trajectory is there to its first point: the nodes' lead_s and some of their wait for a point
 
 
 @dataclass(frozen=True)
