@@ -35,6 +35,9 @@ class Latency:
         return float(np.quantile(np.array(self._seen), self._quantile, method="higher"))
 
 
+LONGEST_PLANNING_S = 0.05
+
+
 @dataclass(frozen=True)
 class Sent:
     """One decision's motion of all arms on the wire. base_s: its time base (header.stamp). until_s: when its last executed
@@ -54,13 +57,22 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency.
+    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency. planning: how long it takes
+    from a decision to its motion, where that takes time.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
     slowly, that counts.
     """
 
-    def __init__(self, latency: Latency, *, lead_s: float, observation_period_s: float, margin_s: float = 0.02):
-        self.latency = latency
+    def __init__(
+        self,
+        latency: Latency,
+        *,
+        lead_s: float,
+        observation_period_s: float,
+        margin_s: float = 0.02,
+        planning: Latency | None = None,
+    ):
+        self.latency, self.planning = latency, planning or Latency(0.0)
         self._lead_s, self._expected_period_s, self._margin_s = lead_s, observation_period_s, margin_s
         self._observed: deque[float] = deque(maxlen=8)
         self._sent: list[Sent] = []  # the newest last; the one before it counts again when the newest is refused
@@ -80,7 +92,7 @@ class Schedule:
         """Whether a decision from the observation that just arrived may not wait for the next one."""
         if not self._sent:
             return True
-        handover_s = 2.0 * self._lead_s  # waiting until a point has passed takes less than a lead
+        handover_s = self.planning_s + 2.0 * self._lead_s  # waiting until a point has passed takes less than a lead
         latest_start_s = self._sent[-1].until_s - handover_s - self.latency.estimate_s - self._margin_s
         return now_s + self.observation_period_s > latest_start_s
 
@@ -96,9 +108,16 @@ class Schedule:
         """The controllers follow something else, or nothing, since a hold or a start: only the measured state counts."""
         self._sent = []
 
+    @property
+    def planning_s(self) -> float:
+        """One slow plan must not put off all that follow."""
+        return min(self.planning.estimate_s, LONGEST_PLANNING_S)
+
     def handover(self, now_s: float, present: Present | None) -> Handover:
-        """When to send the next motion, and where it leaves what the controllers follow. present None: it is not known, and
-        they are believed to follow what was sent; so in `reference`, while something was."""
+        """When to send the next motion, one that is there at now_s, and where it leaves what the controllers follow.
+
+        present None: it is not known, and they are believed to follow what was sent; so in `reference`, while something was.
+        """
         points_s, sent = np.empty(0), self._sent[-1:]
         if sent and not (present and present.departs(sent[0].trajectory, sent[0].base_s)):
             points_s = self._sent[-1].base_s + self._sent[-1].trajectory.times_s

@@ -23,6 +23,8 @@ from rdvla_ros.nodes.policy_parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Decision, ObservationError, StopReason, TrajectoryError
 
+FIRST_PLANNING_S = 0.01  # assumed before a plan was measured
+
 
 class NotNowError(TrajectoryError):
     """There is nothing wrong with the decision but its time, or that it is not settled: it moves nothing, and that is all."""
@@ -37,7 +39,10 @@ class Motions:
         self._limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
         self.schedule = Schedule(
-            Latency(values.first_latency_s), lead_s=values.lead_s, observation_period_s=1.0 / robot.rates.camera_hz
+            Latency(values.first_latency_s),
+            lead_s=values.lead_s,
+            observation_period_s=1.0 / robot.rates.camera_hz,
+            planning=Latency(FIRST_PLANNING_S),
         )
         newest = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
         self._publishers = {
@@ -60,7 +65,7 @@ class Motions:
         present = self._arms.present()
         if not self.schedule.joinable(present):
             raise NotNowError("The arms still come to rest from what was stopped.")
-        over = self.schedule.handover(now_s, present)
+        over = self.schedule.handover(now_s + self.schedule.planning_s, present)
         elapsed_s = over.stamp_s - chunk.stamp_s
         if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s):
             raise NotNowError(
@@ -79,7 +84,8 @@ class Motions:
             now_s=over.send_s - over.stamp_s,
             options=self._options,
         )
-        # until a point of the running motion has passed, which is less than lead_s
+        self.schedule.planning.add(time.monotonic() - begun_s)
+        # until a point of the running motion has passed, which is less than lead_s after the plan was expected
         time.sleep(max(0.0, over.send_s - now_s - (time.monotonic() - begun_s)))
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)
