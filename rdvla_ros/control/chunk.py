@@ -57,8 +57,8 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency. planning: how long it takes
-    from a decision to its motion, where that takes time.
+    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency. planning: how long it
+    takes from a decision to its motion, if it takes time.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
     slowly, that counts.
     """
