@@ -221,3 +221,11 @@ def test_the_shipped_policy_fits_the_shipped_robot_and_reaches_the_cube(simulato
     rollout.sim.close()  # one GL context for this file
     result = Rollout(rollout.policy, simulator, rollout.robot, rollout.horizon, rollout.config).run(21)
     assert result.reached and result.refused == 0
+
+
+def test_some_settings_of_a_study_are_chosen_by_name_and_an_unknown_one_is_refused():
+    settings = study.adaptive_settings(evaluate.EvaluationConfig("none", "insertion", "none"))
+    assert [s.name for s in study.chosen(settings, ["r=8", "action_kl 1e-04, fixed"])] == ["r=8", "action_kl 1e-04, fixed"]
+    assert study.chosen(settings, None) == settings
+    with pytest.raises(evaluate.EvaluationError, match="Did you mean 'action_kl 1e-04, fixed'"):
+        study.chosen(settings, ["action_kl 1e-4, fixed"])

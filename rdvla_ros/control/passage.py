@@ -5,7 +5,7 @@ Times are seconds on the ROS clock, because they are compared with the stamps of
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -57,6 +57,14 @@ class Stop:
 
     motions: dict[str, Trajectory]
     stamp_s: float
+
+
+@dataclass(frozen=True)
+class _Path:
+    """An arm's state at a time, and when the points of the motion that it follows are due (none: it follows nothing known)."""
+
+    at: Callable[[float], Reference]
+    points_s: tuple[float, ...] = ()
 
 
 class Passage:
@@ -146,44 +154,38 @@ class Passage:
 
     def stop(self, now_s: float, lead_s: float) -> Stop | None:
         """The motions that bring all arms to rest together, at most lead_s from now on; None where an arm's state is unknown."""
-        over = at_once(now_s, lead_s, self._points_s(now_s))
-        states = {at_s: [self._stopping_from(arm, at_s) for arm in self.limits] for at_s in (now_s, *over.via_s, over.switch_s)}
-        if any(state is None for arms in states.values() for state in arms):
+        paths = [self._path(arm, now_s) for arm in self.limits]
+        if any(path is None for path in paths):
             return None
-        state = {at_s: _joined(arms) for at_s, arms in states.items()}
-        onward = self._onward(over.switch_s, now_s)
-        whole = stop(state[over.switch_s], limits=self.all_limits, lead_s=over.lead_s, onward=onward)
-        whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state[at_s] for at_s in over.via_s])
-        whole = replace(whole, before=state[now_s], before_s=now_s - over.stamp_s)
+        over = at_once(now_s, lead_s, sorted({point_s for path in paths for point_s in path.points_s}))
+
+        def state(at_s: float) -> Reference:
+            return _joined([path.at(at_s) for path in paths])
+
+        onward = None
+        if all(path.points_s for path in paths):
+            knots_s = np.array(sorted({point_s for path in paths for point_s in path.points_s})) - over.switch_s
+            onward = Onward(lambda after_s: state(over.switch_s + after_s), knots_s)
+        whole = stop(state(over.switch_s), limits=self.all_limits, lead_s=over.lead_s, onward=onward)
+        whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state(at_s) for at_s in over.via_s])
+        whole = replace(whole, before=state(now_s), before_s=now_s - over.stamp_s)
         return Stop({arm: whole.select(limits.names) for arm, limits in self.limits.items()}, over.stamp_s)
 
-    def _stopping_from(self, arm: str, at_s: float) -> Reference | None:
-        """As `reference`. Where only the joints themselves are heard of, they have the speed they were seen with, and a gripper
-        keeps the place it was sent to last: from where it is measured, what it holds would fall."""
-        present = self._present(arm, at_s)
-        sent = self._followed.get(arm)
-        if present is None or present.commanded or (sent and not present.departs(sent.trajectory, sent.stamp_s)):
-            return self.reference(arm, at_s)
-        moved = replace(present, velocity=self._speeds[arm].now(at_s)).moved_to(at_s)
-        return moved.with_joints(self._grippers[arm], self._grips[arm]) if arm in self._grips else moved
-
-    def _onward(self, begin_s: float, now_s: float) -> Onward | None:
-        """What all arms follow from begin_s on; None where that is not known of every arm."""
-        for arm in self.limits:
-            sent, present = self._followed.get(arm), self._present(arm, now_s)
-            if sent is None or (present is not None and present.departs(sent.trajectory, sent.stamp_s)):
-                return None
-        knots_s = np.array(self._points_s(now_s)) - begin_s
-        return Onward(lambda after_s: _joined([self.reference(arm, begin_s + after_s) for arm in self.limits]), knots_s)
-
-    def _points_s(self, now_s: float) -> list[float]:
-        """When the points of the motions that are followed are due."""
-        due_s = set()
-        for arm, (motion, base_s) in ((arm, (f.trajectory, f.stamp_s)) for arm, f in self._followed.items()):
-            present = self._present(arm, now_s)
-            if present is None or not present.departs(motion, base_s):
-                due_s.update(base_s + motion.times_s)
-        return sorted(due_s)
+    def _path(self, arm: str, now_s: float) -> _Path | None:
+        """What the arm does from now on. Where only the joints themselves are heard of, they have the speed they were seen with,
+        and a gripper keeps the place it was sent to last: from where it is measured, what it holds would fall."""
+        sent, present = self._followed.get(arm), self._present(arm, now_s)
+        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s)):
+            motion, base_s = sent.trajectory, sent.stamp_s
+            return _Path(lambda at_s: motion.at(round(at_s - base_s, 6)), tuple((base_s + motion.times_s).tolist()))
+        if present is None:
+            return None
+        if present.commanded:
+            return _Path(present.moved_to)
+        moving, hand = replace(present, velocity=self._speeds[arm].now(now_s)), self._grippers[arm]
+        if arm not in self._grips:
+            return _Path(moving.moved_to)
+        return _Path(lambda at_s: moving.moved_to(at_s).with_joints(hand, self._grips[arm]))
 
     def _check_time(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> None:
         age_s = now_s - stamp_s

@@ -22,7 +22,7 @@ from rdvla_ros.learning.augment import BatchMaker
 from rdvla_ros.learning.conditions import Conditions
 from rdvla_ros.learning.config import Augmentation, DataSettings
 from rdvla_ros.learning.dataset import Wanted, build_cache, open_cache
-from rdvla_ros.learning.evaluate import EvaluationConfig, add_options, evaluate
+from rdvla_ros.learning.evaluate import EvaluationConfig, EvaluationError, add_options, evaluate
 from rdvla_ros.learning.rates import summary_line
 from rdvla_ros.learning.recurrence import error_by_depth
 from rdvla_ros.learning.report_plots import plot_depth, plot_phases, plot_rates, plot_trade
@@ -30,6 +30,7 @@ from rdvla_ros.learning.rollout import RolloutConfig
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.types import nearest_names
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
 THRESHOLDS = (1e-3, 1e-4, 1e-5, 1e-6)
@@ -102,6 +103,15 @@ def robustness_settings(base: EvaluationConfig) -> list[Setting]:
 STUDIES = {"depth": depth_settings, "adaptive": adaptive_settings, "robustness": robustness_settings}
 
 
+def chosen(settings: Sequence[Setting], names: Sequence[str] | None) -> list[Setting]:
+    """Those with the names, or all without any."""
+    known = {setting.name: setting for setting in settings}
+    for name in names or ():
+        if name not in known:
+            raise EvaluationError(f"--only '{name}': no such setting. {nearest_names(name, known)}")
+    return [known[name] for name in names] if names else list(settings)
+
+
 def run(settings: Sequence[Setting], seeds: Sequence[int], folder: Path, workers: int) -> list[dict[str, Any]]:
     """One row per setting: its rates, times and notes, without the episodes."""
     rows = []
@@ -162,13 +172,15 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument(
         "--data", type=Path, nargs="*", default=[], help="depth: demonstrations for the action error, one dataset per task"
     )
+    parser.add_argument("--only", nargs="+", metavar="SETTING", help="some of the settings, by the names in the table")
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     rollout, rows = RolloutConfig(arguments.time_limit), []
     for task in arguments.tasks:
         base = EvaluationConfig(arguments.checkpoint, task, arguments.robot, rollout=rollout)
-        rows += run(STUDIES[arguments.study](base), seeds, arguments.output, arguments.workers)
+        settings = chosen(STUDIES[arguments.study](base), arguments.only)
+        rows += run(settings, seeds, arguments.output, arguments.workers)
     robot = RobotDescription.load(arguments.robot)
     errors = {
         folder.name: action_errors(arguments.checkpoint, [folder], robot, arguments.output / "cache" / folder.name)
