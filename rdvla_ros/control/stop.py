@@ -5,8 +5,10 @@ J joints (all arms together: one common time base), in controller units; times c
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
 
 GRID_S = 0.005  # of the durations that are tried
+BLOCK = 200  # stops that are tried at once, before longer ones are
 ONWARD_S = 0.01  # how much longer a joint follows its motion, from try to try
 ROUNDING = 1e-9  # share of a joint's range that is no way beyond it
 
@@ -117,27 +120,48 @@ def _braking(start: Reference, limits: JointLimits, longest_s: float, *, slows: 
     return np.round(times_s, 6), positions, velocities
 
 
-def _stop_phases(start: Reference, limits: JointLimits, longest_s: float, slows: bool) -> tuple[np.ndarray, np.ndarray]:
-    """(3,) durations of the shortest legal stop on the grid, and its plateau acceleration (J,)."""
+@functools.cache
+def _candidates(longest_s: float) -> tuple[np.ndarray, np.ndarray, tuple[tuple[int, int], ...]]:
+    """Ramp and flat durations (C,) of all stops on the grid, the shortest first, and blocks of them (no block ends between
+    stops of one duration)."""
     count = int(round(longest_s / GRID_S))
     ramp, flat = (x.ravel() for x in np.meshgrid(np.arange(1, count // 2 + 1), np.arange(0, count - 1), indexing="ij"))
-    fits = 2 * ramp + flat <= count
-    ramp, flat = ramp[fits] * GRID_S, flat[fits] * GRID_S
-    # velocity after the three phases: v + (a + p) / 2 * ramp + p * flat + p / 2 * ramp = 0, solved for the plateau p
-    plateau = -(start.velocity + start.acceleration * ramp[:, None] / 2) / (ramp + flat)[:, None]
-    share = np.maximum.reduce(
-        [
-            np.abs(plateau) / limits.acceleration,
-            np.abs(plateau - start.acceleration) / ramp[:, None] / limits.jerk,
-            np.abs(plateau) / ramp[:, None] / limits.jerk,
-        ]
-    ).max(axis=1)
-    if slows:
-        share = np.maximum(share, _top_speed(start, plateau, ramp[:, None], limits))
     total = 2 * ramp + flat
-    legal = share <= 1.0
-    best = np.lexsort((share, total if legal.any() else share, ~legal))[0]
-    return np.array([ramp[best], flat[best], ramp[best]]), plateau[best]
+    order = np.argsort(total, kind="stable")
+    order = order[total[order] <= count]
+    ramp, flat, total = ramp[order], flat[order], total[order]
+    ends, last = [0], np.flatnonzero(np.diff(total, append=count + 1)) + 1
+    for end in last:
+        if end - ends[-1] >= BLOCK or end == len(total):
+            ends.append(int(end))
+    return ramp * GRID_S, flat * GRID_S, tuple(pairwise(ends))
+
+
+def _stop_phases(start: Reference, limits: JointLimits, longest_s: float, slows: bool) -> tuple[np.ndarray, np.ndarray]:
+    """(3,) durations of the shortest legal stop on the grid, and its plateau acceleration (J,); where none is legal, of the one
+    that exceeds the limits least."""
+    every_ramp, every_flat, blocks = _candidates(longest_s)
+    least, best = np.inf, None
+    for begin, end in blocks:
+        ramp, flat = every_ramp[begin:end], every_flat[begin:end]
+        # velocity after the three phases: v + (a + p) / 2 * ramp + p * flat + p / 2 * ramp = 0, solved for the plateau p
+        plateau = -(start.velocity + start.acceleration * ramp[:, None] / 2) / (ramp + flat)[:, None]
+        share = np.maximum.reduce(
+            [
+                np.abs(plateau) / limits.acceleration,
+                np.abs(plateau - start.acceleration) / ramp[:, None] / limits.jerk,
+                np.abs(plateau) / ramp[:, None] / limits.jerk,
+            ]
+        ).max(axis=1)
+        if slows:
+            share = np.maximum(share, _top_speed(start, plateau, ramp[:, None], limits))
+        legal = share <= 1.0
+        chosen = np.lexsort((share, 2 * ramp + flat if legal.any() else share, ~legal))[0]
+        if share[chosen] < least:
+            least, best = share[chosen], (np.array([ramp[chosen], flat[chosen], ramp[chosen]]), plateau[chosen])
+        if legal.any():
+            break
+    return best
 
 
 def _top_speed(start: Reference, plateau: np.ndarray, ramp: np.ndarray, limits: JointLimits) -> np.ndarray:

@@ -25,7 +25,7 @@ from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
 FASTEST = 1.2  # times a joint's largest speed; more is no speed
-APART_S = 0.3
+APART_S = 0.5
 STILL, STILL_SPEED, STILL_S = 0.1, 0.25, (0.005, 0.1)  # see `stands_still`
 STATE_AGE_S = 0.5  # a controller's report of what it commands is good for this long
 _TYPES: dict[str, type] = {"rdvla_ros/msg/ControllerState": ControllerState}

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from rdvla_ros.control.trajectory import LONGEST_STOP_S
 from rdvla_ros.nodes.bench.control.ears import Command, Ears
 from rdvla_ros.nodes.bench.control.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.nodes.bench.control.system import System
@@ -189,24 +190,29 @@ def _note(system: System, at_s: float, heard_s: list[float], repeat: Repeat, off
 
 
 def all_killed(system: System, random: np.random.Generator) -> dict[str, float]:
-    """kill -9 of the policy, its decision process, the gate and the monitor at once, to the arms' rest."""
+    """kill -9 of the policy, its decision process, the gate and the monitor at once, to the arms' rest, by their controllers'
+    stamps (a report every 20 ms). after_last_row_s counts from LONGEST_STOP_S before the end of what was on the wire."""
     ears = system.ears
     at_s = _at_a_random_moment(system, random, lambda: system.kill("policy", "gate", "monitor"))
-    ros_s = time.time() - (time.monotonic() - at_s)
+    killed_s = time.time() - (time.monotonic() - at_s)
     time.sleep(4.5)
     last = {arm: [c for c in ears.commands if c.arm == arm][-1] for arm in ears.arms}
-    rest_s = max(_at_rest_s(ears, arm, at_s) for arm in ears.arms)
-    on_wire_s = max(command.last_s for command in last.values()) - ros_s
-    return {"rest_s": rest_s, "end_of_wire_s": on_wire_s, "after_last_row_s": rest_s - (on_wire_s - 0.5)}
+    rest_s = max(_at_rest_s(ears, arm) for arm in ears.arms)
+    wire_s = max(command.last_s for command in last.values())
+    return {
+        "rest_s": max(0.0, rest_s - killed_s),
+        "end_of_wire_s": wire_s - killed_s,
+        "after_last_row_s": rest_s - (wire_s - LONGEST_STOP_S),
+    }
 
 
-def _at_rest_s(ears: Ears, arm: str, at_s: float) -> float:
-    """From at_s to the first report of an arm that is commanded to stand, and goes on to."""
-    moving = [came_s for came_s, commanded, _ in ears.speeds[arm] if commanded > REST]
-    after = [came_s for came_s, _, _ in ears.speeds[arm] if not moving or came_s > moving[-1]]
-    if not after:
+def _at_rest_s(ears: Ears, arm: str) -> float:
+    """Stamp of the first report of an arm that is commanded to stand, and goes on to."""
+    moving = [np.abs(velocity).max() > REST for _, velocity in ears.commanded[arm]]
+    since = len(moving) - moving[::-1].index(True) if True in moving else 0
+    if since == len(moving):
         raise BringupError(f"Arm '{arm}' was expected to come to rest and still moves.")
-    return max(0.0, after[0] - at_s) if moving and moving[-1] > at_s else 0.0
+    return ears.commanded[arm][since][0]
 
 
 def boundaries(system: System, repeat: Repeat, robot: RobotDescription, inference_s: float) -> dict[str, Any]:
