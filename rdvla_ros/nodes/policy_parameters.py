@@ -65,7 +65,7 @@ class PolicyParameters(Schema):
         1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0
     )
     gate_heartbeat_s: float = parameter(
-        0.08, "silence of the gate's heartbeat after which nothing is published", unit="s", low=0.04, high=10.0
+        0.06, "silence of the gate's heartbeat after which nothing is published", unit="s", low=0.04, high=10.0
     )
     first_latency_s: float = parameter(
         0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured"

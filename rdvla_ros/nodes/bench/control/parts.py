@@ -139,8 +139,12 @@ def gate_killed(system: System, repeat: Repeat, random: np.random.Generator) -> 
     """kill -9 of the gate at random moments of a motion, to the policy's word that it does not move the arms any more."""
     ears, heard_s = system.ears, []
     for _ in repeat:
-        at_s = _at_a_random_moment(system, random, lambda: system.kill("gate"))
-        before = len(ears.stands_back_s)
+        ears.run_until_moving()
+        time.sleep(random.uniform(0.1, 1.5))
+        before, at_s = len(ears.stands_back_s), system.kill("gate")
+        if ears.gate.mode != ears.gate.AUTO or not ears.moving():  # something else had held the arms a moment before
+            system.start("gate")
+            continue
         ears.wait(lambda before=before: len(ears.stands_back_s) > before, 10.0, "the policy's word.")
         heard_s.append(ears.stands_back_s[before] - at_s)
         repeat.counted()
