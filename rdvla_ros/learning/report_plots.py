@@ -57,7 +57,8 @@ def plot_phases(axes: plt.Axes, by_phase: Mapping[str, Mapping[str, Mapping[str,
     axes.set(ylabel="iterations (mean, standard error)", xticks=range(len(phases)))
     axes.set_xticklabels(phases, rotation=35, ha="right")
     if any(by_phase):
-        axes.legend(frameon=False)
+        axes.set_ylim(0.0, 1.35 * axes.get_ylim()[1])  # room for the legend above the bars
+        axes.legend(frameon=False, ncols=2, loc="upper center", fontsize=8)
 
 
 def plot_depth(rows: Sequence[Mapping[str, Any]], errors: Mapping[str, Mapping[str, float]], path: Path) -> Path:
