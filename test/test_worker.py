@@ -163,8 +163,9 @@ def test_no_process_outlives_its_parent(doing, number):
     paths = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
     parent = subprocess.Popen(
-        [sys.executable, "-c", PARENT, doing], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-    )
+        [sys.executable, "-c", PARENT, doing], env=environment, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a suite in the background may ignore it
+    )  # fmt: skip
     try:
         pid = int(parent.stdout.readline())
         assert alive(pid)
