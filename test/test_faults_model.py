@@ -72,25 +72,21 @@ def test_row_28_one_value_that_is_not_finite_drops_the_chunk_of_both_arms_and_ho
     again(rig)
 
 
-def test_row_29_a_decision_that_went_through_values_not_finite_holds_and_is_never_certain(make_rig):
+@pytest.mark.parametrize(
+    ("case", "reason", "words"),
+    [
+        ("not finite", StopReason.NON_FINITE, "The decision is not finite"),
+        ("diverged", StopReason.DIVERGED, "further and further"),
+    ],
+)
+def test_row_29_a_decision_that_broke_down_holds_and_is_never_certain(make_rig, case, reason, words):
     rig = make_rig().moving()
-    rig.instruct("not finite")
-    assert rig.holds("The decision is not finite")
-    assert rig.until(lambda: rig.decisions[-1].stop_reason == StopReason.NON_FINITE)
+    rig.instruct(case)
+    assert rig.holds(words)
+    assert rig.until(lambda: rig.decisions[-1].stop_reason == reason)
     told = rig.decisions[-1]
     assert not told.published and not told.converged and np.isinf(told.change[-1])
-    seen = Settling(1, told.iterations, told.limit, StopReason.NON_FINITE, False, told.threshold, tuple(told.change))
-    assert score(seen, default_threshold=1e-3) == np.inf and UncertaintyMonitor().add(seen).alarm
-
-
-def test_row_29_a_plan_that_moves_further_and_further_holds_and_is_never_certain(make_rig):
-    rig = make_rig().moving()
-    rig.instruct("diverged")
-    assert rig.holds("further and further")
-    assert rig.until(lambda: rig.decisions[-1].stop_reason == StopReason.DIVERGED)
-    told = rig.decisions[-1]
-    assert not told.published and not told.converged
-    seen = Settling(1, told.iterations, told.limit, StopReason.DIVERGED, False, told.threshold, tuple(told.change))
+    seen = Settling(1, told.iterations, told.limit, reason, False, told.threshold, tuple(told.change))
     assert score(seen, default_threshold=1e-3) == np.inf and UncertaintyMonitor().add(seen).alarm
 
 
