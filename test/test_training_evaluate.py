@@ -164,6 +164,30 @@ def test_conditions_change_what_is_seen_and_nothing_else(simulator):
             Conditions(**wrong)
 
 
+@pytest.mark.parametrize(("shift_m", "turn_deg"), [(0.01, 0.0), (0.0, 2.0), (0.02, 2.0)])
+def test_a_knocked_camera_stands_and_looks_as_far_aside_as_was_asked(simulator, shift_m, turn_deg):
+    def pose():
+        camera = simulator.data.camera("top")
+        return camera.xpos.copy(), camera.xmat.reshape(3, 3).copy()
+
+    simulator.reset(20)
+    clean, (place, view) = simulator.render("top", 320, 240), pose()
+    eyes = Eyes(simulator, robot().cameras, Conditions(shift_m=shift_m, turn_deg=turn_deg))
+    for seed in (20, 21, 22):  # each from the camera's own place, not from where the last episode left it
+        eyes.begin(seed)
+        for _ in range(2):  # steps put cameras where the model says
+            position, turned = pose()
+            assert np.linalg.norm(position - place) == pytest.approx(shift_m, abs=1e-9)
+            angle = np.rad2deg(np.arccos(np.clip((np.trace(view.T @ turned) - 1) / 2, -1, 1)))
+            assert angle == pytest.approx(turn_deg, abs=1e-3)
+            simulator.step(1)
+        assert (eyes.look()["top"] != clean).any()
+    eyes.end()
+    np.testing.assert_allclose(pose()[1], view, atol=1e-12)
+    simulator.reset(20)
+    np.testing.assert_array_equal(simulator.render("top", 320, 240), clean)
+
+
 def test_another_robots_checkpoint_is_not_evaluated(tmp_path):
     wrong = save_checkpoint(tmp_path / "wrong", tiny_checkpoint(representation="absolute"))
     with pytest.raises(CheckpointError, match="actions are absolute"):

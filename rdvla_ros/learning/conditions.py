@@ -44,23 +44,38 @@ class Eyes:
         self._earlier: dict[str, np.ndarray] = {}
         self._rng = np.random.default_rng(0)
         camera = sim.model.camera(SHIFTED_CAMERA)
-        self._place = camera.pos.copy(), camera.quat.copy()
+        self._place = camera.pos.copy(), camera.quat.copy(), camera.mode.copy()
 
     def begin(self, seed: int) -> None:
         """A new episode: the camera stands elsewhere."""
+        self.end()
         self._rng, self._earlier = np.random.default_rng((seed, 7)), {}
-        camera, (position, turn) = self._sim.model.camera(SHIFTED_CAMERA), self._place
-        camera.pos[:] = position + self.conditions.shift_m * _direction(self._rng)
-        tilt, result = np.zeros(4), np.zeros(4)
-        mujoco.mju_axisAngle2Quat(tilt, _direction(self._rng), np.deg2rad(self.conditions.turn_deg))
-        mujoco.mju_mulQuat(result, turn, tilt)
-        camera.quat[:] = result
+        aside, axis = self.conditions.shift_m * _direction(self._rng), _direction(self._rng)
+        if not (self.conditions.shift_m or self.conditions.turn_deg):
+            return
+        camera, (position, turn) = self._sim.model.camera(SHIFTED_CAMERA), self._pose()
+        tilt = np.zeros(4)
+        mujoco.mju_axisAngle2Quat(tilt, axis, np.deg2rad(self.conditions.turn_deg))
+        # A camera that MuJoCo keeps on a target would turn back to it, one straight above it by any angle about the view's axis.
+        camera.mode[:] = mujoco.mjtCamLight.mjCAMLIGHT_FIXED
+        camera.pos[:] = position + aside
+        mujoco.mju_mulQuat(camera.quat, turn, tilt)
         mujoco.mj_camlight(self._sim.model, self._sim.data)  # else the first picture would still be taken from the old place
+
+    def _pose(self) -> tuple[np.ndarray, np.ndarray]:
+        """Position (3,) [m] and quaternion (4,) of the camera in the frame of its body, wherever its mode turns it."""
+        model, data = self._sim.model, self._sim.data
+        mujoco.mj_camlight(model, data)
+        index = model.camera(SHIFTED_CAMERA).id
+        body = int(model.cam_bodyid[index])
+        to_body, quat = data.xmat[body].reshape(3, 3).T, np.zeros(4)
+        mujoco.mju_mat2Quat(quat, (to_body @ data.cam_xmat[index].reshape(3, 3)).ravel())
+        return to_body @ (data.cam_xpos[index] - data.xpos[body]), quat
 
     def end(self) -> None:
         """The camera stands in its place again."""
         camera = self._sim.model.camera(SHIFTED_CAMERA)
-        camera.pos[:], camera.quat[:] = self._place
+        camera.pos[:], camera.quat[:], camera.mode[:] = self._place
         mujoco.mj_camlight(self._sim.model, self._sim.data)
 
     def soon(self) -> None:
