@@ -220,7 +220,7 @@ def test_the_demo_runs_an_episode_and_leaves_its_summary_and_film(tmp_path):
 
 
 def test_ctrl_c_ends_the_demo_with_a_summary_and_no_process_behind(tmp_path):
-    demo = start_demo(tmp_path, "--episodes", "2", "--timeout", "60")
+    demo = start_demo(tmp_path, "--episodes", "2", "--timeout", "60", "--no-films")
     read_until(demo, "gate AUTO")
     demo.send_signal(signal.SIGINT)
     output, _ = demo.communicate(timeout=60)
@@ -228,4 +228,5 @@ def test_ctrl_c_ends_the_demo_with_a_summary_and_no_process_behind(tmp_path):
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["outcome"] == "interrupted"
     assert [episode["finished"] for episode in summary["episodes"]] == [False]
+    assert not list(tmp_path.glob("*.mp4"))
     assert not processes_of(tmp_path)

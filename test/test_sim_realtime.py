@@ -105,6 +105,19 @@ def test_all_pictures_of_a_round_show_one_state_and_come_at_the_rate():
     assert pictures[0].image.shape == (48, 64, 3) and pictures[1].image.shape == (24, 32, 3)
 
 
+def test_a_camera_for_people_may_be_slower_than_the_others():
+    pictures = []
+    cameras = [CameraSetting("top", 32, 24), CameraSetting("angle", 32, 24, every=3)]
+    with running() as robot:
+        eyes = CameraThread(robot, cameras, rate_hz=20.0, deliver=pictures.append, on_problem=pytest.fail)
+        eyes.start()
+        wait_for(lambda: len(pictures) >= 12)
+        eyes.close()
+    order = [p.camera == "angle" for p in pictures[:12]]
+    first = order.index(True)
+    assert [i for i, of_people in enumerate(order) if of_people] == list(range(first, 12, 4)) and first <= 3
+
+
 def test_an_unknown_joint_camera_or_seed_is_refused_with_what_exists():
     with pytest.raises(SimulationError, match="left_waist"):
         RealTimeRobot({"left": ("left_wasit",)}, task="transfer_cube", seed=0)

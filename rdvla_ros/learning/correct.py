@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from rdvla_ros.learning.conditions import Conditions
 from rdvla_ros.learning.demonstrate import STEP_S, Demonstrator
 from rdvla_ros.learning.episodes import Episode, episode_path, save_episode
 from rdvla_ros.learning.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT, EvaluationConfig, build_rollout
@@ -131,6 +132,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--time-limit", type=float, default=9.0, help="of an episode [s]")
     parser.add_argument("--every", type=int, default=2, help="action steps from one recorded observation to the next")
     parser.add_argument("--latency", type=float, default=0.0, help="from an observation to its trajectory [s]")
+    parser.add_argument("--shift", type=float, default=0.0, help="of the top camera from its place, each way anew [m]")
+    parser.add_argument("--turn", type=float, default=0.0, help="of the top camera [deg]")
     parser.add_argument("--execute", type=int, default=4, help="rows of each chunk to execute")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1)
     arguments = parser.parse_args(argv)
@@ -139,7 +142,9 @@ def main(argv: list[str] | None = None) -> int:
         arguments.task,
         arguments.robot,
         horizon={"rule": "fixed", "length": arguments.execute},
-        rollout=RolloutConfig(arguments.time_limit, arguments.latency),
+        rollout=RolloutConfig(
+            arguments.time_limit, arguments.latency, Conditions(shift_m=arguments.shift, turn_deg=arguments.turn)
+        ),
     )
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     print(json.dumps(correct(config, seeds, arguments.folder, arguments.workers, arguments.every)))

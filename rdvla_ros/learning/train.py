@@ -240,6 +240,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--initialise", type=Path, help="checkpoint folder whose weights a new run begins with")
     parser.add_argument("--steps", type=int, help="optimiser steps in all")
     parser.add_argument("--decay-steps", type=int, help="the last of them, in which the learning rate falls to zero")
+    parser.add_argument("--learning-rate", type=float, help="the highest")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--average-every", type=int, help="steps that each process goes on its own (1: none)")
     parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
@@ -248,7 +249,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda; with torchrun, each process takes the device of its rank")
     parser.add_argument("--resume", action="store_true")
     arguments = parser.parse_args(argv)
-    names = ("steps", "decay_steps", "batch_size", "average_every")
+    names = ("steps", "decay_steps", "learning_rate", "batch_size", "average_every")
     overrides = {name: getattr(arguments, name) for name in names if getattr(arguments, name) is not None}
     config = TrainConfig.load(arguments.config, overrides)
     stop_at = time.time() + 60 * arguments.minutes

@@ -47,6 +47,7 @@ class SimRobotParameters(Schema):
     view_camera: str = parameter("", "a further camera of the scene, for recordings: angle, front_close, ...; empty: none")
     view_width: int = parameter(MAX_WIDTH, "width of the further camera", unit="px", low=16, high=MAX_WIDTH)
     view_height: int = parameter(MAX_HEIGHT, "height of the further camera", unit="px", low=16, high=MAX_HEIGHT)
+    view_hz: float = parameter(10.0, "its rate, at most that of the cameras", unit="Hz", low=0.1, high=120.0)
     silent_camera: str = parameter("", "fault: this camera of the robot description sends nothing", change="always")
     nan_joint: str = parameter("", "fault: this joint's position is sent as NaN", change="always")
 
@@ -67,15 +68,17 @@ class SimRobotNode(Node):
             on_problem=lambda text: self.get_logger().error(text),
         )
         self._advertise()
+        camera_hz = values.camera_hz or rates.camera_hz
         settings = [CameraSetting(camera.name, camera.width, camera.height) for camera in self._robot.cameras]
         if values.view_camera:
-            settings.append(CameraSetting(values.view_camera, values.view_width, values.view_height))
+            every = max(1, round(camera_hz / values.view_hz))
+            settings.append(CameraSetting(values.view_camera, values.view_width, values.view_height, every))
         model, _, _ = self._body.picture_state(None, None)
         self._matrices = {s.name: camera_matrix(model, s.name, s.width, s.height) for s in settings}
         self._eyes = CameraThread(
             self._body,
             settings,
-            rate_hz=values.camera_hz or rates.camera_hz,
+            rate_hz=camera_hz,
             deliver=self._publish_picture,
             on_problem=lambda text: self.get_logger().error(text),
         )

@@ -224,13 +224,16 @@ class Picture:
 
 @dataclass(frozen=True)
 class CameraSetting:
+    """every: pictures only at each so-manieth turn of the cameras."""
+
     name: str
     width: int
     height: int
+    every: int = 1
 
 
 class CameraThread:
-    """Renders all cameras of one state, `rate_hz` times per second of robot time, and hands each picture to `deliver`."""
+    """Renders the cameras of one state, `rate_hz` turns per second of robot time, and hands each picture to `deliver`."""
 
     def __init__(
         self,
@@ -274,7 +277,7 @@ class CameraThread:
     def _render_until_stopped(self) -> None:
         """GL contexts belong to a thread: the renderer lives and dies here."""
         renderer, model, data = None, None, None
-        due_s = -np.inf
+        due_s, turn = -np.inf, 0
         try:
             while not self._stopped.is_set():
                 now_s = self._robot.time_s
@@ -288,11 +291,12 @@ class CameraThread:
                     if renderer is not None:
                         renderer.close()
                     renderer, model = Renderer(new_model), new_model
-                for camera in self._cameras:
+                for camera in (camera for camera in self._cameras if turn % camera.every == 0):
                     image = renderer.render(data, camera.name, camera.width, camera.height)
                     if self._ready.is_set():
                         self._deliver(Picture(camera.name, image, stamp_s))
                 self._ready.set()
+                turn += 1
         finally:
             if renderer is not None:
                 renderer.close()

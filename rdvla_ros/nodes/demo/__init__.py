@@ -41,6 +41,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
+    films_help = "no camera for people: less work for the processor, so less latency"
+    options.add_argument("--no-films", action="store_true", help=films_help)
     return options
 
 
@@ -62,12 +64,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     status = StatusLine()
     given = {"sim": True, **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed")}}
     try:
-        specs = bringup.processes(given, view=True)
+        specs = bringup.processes(given, view=not settings["no_films"])
         folder = _new_folder(settings["out"])
     except (RdvlaError, OSError) as error:
         print(f"rdvla demo: {error}", file=sys.stderr)
         return 1
-    status.say(f"Logs, films and summary.json: {folder}")
+    status.say(f"Logs, {'' if settings['no_films'] else 'films '}and summary.json: {folder}")
     session = Session(settings, folder, status)
     code, outcome = 0, "complete"
     try:
