@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import rclpy
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
@@ -19,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import Reference, Trajectory, plan
 from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.executor import make_executor
 from rdvla_ros.nodes.gate_node import GateNode
 from rdvla_ros.nodes.heartbeat import QOS
 from rdvla_ros.nodes.sim_robot import _points
@@ -77,7 +77,7 @@ class GateRig:
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         self.node = node = Node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = make_executor(self.context)
         self.executor.add_node(node)
         self.gate = self.make_gate(**parameters) if gate else None
         self.send_states, self.send_reports, self.follow, self.rejects = states, reports and controllers, True, set()

@@ -15,7 +15,6 @@ import rclpy
 from gate_rig import Beats
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
@@ -25,6 +24,7 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.executor import make_executor
 from rdvla_ros.nodes.heartbeat import QOS
 from rdvla_ros.nodes.policy_loading import LOAD
 from rdvla_ros.nodes.policy_node import PolicyNode
@@ -91,7 +91,7 @@ class Rig:
         self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
         self.policy.load = load
         self.robot = node = Node("robot", context=self.context)
-        self.executor = SingleThreadedExecutor(context=self.context)
+        self.executor = make_executor(self.context)
         self.executor.add_node(self.policy)
         self.executor.add_node(node)
         self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}

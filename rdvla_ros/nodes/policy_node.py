@@ -70,7 +70,6 @@ class PolicyNode(LifecycleNode):
             self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active
         )
         guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
-        self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
         self.create_timer(WATCH_S, guarded(self._watch), clock=steady)
         self.create_service(SetInstruction, "~/set_instruction", guarded(self._set_instruction))
@@ -129,7 +128,8 @@ class PolicyNode(LifecycleNode):
         self._release()
 
     def _start_by_itself(self) -> None:
-        self.destroy_timer(self._autostart)
+        if not self.destroy_timer(self._autostart):
+            return  # the events executor may have called it once more
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
@@ -194,11 +194,16 @@ class PolicyNode(LifecycleNode):
             complaints=self._complaints,
             now=self._now,
             values=lambda: self._values,
-            result_ready=self._result_ready.trigger,
+            result_ready=self._result_is_ready,
             publish=convergence.publish,
         )
         self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
         self._inputs.on_matched(self._complaints.guarded(self._deciding.on_matched))
+
+    def _result_is_ready(self) -> None:
+        """Called in the worker's thread; the executor goes on with it (a guard condition would not wake the events executor)."""
+        if executor := self.executor:
+            executor.create_task(self._complaints.guarded(self._take_result))
 
     def _take_result(self) -> None:
         if self._deciding:

@@ -9,10 +9,11 @@ import threading
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
+from rdvla_ros.nodes.executor import make_executor
 from rdvla_ros.types import RdvlaError
 
 SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the others waiting; 5 ms by default
@@ -43,11 +44,11 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
+            executor = make_executor()
             node = make_node()
         except RdvlaError as error:
             print(f"[ERROR] {error}", file=sys.stderr, flush=True)
             return 1
-        executor = SingleThreadedExecutor()
         executor.add_node(node)
         if hasattr(node, "begin"):
             node.begin()
@@ -66,7 +67,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
             signal.signal(number, handler)
 
 
-def spin(executor: SingleThreadedExecutor, node: Node, stopped: Callable[[], bool]) -> None:
+def spin(executor: Executor, node: Node, stopped: Callable[[], bool]) -> None:
     """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node, which may
     have an `on_escaped(text)`."""
     escaped = 0

@@ -7,9 +7,10 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+
+from rdvla_ros.nodes.executor import make_executor, spin_once
 
 JOIN_S = 0.5  # longest wait for the thread at the end
 
@@ -38,7 +39,7 @@ class Side:
             start_parameter_services=False,
             parameter_overrides=[Parameter("start_type_description_service", value=False)],
         )
-        self._executor = SingleThreadedExecutor(context=main.context)
+        self._executor = make_executor(main.context)
         self._executor.add_node(self.node)
         self._tasks: list[_Task] = []
         self._ends = threading.Event()
@@ -71,7 +72,7 @@ class Side:
 
     def _spin(self) -> None:
         while not self._ended():
-            self._guarded(self._executor.spin_once)  # without a time-out: rclpy makes a timer for each one
+            self._guarded(lambda: spin_once(self._executor))
 
     def _keep_time(self) -> None:
         while not self._ended():

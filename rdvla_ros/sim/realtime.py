@@ -20,7 +20,7 @@ from rdvla_ros.sim.rendering import Renderer
 from rdvla_ros.sim.scene import JOINT_NAMES, AlohaSim
 from rdvla_ros.types import nearest_names
 
-WAKE_S = 0.002  # wall time between two looks at the clock
+WAKE_S = 0.004  # wall time between two looks at the clock
 LONGEST_CATCH_UP_S = 0.1  # simulated time that is made up after a stall; the rest is left out
 CLOCK_TOLERANCE_S = 0.005  # beyond this the stamps are set to the wall clock again
 FIRST_TIME_S = 1.0  # where simulated time begins when it is the ROS time: 0 means "no clock yet"

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
-from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.time import Time
@@ -17,6 +16,7 @@ from sensor_msgs.msg import Image
 
 from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.nodes.bringup import BringupError
+from rdvla_ros.nodes.executor import make_executor
 from rdvla_ros.srv import Hold, ResetTask, Resume
 
 WHO = "rdvla demo"
@@ -35,7 +35,7 @@ class Link(Node):
     def __init__(self, context: Any, check: Callable[[], None]):
         super().__init__("rdvla_demo", context=context)
         self._check = check
-        self._executor = SingleThreadedExecutor(context=context)
+        self._executor = make_executor(context)
         self._executor.add_node(self)
         self.stage: TaskStage | None = None
         self.gate: GateStatus | None = None
