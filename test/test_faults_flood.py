@@ -4,13 +4,17 @@ import contextlib
 import resource
 import subprocess
 import sys
+import time
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from gate_rig import GateRig
 from policy_rig import HOME, ROBOT
+from rdvla_ros.msg import GateStatus
+from rdvla_ros.srv import Hold
 
 LEFT = ROBOT.arms[0]
 FLOOD = """
@@ -63,6 +67,26 @@ def test_row_45_joint_states_at_ten_thousand_a_second_leave_the_decisions_their_
         assert float(process.stdout.readline()) > 500.0, "too slow to be a flood"
     assert bounded(rig) and not rig.line("Hold: ") and rig.policy._complaints.exceptions == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 * 1024
+
+
+def test_row_45_joint_states_at_ten_thousand_a_second_leave_the_gate_its_time():
+    rig = GateRig()
+    try:
+        rig.go()
+        with flood("joints", LEFT.joint_states_topic) as process:  # beside the robot's own, all of arms at rest
+            rig.spin_for(1.0)
+            seen = len(rig.statuses)
+            rig.spin_for(2.0)
+            assert float(process.stdout.readline()) > 500.0, "too slow to be a flood"
+            assert len(rig.statuses) - seen >= 10, rig.status  # its callbacks publish twenty a second
+            assert rig.status.mode == GateStatus.AUTO and not rig.status.causes, rig.status
+            begun_s = time.monotonic()
+            assert rig.call(Hold, who="test", reason="in a flood").hold_id
+            assert time.monotonic() - begun_s < 1.0
+            rig.held()
+        rig.go()
+    finally:
+        rig.close()
 
 
 def test_row_45_malformed_pictures_in_a_flood_at_worst_pause(make_rig):

@@ -21,6 +21,7 @@ from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.inputs import sensor_qos
+from rdvla_ros.nodes.throttle import throttled
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
@@ -75,9 +76,9 @@ class ControllerStates:
             self._timer.cancel()
 
     def _subscribe(self, arm: Arm, message_type: type) -> None:
-        callback = self._complaints.guarded(partial(self._on_state, arm))
+        callback = self._complaints.guarded(throttled(message_type, partial(self._on_state, arm)))
         self._subscriptions.append(
-            self._node.create_subscription(message_type, arm.controller_state_topic, callback, sensor_qos(5))
+            self._node.create_subscription(message_type, arm.controller_state_topic, callback, sensor_qos(5), raw=True)
         )
         del self._waiting[arm.name]
 

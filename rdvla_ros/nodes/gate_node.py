@@ -35,6 +35,7 @@ from rdvla_ros.nodes.inputs import qos_events
 from rdvla_ros.nodes.parameters import declare
 from rdvla_ros.nodes.robot_watch import RobotWatch
 from rdvla_ros.nodes.side import Side
+from rdvla_ros.nodes.throttle import throttled
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import ObservationError, TrajectoryError
 
@@ -75,8 +76,8 @@ class GateNode(Node):
         for mode, prefix in ((Mode.AUTO, self._values.policy_prefix), (Mode.TAKEOVER, self._values.takeover_prefix)):
             for name in names:
                 topic = f"{prefix}/{name}/joint_trajectory"
-                callback = self._safe(partial(self._on_motion, mode, name))
-                self.create_subscription(JointTrajectory, topic, callback, 10, event_callbacks=qos_events(self, topic))
+                callback = self._safe(throttled(JointTrajectory, partial(self._on_motion, mode, name)))
+                self.create_subscription(JointTrajectory, topic, callback, 10, event_callbacks=qos_events(self, topic), raw=True)
 
     def _safe(self, callback: Callable) -> Callable:
         """An exception in a callback is counted and holds the arms; the node lives on. A service still answers."""

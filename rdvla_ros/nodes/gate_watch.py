@@ -23,6 +23,7 @@ from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.heartbeat import QOS, Heart
 from rdvla_ros.nodes.robot_watch import RobotWatch
 from rdvla_ros.nodes.side import Side
+from rdvla_ros.nodes.throttle import throttled
 
 
 class GateWatch:
@@ -49,7 +50,7 @@ class GateWatch:
             self._button = ButtonPresence(
                 "joystick", timeout_s=values.operator_timeout_s, longest_press_s=values.operator_longest_press_s
             )
-            side.node.create_subscription(Joy, values.operator_topic, safe(self._on_joy), QOS)
+            side.node.create_subscription(Joy, values.operator_topic, safe(throttled(Joy, self._on_joy)), QOS, raw=True)
         self.heart = Heart(
             node,
             peers,

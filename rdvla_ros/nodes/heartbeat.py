@@ -28,6 +28,7 @@ from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from rdvla_ros.control.heartbeat import PeerPulse
 from rdvla_ros.msg import Heartbeat
 from rdvla_ros.nodes.side import Side
+from rdvla_ros.nodes.throttle import throttled
 
 PERIOD_S = 0.02
 WATCH_S = 0.01  # how often the peers are looked at
@@ -73,9 +74,10 @@ class Heart:
         own = f"{node.get_fully_qualified_name()}/heartbeat"
         self._publisher = self.side.node.create_publisher(Heartbeat, own, QOS)
         if yields is not None:
-            self.side.node.create_subscription(Heartbeat, own, self._on_own, QOS)
+            self.side.node.create_subscription(Heartbeat, own, throttled(Heartbeat, self._on_own), QOS, raw=True)
         for topic in self.peers:
-            self.side.node.create_subscription(Heartbeat, topic, partial(self._on_heard, topic), QOS)
+            heard = throttled(Heartbeat, partial(self._on_heard, topic))
+            self.side.node.create_subscription(Heartbeat, topic, heard, QOS, raw=True)
         self._timer = node.create_timer(stuck_s / 5, self._callbacks_run, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.side.every(period_s, self._beat)
         self.side.every(WATCH_S, self._watch)

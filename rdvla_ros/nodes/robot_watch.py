@@ -22,6 +22,7 @@ from rdvla_ros.nodes.gate_arms import GateArms
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.inputs import qos_events, sensor_qos
 from rdvla_ros.nodes.peers import node_names, unheard
+from rdvla_ros.nodes.throttle import throttled
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
 
@@ -57,8 +58,8 @@ class RobotWatch:
             self._streams[group.arm] = StreamWatch(name, timeout_s=values.joint_timeout_s, bad_s=values.bad_joint_s)
         self._joint_topics = tuple(dict.fromkeys(topics))
         for topic in self._joint_topics:
-            callback, events = safe(partial(self._on_joints, topic)), qos_events(node, topic)
-            node.create_subscription(JointState, topic, callback, sensor_qos(5), event_callbacks=events)
+            callback, events = safe(throttled(JointState, partial(self._on_joints, topic))), qos_events(node, topic)
+            node.create_subscription(JointState, topic, callback, sensor_qos(5), event_callbacks=events, raw=True)
         self._controllers = ControllerStates(node, robot, safe(self._on_controller), guard=safe)
 
     def causes(self) -> list[str]:
