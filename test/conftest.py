@@ -65,8 +65,8 @@ OVER_DDS = {
 }  # fmt: skip
 
 # These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before. (The
-# fuzzing has real nodes, and a clock of its own.)
-REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_install", "test_launch", "test_policy_start", "test_worker_keeper"}
+# fuzzing has real nodes, and a clock of its own; the installation compiles for a minute.)
+REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
 
 
 def pytest_collection_modifyitems(config, items):
