@@ -2,6 +2,7 @@
 
 rclpy's default executor builds its wait set anew for every callback: a node with twenty entities pays half a millisecond of
 Python per message. Its events executor is told by the middleware what is ready, and the nodes take half of the processor.
+It queues whatever comes, though: topics that may be flooded are read through throttle.py.
 """
 
 from __future__ import annotations
@@ -43,15 +44,9 @@ def chosen_kind() -> str:
     return wanted
 
 
-def make_executor(context: Context | None = None, *, hears_robot: bool = False) -> Executor:
-    """Single-threaded, of the chosen kind.
-
-    hears_robot: its nodes subscribe to the robot's own topics. The events executor queues every single message of a flood (ten
-    thousand joint states a second, say) and everything else behind them; with a wait set the middleware drops what is too much.
-    """
-    kind = chosen_kind()
-    events = kind == EVENTS and not (hears_robot and VARIABLE not in os.environ)
-    return EventsExecutor(context=context) if events else SingleThreadedExecutor(context=context)
+def make_executor(context: Context | None = None) -> Executor:
+    """Single-threaded, of the chosen kind."""
+    return EventsExecutor(context=context) if chosen_kind() == EVENTS else SingleThreadedExecutor(context=context)
 
 
 def spin_once(executor: Executor) -> None:

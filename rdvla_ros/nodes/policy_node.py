@@ -362,7 +362,7 @@ class PolicyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    process.leave(process.run(PolicyNode, args, hears_robot=True))
+    process.leave(process.run(PolicyNode, args))
 
 
 if __name__ == "__main__":

@@ -20,12 +20,11 @@ SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the othe
 EXIT_WITHIN_S = 1.8  # after a signal; whatever still runs then (a load, a decision, a blocked call) is given up
 
 
-def run(make_node: Callable[[], Node], args: list[str] | None = None, *, hears_robot: bool = False) -> int:
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """Run one node until SIGINT or SIGTERM. Returns the exit code: 0, or 1 when the node could not be made.
 
     rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
     `node.close()` (where the node has one) runs while publishing still works; `node.begin()` before the first callback.
-    hears_robot: see make_executor.
     """
     sys.setswitchinterval(SWITCH_S)  # heartbeats and services beside the callbacks
     try:
@@ -45,7 +44,7 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None, *, hears_r
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
-            executor = make_executor(hears_robot=hears_robot)
+            executor = make_executor()
             node = make_node()
         except RdvlaError as error:
             print(f"[ERROR] {error}", file=sys.stderr, flush=True)
