@@ -40,7 +40,8 @@ def test_every_decision_moves_both_arms_together_and_ends_at_rest(make_rig, chec
     assert first.positions[0] == pytest.approx(HOME, abs=1e-6), "the first motion begins where the arm is"
     assert [d.sequence for d in rig.decisions[:3]] == [1, 2, 3]
     for decision in rig.decisions:
-        assert decision.published and decision.note == "" and 1 <= decision.horizon <= 8 and decision.timing_names[-1] == "total"
+        assert decision.published and decision.note == "", decision.note
+        assert 1 <= decision.horizon <= 8 and decision.timing_names[-1] == "total"
         assert decision.instruction == INSTRUCTION and 1 <= decision.iterations <= decision.limit
         assert 0.0 < conversions.seconds(decision.header.stamp) - conversions.seconds(decision.observation_stamp) < 1.0
 
@@ -92,7 +93,7 @@ def test_halting_and_horizon_are_overridden_by_name(make_rig, checkpoint):
     rig = make_rig(checkpoint=str(checkpoint), halting_rule="fixed", max_iterations=3, horizon_rule="fixed").start()
     assert rig.until(lambda: len(rig.decisions) >= 1)
     assert (rig.decisions[0].iterations, rig.decisions[0].limit, rig.decisions[0].stop_reason) == (3, 3, Convergence.FIXED_DEPTH)
-    assert rig.decisions[0].horizon == 5
+    assert rig.decisions[0].horizon == 5, rig.decisions[0].note
 
 
 def test_without_a_gate_the_motions_can_go_straight_to_the_controllers(make_rig):

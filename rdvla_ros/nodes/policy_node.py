@@ -104,6 +104,8 @@ class PolicyNode(LifecycleNode):
         self._halts.lifted()
         self._heart.hold = ""
         self._stall.stood_still_for(time.monotonic())  # loading was no stall
+        now = self._now()
+        self._halts.look(self._what_is_wrong(now), now.steady_s)  # `_watch` does, but a decision may come before it
         self._deciding.begin()
         self._active = True
         return super().on_activate(state)
