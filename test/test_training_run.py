@@ -5,6 +5,9 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +17,7 @@ from policy_cases import INSTRUCTION, ROBOT_FILE, robot, tiny_config, write_epis
 
 from rdvla_ros.learning import train as training
 from rdvla_ros.learning.augment import BatchMaker, _shifted
-from rdvla_ros.learning.config import Augmentation, TrainConfig, TrainingError
+from rdvla_ros.learning.config import Augmentation, DataSettings, TrainConfig, TrainingError
 from rdvla_ros.learning.dataset import Wanted, build_cache, open_cache, shuffled_batch
 from rdvla_ros.learning.parallel import Team
 from rdvla_ros.learning.recurrence import DepthSampler, unroll
@@ -148,6 +151,23 @@ def test_two_processes_have_the_gradient_of_one(data, tmp_path):
     process.join()
     assert alone.abs().max() > 1e-3
     torch.testing.assert_close(together, alone, atol=1e-6, rtol=1e-4)
+
+
+def test_a_signal_to_a_run_of_two_processes_saves_it_before_it_ends(data, tmp_path):
+    config, output = tmp_path / "tiny.yaml", tmp_path / "run"
+    config.write_text(json.dumps(tiny_config(steps=100_000, save_every_s=3600.0, evaluate_every=100_000).to_dict()))
+    options = ["--data", data, "--output", output, "--config", config, "--processes", "2"]
+    process = subprocess.Popen([sys.executable, "-m", "rdvla_ros.cli", "train", *map(str, options)])
+    try:
+        end = time.monotonic() + 120.0
+        while not (output / training.LOG).exists() or not (output / training.LOG).read_text().count("\n"):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.1)
+        process.terminate()
+        assert process.wait(timeout=60) == 0
+    finally:
+        process.kill()
+    assert _state(output)["step"] >= 1
 
 
 def test_depths_follow_the_mixture():
@@ -293,6 +313,13 @@ def test_a_wrong_configuration_is_refused(tmp_path, text, message):
     file.write_text(text)
     with pytest.raises(TrainingError, match=message):
         TrainConfig.load(file)
+
+
+def test_a_configuration_is_read_as_it_was_written(tmp_path):
+    config = tiny_config(data=DataSettings(cameras={"top": "observation.images.head"}, joints=("a", "b"), frame_stride=2))
+    file = tmp_path / "written.yaml"
+    file.write_text(json.dumps(config.to_dict()))
+    assert TrainConfig.load(file) == config
 
 
 def test_the_learning_rate_rises_stays_and_falls_to_zero():

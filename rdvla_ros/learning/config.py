@@ -199,7 +199,7 @@ def _build(cls: type, data: Any, place: str):
             raise TrainingError(f"{place}: unknown key '{key}'. {nearest_names(key, known)}")
         if key in _NESTED:
             value = _build(_NESTED[key], value, f"{place}: {key}")
-        elif key == "cameras":
+        elif key == "cameras" and cls is ModelSettings:  # those of `data` are names
             value = tuple(_build(CameraInput, camera, f"{place}: cameras[{i}]") for i, camera in enumerate(value))
         elif isinstance(value, list):
             value = tuple(value)

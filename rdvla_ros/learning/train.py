@@ -273,7 +273,13 @@ def main(argv: list[str] | None = None) -> int:
         _process(0, 1, 0, arguments.threads, job)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-        torch.multiprocessing.spawn(_process, (processes, free_port(), arguments.threads, job), nprocs=processes)
+        spawned = torch.multiprocessing.spawn(
+            _process, (processes, free_port(), arguments.threads, job), nprocs=processes, join=False
+        )
+        # Alone, the parent would end at once and take its processes along unsaved.
+        signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in spawned.processes])
+        while not spawned.join():
+            pass
     return 0
 
 
