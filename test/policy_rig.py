@@ -91,7 +91,7 @@ class Rig:
         self.policy = PolicyNode(context=self.context, parameter_overrides=overrides, cli_args=arguments)
         self.policy.load = load
         self.robot = node = Node("robot", context=self.context)
-        self.executor = make_executor(self.context)
+        self.executor = make_executor(self.context, PolicyNode.EXECUTOR)
         self.executor.add_node(self.policy)
         self.executor.add_node(node)
         self.decisions, self.sent = [], {arm.name: [] for arm in ROBOT.arms}

@@ -2,21 +2,26 @@
 
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
+from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import Trigger
 
 from rdvla_ros.nodes import executor as executors
 from rdvla_ros.nodes import process, throttle
+from rdvla_ros.nodes.gate_node import GateNode
+from rdvla_ros.nodes.policy_node import PolicyNode
 from rdvla_ros.nodes.side import Side
 
 KINDS = [
@@ -145,3 +150,34 @@ def test_of_a_flood_only_so_many_messages_are_read(monkeypatch):
         now_s[0] += 0.0025
         receive(data[i])
     assert read == list(range(1000))
+
+
+def test_what_cannot_be_read_is_dropped():
+    read = []
+    receive = throttle.throttled(JointState, read.append)
+    receive(b"\x00\x01\x00\x00\xff\xff\xff\xff")
+    receive(serialize_message(JointState(name=["a"], position=[1.0])))
+    assert [message.name for message in read] == [["a"]]
+
+
+def test_timers_begin_anew_when_the_wall_clock_is_set_back(monkeypatch):
+    back_s, resets, wakes = [0.0], [], []
+    clocks = SimpleNamespace(time=lambda: time.time() - back_s[0], monotonic=time.monotonic, sleep=time.sleep)
+    monkeypatch.setattr(executors, "time", clocks)
+    node = SimpleNamespace(
+        timers=[SimpleNamespace(reset=lambda: resets.append(1))], executor=SimpleNamespace(wake=lambda: wakes.append(1))
+    )
+    watch = executors.StepWatch(node)
+    time.sleep(4 * executors.LOOK_S)
+    assert not resets
+    back_s[0] = 12.0
+    end = time.monotonic() + 5.0
+    while not wakes and time.monotonic() < end:
+        time.sleep(0.01)
+    time.sleep(4 * executors.LOOK_S)
+    watch.close()
+    assert len(resets) == len(wakes) == 1
+
+
+def test_a_node_that_destroys_what_it_makes_keeps_the_wait_set():
+    assert executors.kind_of(PolicyNode) == executors.WAIT_SET and executors.kind_of(GateNode) is None

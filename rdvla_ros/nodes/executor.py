@@ -2,12 +2,15 @@
 
 rclpy's default executor builds its wait set anew for every callback: a node with twenty entities pays half a millisecond of
 Python per message. Its events executor is told by the middleware what is ready, and the nodes take half of the processor.
-It queues whatever comes, though: topics that may be flooded are read through throttle.py.
+It queues whatever comes, though: topics that may be flooded are read through throttle.py. And it crashes where something is
+destroyed while an event for it waits (rclpy #1641, #1644): a node that destroys what it has made says `EXECUTOR = WAIT_SET`.
 """
 
 from __future__ import annotations
 
 import os
+import threading
+import time
 from typing import TYPE_CHECKING
 
 from rclpy.executors import Executor, SingleThreadedExecutor
@@ -22,9 +25,11 @@ except ImportError:
 
 if TYPE_CHECKING:
     from rclpy.context import Context
+    from rclpy.node import Node
 
 VARIABLE, EVENTS, WAIT_SET = "RDVLA_EXECUTOR", "events", "wait_set"
-TELLS_EVENTS = ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp", "rmw_cyclonedds_cpp", "rmw_zenoh_cpp")
+TELLS_EVENTS = ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp")  # Cyclone DDS and Zenoh are said to; not tried
+LOOK_S, SET_BACK_S = 0.05, 0.02
 LONGEST_WAIT_S = 0.25  # without one, the events executor comes back at once, for ever
 
 
@@ -44,9 +49,41 @@ def chosen_kind() -> str:
     return wanted
 
 
-def make_executor(context: Context | None = None) -> Executor:
-    """Single-threaded, of the chosen kind."""
-    return EventsExecutor(context=context) if chosen_kind() == EVENTS else SingleThreadedExecutor(context=context)
+def make_executor(context: Context | None = None, kind: str | None = None) -> Executor:
+    """Single-threaded; of the chosen kind, if none is given."""
+    events = (kind or chosen_kind()) == EVENTS
+    return EventsExecutor(context=context) if events else SingleThreadedExecutor(context=context)
+
+
+def kind_of(node: Node) -> str | None:
+    """What the node's class asks for."""
+    return getattr(node, "EXECUTOR", None)
+
+
+class StepWatch:
+    """Starts a node's timers anew when the wall clock was set back.
+
+    rclpy's wheels wait for the next timer by the wall clock, whatever the timer's own: set back by a minute, timers of the events
+    executor would stand still for a minute.
+    """
+
+    def __init__(self, node: Node):
+        self._node, self._ends = node, threading.Event()
+        self._thread = threading.Thread(target=self._run, name="clock steps", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._ends.set()
+
+    def _run(self) -> None:
+        ahead_s = time.time() - time.monotonic()
+        while not self._ends.is_set():
+            time.sleep(LOOK_S)  # not Event.wait, which may go by the wall clock as well
+            was_s, ahead_s = ahead_s, time.time() - time.monotonic()
+            if ahead_s < was_s - SET_BACK_S:
+                for timer in list(self._node.timers):
+                    timer.reset()
+                self._node.executor.wake()
 
 
 def spin_once(executor: Executor) -> None:

@@ -19,7 +19,6 @@ from rdvla_ros.control.input_quality import FrozenFrames, JointJumps, digest
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.streams import Moment, Options
 from rdvla_ros.nodes.synchronizer import Matched, Synchronizer
-from rdvla_ros.nodes.throttle import throttled
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError
 
@@ -53,17 +52,6 @@ class Checks:
 
     frozen_frames: int = 10
     jump_factor: float = 2.0
-
-
-class ThrottledSubscriber(message_filters.Subscriber):
-    """The beginning of a chain like the one it is made from; of a flood it reads only so many messages a second."""
-
-    def __init__(self, node: Node, message_type: type, topic: str, **options: Any):
-        self._receive = throttled(message_type, self.signalMessage)
-        super().__init__(node, message_type, topic, raw=True, **options)
-
-    def callback(self, data: bytes) -> None:
-        self._receive(data)
 
 
 class Inputs:
@@ -174,7 +162,7 @@ class Inputs:
         self._subscribers.clear()
 
     def _subscribe(self, message_type: type, topic: str, depth: int) -> Any:
-        subscriber = ThrottledSubscriber(
+        subscriber = message_filters.Subscriber(
             self._node, message_type, topic, qos_profile=sensor_qos(depth), event_callbacks=qos_events(self._node, topic)
         )
         self._subscribers.append(subscriber)

@@ -26,6 +26,7 @@ from rdvla_ros.nodes import conversions, process
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.controller_states import ArmStates
 from rdvla_ros.nodes.deciding import Deciding, Parts
+from rdvla_ros.nodes.executor import WAIT_SET
 from rdvla_ros.nodes.gate_peer import HEARTBEAT, GatePeer
 from rdvla_ros.nodes.heartbeat import Heart
 from rdvla_ros.nodes.inputs import Checks, Inputs
@@ -51,6 +52,7 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class PolicyNode(LifecycleNode):
+    EXECUTOR = WAIT_SET  # its cleanup destroys what events may wait for
     load = LOAD  # what the decision process runs
 
     def __init__(self, **options: Any) -> None:
@@ -70,6 +72,7 @@ class PolicyNode(LifecycleNode):
             self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active
         )
         guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
+        self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
         self.create_timer(WATCH_S, guarded(self._watch), clock=steady)
         self.create_service(SetInstruction, "~/set_instruction", guarded(self._set_instruction))
@@ -196,16 +199,11 @@ class PolicyNode(LifecycleNode):
             complaints=self._complaints,
             now=self._now,
             values=lambda: self._values,
-            result_ready=self._result_is_ready,
+            result_ready=self._result_ready.trigger,
             publish=convergence.publish,
         )
         self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
         self._inputs.on_matched(self._complaints.guarded(self._deciding.on_matched))
-
-    def _result_is_ready(self) -> None:
-        """Called in the worker's thread; the executor goes on with it (a guard condition would not wake the events executor)."""
-        if executor := self.executor:
-            executor.create_task(self._complaints.guarded(self._take_result))
 
     def _take_result(self) -> None:
         if self._deciding:

@@ -9,11 +9,11 @@ import threading
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import Executor, ExternalShutdownException
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from rdvla_ros.nodes.executor import make_executor
+from rdvla_ros.nodes.executor import StepWatch, kind_of, make_executor
 from rdvla_ros.types import RdvlaError
 
 SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the others waiting; 5 ms by default
@@ -44,19 +44,22 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         try:
-            executor = make_executor()
             node = make_node()
+            executor = make_executor(kind=kind_of(node))
         except RdvlaError as error:
             print(f"[ERROR] {error}", file=sys.stderr, flush=True)
             return 1
         executor.add_node(node)
         if hasattr(node, "begin"):
             node.begin()
+        steps = None if isinstance(executor, SingleThreadedExecutor) else StepWatch(node)
         try:
             spin(executor, node, stop.is_set)
             if hasattr(node, "close"):
                 node.close()
         finally:
+            if steps:
+                steps.close()
             executor.shutdown(timeout_sec=0.5)
             node.destroy_node()
         return 0

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.executor import make_executor, spin_once
+from rdvla_ros.nodes.executor import kind_of, make_executor, spin_once
 
 JOIN_S = 0.5  # longest wait for the thread at the end
 
@@ -39,7 +39,7 @@ class Side:
             start_parameter_services=False,
             parameter_overrides=[Parameter("start_type_description_service", value=False)],
         )
-        self._executor = make_executor(main.context)
+        self._executor = make_executor(main.context, kind_of(main))
         self._executor.add_node(self.node)
         self._tasks: list[_Task] = []
         self._ends = threading.Event()
