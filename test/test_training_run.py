@@ -322,6 +322,14 @@ def test_a_configuration_is_read_as_it_was_written(tmp_path):
     assert TrainConfig.load(file) == config
 
 
+def test_the_configuration_in_the_documentation_is_read(tmp_path):
+    text = (ROBOT_FILE.parent.parent / "docs" / "training.md").read_text()
+    file = tmp_path / "documented.yaml"
+    file.write_text(text.split("```yaml")[1].split("```")[0])
+    config = TrainConfig.load(file)
+    assert dict(config.data.cameras) == {"top": "observation.images.cam_high"} and config.model.cameras[0].name == "top"
+
+
 def test_the_learning_rate_rises_stays_and_falls_to_zero():
     config = TrainConfig(steps=100, warmup_steps=10, decay_steps=20, learning_rate=1.0)
     rates = [config.learning_rate_at(step) for step in range(101)]
