@@ -57,6 +57,20 @@ def test_row_43_a_controller_that_stays_is_found_out_soon_after_its_motion_shows
     assert not obedience.disobeys(105.0)
 
 
+def test_what_is_sent_after_a_stop_is_judged_by_itself():
+    obedience = arm()
+
+    def stays(begin_s, until_s):
+        for elapsed_s in np.arange(begin_s, until_s, 0.02):
+            obedience.reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
+        return obedience.disobeys(100.0 + until_s)
+
+    assert stays(0.0, 0.6)
+    obedience.begin_anew()
+    obedience.sent(MOTION, BASE_S + 0.6)
+    assert not obedience.disobeys(100.6) and not stays(0.6, 0.9) and stays(0.9, 1.2)
+
+
 def test_a_controller_that_was_off_for_a_moment_only_is_no_problem():
     obedience = arm()
     follow(obedience, 0.4)

@@ -42,6 +42,10 @@ class ArmObedience:
     def sent(self, motion: Trajectory, base_s: float) -> None:
         self._sent, self.lag = (motion, base_s), None
 
+    def begin_anew(self) -> None:
+        """What follows is judged by itself: a controller that was off the motion before has its time again."""
+        self._off_since_s = self.lag = None
+
     def forget(self) -> None:
         """What was sent before is not expected of the controller any more."""
         self._sent = self._off_since_s = self.lag = None

@@ -59,6 +59,8 @@ class GateArms:
         if stop is None:
             return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
         self.send(stop.motions, conversions.stamp(stop.stamp_s))
+        for arm in self.obedience.values():  # else a resume that comes at once would hold again for what was before
+            arm.begin_anew()
         return ""
 
     def informed(self) -> bool:
