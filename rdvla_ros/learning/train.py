@@ -276,7 +276,7 @@ def main(argv: list[str] | None = None) -> int:
         spawned = torch.multiprocessing.spawn(
             _process, (processes, free_port(), arguments.threads, job), nprocs=processes, join=False
         )
-        # Alone, the parent would end at once and take its processes along unsaved.
+        # Else the parent alone would end, and its processes would go on without it.
         signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in spawned.processes])
         while not spawned.join():
             pass

@@ -133,8 +133,7 @@ class PolicyNode(LifecycleNode):
         self._release()
 
     def _start_by_itself(self) -> None:
-        if not self.destroy_timer(self._autostart):
-            return  # the events executor may have called it once more
+        self.destroy_timer(self._autostart)
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
 
