@@ -9,11 +9,11 @@ import pytest
 import torch
 from head_cases import SMALL, load_case, oracle_case
 
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
-from rdvla_ros.model.watch import Row, Visit
+from rdvla_ros.model.decode_plan import Row, Visit
 from rdvla_ros.types import StopReason
 
 

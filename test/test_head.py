@@ -15,7 +15,7 @@ from rdvla_ros.model.config import HeadConfig, HeadConfigError
 from rdvla_ros.model.context import HeadInputError
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
-from rdvla_ros.model.scratchpad import Previous, StartError, make_start, shift_plan
+from rdvla_ros.model.initial_state import Previous, StartError, make_start, shift_plan
 from rdvla_ros.types import StopReason
 
 CONFIG = HeadConfig(hidden_dim=32, num_heads=4, prelude_layers=(1,), core_layers=(3, 3), coda_layers=(3,), chunk_length=8,

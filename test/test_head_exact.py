@@ -14,7 +14,7 @@ from head_oracle import Oracle, OracleConfig
 from rdvla_ros.learning.recurrence import unroll
 from rdvla_ros.model.bench_head import FULL_SIZE, make_subject
 from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.refine import refine

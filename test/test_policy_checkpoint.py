@@ -17,7 +17,7 @@ from rdvla_ros.model.checkpoint import MANIFEST, WEIGHTS, _sha256, load_checkpoi
 from rdvla_ros.model.halting import FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import MINIMUM_WIDTH, ActionSpace, Scaler, fit_action_space, relative_columns
-from rdvla_ros.model.packed import PackedLinear, packing_works
+from rdvla_ros.model.packed_linear import PackedLinear, packing_works
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.types import CheckpointError, RdvlaError
 

@@ -13,7 +13,7 @@ from rdvla_ros.model.checkpoint import MANIFEST, load_checkpoint, save_checkpoin
 from rdvla_ros.model.halting import FixedDepth, HaltingError
 from rdvla_ros.model.normalization import fit_action_space
 from rdvla_ros.model.policy import Policy
-from rdvla_ros.model.scratchpad import StartError
+from rdvla_ros.model.initial_state import StartError
 
 
 def policy(**options):

@@ -24,11 +24,11 @@ from torch import Tensor
 from rdvla_ros.model.bench_baseline import Baseline
 from rdvla_ros.model.bench_report import draw, print_report
 from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.layers import HeadLayer
-from rdvla_ros.model.packed import packing_works
+from rdvla_ros.model.packed_linear import packing_works
 from rdvla_ros.model.refine import typical_ratio
 from rdvla_ros.types import RdvlaError
 

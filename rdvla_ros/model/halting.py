@@ -30,7 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import RdvlaError, StopReason, nearest_names
 
 EVALUATE = ("needed", "every")

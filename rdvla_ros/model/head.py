@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.context import HeadContext, check_context_input
 from rdvla_ros.model.layers import FoldedContext, HeadLayer, RMSNorm, Rotary
-from rdvla_ros.model.packed import pack_linears, packing_works
+from rdvla_ros.model.packed_linear import pack_linears, packing_works
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
 from rdvla_ros.types import Refinement

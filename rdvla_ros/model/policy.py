@@ -12,10 +12,10 @@ import torch
 
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
 from rdvla_ros.model.context import HeadContext
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.images import prepare_image
-from rdvla_ros.model.scratchpad import Previous, make_start
+from rdvla_ros.model.initial_state import Previous, make_start
 from rdvla_ros.types import (
     ActionChunk,
     CheckpointError,

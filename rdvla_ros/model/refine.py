@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext, check_state
-from rdvla_ros.model.experience import Experience
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import Stopwatch
 from rdvla_ros.model.runner import EagerRunner
-from rdvla_ros.model.watch import Row, Visit, look
+from rdvla_ros.model.decode_plan import Row, Visit, look
 from rdvla_ros.types import Refinement, StopReason
 
 if TYPE_CHECKING:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.experience import Expectation, expectation
+from rdvla_ros.model.sketch_ratio import Expectation, expectation
 from rdvla_ros.model.halting import step_change
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.types import StopReason
