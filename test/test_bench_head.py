@@ -7,7 +7,7 @@ import json
 import pytest
 import torch
 
-from rdvla_ros.model import bench_head
+from rdvla_ros.bench.head import main as bench_head
 
 
 def test_the_bench_saves_every_variant_and_a_chart(tmp_path, capsys):

@@ -12,7 +12,7 @@ from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, re
 from head_oracle import Oracle, OracleConfig
 
 from rdvla_ros.learning.recurrence import unroll
-from rdvla_ros.model.bench_head import FULL_SIZE, make_subject
+from rdvla_ros.bench.head.main import FULL_SIZE, make_subject
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth

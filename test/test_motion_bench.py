@@ -10,8 +10,11 @@ import pytest
 
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.trajectory import PlanOptions, Reference, plan
-from rdvla_ros.nodes.bench import control
-from rdvla_ros.nodes.bench.control import parts, report, stand_in, usage
+from rdvla_ros.bench.nodes import main as control
+from rdvla_ros.bench.nodes import parts
+from rdvla_ros.bench.nodes import report
+from rdvla_ros.bench.nodes import stand_in
+from rdvla_ros.bench.nodes import usage
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Observation
 

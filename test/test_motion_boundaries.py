@@ -8,8 +8,8 @@ import pytest
 
 from rdvla_ros.control.chunk import Schedule
 from rdvla_ros.control.seam import make_seam
-from rdvla_ros.nodes.bench.loop import Loop, LoopOptions
-from rdvla_ros.nodes.bench.seams import measures
+from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions
+from rdvla_ros.bench.motion.seams import measures
 from rdvla_ros.robot import RobotDescription
 
 ROBOT = RobotDescription.load(Path(__file__).parent.parent / "config" / "aloha_sim.yaml")

@@ -11,8 +11,8 @@ from rdvla_ros.control.followed import MOVED_S, Present
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.playback import Playback
 from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
-from rdvla_ros.nodes.bench import limits as bench
-from rdvla_ros.nodes.bench.streams import Stream, run
+from rdvla_ros.bench.motion import limits as bench
+from rdvla_ros.bench.motion.random_chunks import Stream, run
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.types import TrajectoryError

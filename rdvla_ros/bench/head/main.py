@@ -21,8 +21,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.bench_baseline import Baseline
-from rdvla_ros.model.bench_report import draw, print_report
+from rdvla_ros.bench.head.baseline import Baseline
+from rdvla_ros.bench.head.report import draw, print_report
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
@@ -250,7 +250,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         report["results"] = {name: bench_dtype(name, device, config, depths, options.rounds, clock) for name in options.dtypes}
         if options.checkpoint is not None:
-            from rdvla_ros.model.bench_decision import decision_stages
+            from rdvla_ros.bench.head.decision import decision_stages
 
             report["decision"] = decision_stages(options.checkpoint, options.rounds, device)
     except RdvlaError as error:

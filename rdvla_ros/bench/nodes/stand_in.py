@@ -17,7 +17,7 @@ import numpy as np
 from rdvla_ros.nodes.worker_messages import Loaded
 from rdvla_ros.types import ActionChunk, Decision, Observation, StopReason
 
-LOAD = "rdvla_ros.nodes.bench.control.stand_in:load"
+LOAD = "rdvla_ros.bench.nodes.stand_in:load"
 ROWS, STEP_S, INFERENCE_S = 12, 0.1, 0.1
 SWING, PERIOD_S = 0.12, 2.5  # [rad], of every joint, each at a phase of its own: the arms never stand still
 HANG, BEGUN = "hang", "hangs_since"

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.nodes.bench.machine import machine
+from rdvla_ros.bench.machine import machine
 
 # part, key of the times, what it is, goals [s]: quantile -> at most
 TIMES = (

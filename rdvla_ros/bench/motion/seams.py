@@ -12,8 +12,8 @@ import numpy as np
 
 from rdvla_ros.control.limits import JointLimits
 from rdvla_ros.control.seam import METHODS, make_seam
-from rdvla_ros.nodes.bench.loop import Loop, LoopOptions, Run
-from rdvla_ros.nodes.bench.machine import machine
+from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions, Run
+from rdvla_ros.bench.machine import machine
 from rdvla_ros.robot import RobotDescription, shipped
 
 LATENCIES_S = (0.05, 0.2, 0.4)

@@ -12,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rdvla_ros.nodes.bench.control.ears import Ears
-from rdvla_ros.nodes.bench.control.usage import children
+from rdvla_ros.bench.nodes.listener import Ears
+from rdvla_ros.bench.nodes.usage import children
 from rdvla_ros.nodes.bringup import SIM_ROBOT, ProcessSpec, processes
 from rdvla_ros.nodes.starter import Processes, start
 from rdvla_ros.robot import RobotDescription, shipped

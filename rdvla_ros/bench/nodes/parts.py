@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 
 from rdvla_ros.control.trajectory import LONGEST_STOP_S
-from rdvla_ros.nodes.bench.control.ears import Command, Ears
-from rdvla_ros.nodes.bench.control.stand_in import BEGUN, HANG, INFER, swing_velocity
-from rdvla_ros.nodes.bench.control.system import System
-from rdvla_ros.nodes.bench.control.usage import Usage, sample
+from rdvla_ros.bench.nodes.listener import Command, Ears
+from rdvla_ros.bench.nodes.stand_in import BEGUN, HANG, INFER, swing_velocity
+from rdvla_ros.bench.nodes.system import System
+from rdvla_ros.bench.nodes.usage import Usage, sample
 from rdvla_ros.nodes.bringup import BringupError
 from rdvla_ros.robot import RobotDescription
 

@@ -15,8 +15,9 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.nodes.bench.control import parts, report
-from rdvla_ros.nodes.bench.control.system import System, prefer
+from rdvla_ros.bench.nodes import parts
+from rdvla_ros.bench.nodes import report
+from rdvla_ros.bench.nodes.system import System, prefer
 from rdvla_ros.nodes.bringup import SIM_ROBOT
 from rdvla_ros.nodes.starter import free_domain
 from rdvla_ros.robot import RobotDescription, shipped

@@ -15,8 +15,8 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rdvla_ros.nodes.bench.machine import machine
-from rdvla_ros.nodes.bench.streams import Tally, run
+from rdvla_ros.bench.machine import machine
+from rdvla_ros.bench.motion.random_chunks import Tally, run
 from rdvla_ros.robot import RobotDescription, shipped
 
 PER_STREAM = 20  # decisions

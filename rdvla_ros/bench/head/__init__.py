@@ -1,0 +1,1 @@
+"""The recurrent head against the published way of computing it."""

@@ -1,0 +1,1 @@
+"""Motions of random chunks against the limits, without ROS."""

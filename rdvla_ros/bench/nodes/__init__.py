@@ -1,0 +1,1 @@
+"""The running nodes: holds, deaths, deadlines, memory, processor time."""
