@@ -19,9 +19,10 @@ from rclpy.time import Time
 from rdvla_ros.msg import GateStatus
 from sensor_msgs.msg import Image
 
-from rdvla_ros.control import cubic, modes
-from rdvla_ros.control.limits import POSITION_MARGIN
-from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
+from rdvla_ros.control.motion import cubic
+from rdvla_ros.control.supervision import modes
+from rdvla_ros.control.motion.limits import POSITION_MARGIN
+from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.nodes import (
     complaints,
     conversions,

@@ -15,8 +15,8 @@ from rdvla_ros.srv import Hold, Resume, SetMode
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import Reference, Trajectory, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.executor import make_executor
 from rdvla_ros.nodes.gate_node import GateNode

@@ -5,9 +5,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rdvla_ros.control.chunk import Latency, Present, Schedule, rows_left
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import Reference, plan
+from rdvla_ros.control.motion.schedule import Latency, Present, Schedule, rows_left
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import Reference, plan
 from rdvla_ros.robot import Joint
 
 JOINTS = tuple(Joint(f"joint_{i}", -3.0, 3.0, 2.0, 10.0, 500.0) for i in range(4))

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat.cv_bridge_standin import CvBridge
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.robot import Arm, Camera, Joint, Rates, RobotDescription
 from rdvla_ros.types import ActionChunk, Decision, ObservationError, StopReason

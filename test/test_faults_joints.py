@@ -13,7 +13,7 @@ from lifecycle_msgs.msg import Transition
 from policy_rig import HOME, QUICK, ROBOT, paused
 from sensor_msgs.msg import JointState
 
-from rdvla_ros.control.input_quality import JointJumps
+from rdvla_ros.control.supervision.input_quality import JointJumps
 from rdvla_ros.nodes import conversions
 from rdvla_ros.types import ObservationError
 

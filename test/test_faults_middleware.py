@@ -14,7 +14,7 @@ from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Resume
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.trajectory import Reference
+from rdvla_ros.control.motion.trajectory import Reference
 from rdvla_ros.nodes.controller_states import incredible
 
 RIGHT = ROBOT.arms[-1]

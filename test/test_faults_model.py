@@ -17,10 +17,10 @@ from gate_rig import LIMITS
 from lifecycle_msgs.msg import Transition
 from policy_rig import HOME, INSTRUCTION, ROBOT, ROBOT_FILE, FakeGate
 
-from rdvla_ros.control.horizon import make_horizon
-from rdvla_ros.control.limits import check_trajectory
-from rdvla_ros.control.output_quality import ConstantOutput
-from rdvla_ros.control.uncertainty import Settling, UncertaintyMonitor, score
+from rdvla_ros.control.motion.horizon import make_horizon
+from rdvla_ros.control.motion.limits import check_trajectory
+from rdvla_ros.control.supervision.output_quality import ConstantOutput
+from rdvla_ros.control.supervision.uncertainty import Settling, UncertaintyMonitor, score
 from rdvla_ros.nodes import conversions, worker_process
 from rdvla_ros.nodes.policy_loading import LOAD, settings
 from rdvla_ros.nodes.policy_parameters import PolicyParameters

@@ -20,7 +20,7 @@ from process_rig import LEASE_S, ProcessRig
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold
 
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.nodes import conversions, starter
 from rdvla_ros.nodes.heartbeat import Heart
 

@@ -24,7 +24,7 @@ from gate_rig import HOME, ROBOT, motion
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import SetInstruction
 
-from rdvla_ros.control.modes import Mode
+from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.nodes.policy_parameters import PolicyParameters

@@ -12,8 +12,8 @@ from gate_rig import HOME, LIMITS, MOVES, ROBOT, SLICES, GateRig, motion, stops
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetMode
 
-from rdvla_ros.control import cubic
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion import cubic
+from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.nodes import conversions
 
 

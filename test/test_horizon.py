@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from rdvla_ros.control.horizon import RULES, HorizonError, RunningBuckets, make_horizon
+from rdvla_ros.control.motion.horizon import RULES, HorizonError, RunningBuckets, make_horizon
 
 EVERY = [{"rule": name} for name in RULES]
 

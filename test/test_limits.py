@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_trajectory, joint_order
+from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_trajectory, joint_order
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

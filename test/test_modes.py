@@ -6,9 +6,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
-from rdvla_ros.control.modes import GateModes, Mode, PauseRule
-from rdvla_ros.control.pairing import Pairing
-from rdvla_ros.control.watchdog import RateMeter, Streak, StreamWatch
+from rdvla_ros.control.supervision.modes import GateModes, Mode, PauseRule
+from rdvla_ros.control.supervision.pairing import Pairing
+from rdvla_ros.control.supervision.watchdog import RateMeter, Streak, StreamWatch
 
 
 @pytest.fixture

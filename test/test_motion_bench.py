@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import PlanOptions, Reference, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, plan
 from rdvla_ros.bench.nodes import main as control
 from rdvla_ros.bench.nodes import parts
 from rdvla_ros.bench.nodes import report

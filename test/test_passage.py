@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.passage import JumpError, LateError, Passage
-from rdvla_ros.control.trajectory import Reference, Trajectory, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.supervision.motion_check import JumpError, LateError, Passage
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

@@ -16,7 +16,7 @@ from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.nodes import conversions
 from rdvla_ros.types import ObservationError, StopReason
 

@@ -18,9 +18,9 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory
 from wire import Wire
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.stop import stop
-from rdvla_ros.control.trajectory import Reference, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.stop import stop
+from rdvla_ros.control.motion.trajectory import Reference, plan
 from rdvla_ros.nodes import conversions, starter
 from rdvla_ros.robot import RobotDescription
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from policy_cases import INSTRUCTION, robot, tiny_checkpoint
 
-from rdvla_ros.control.horizon import make_horizon
+from rdvla_ros.control.motion.horizon import make_horizon
 from rdvla_ros.learning import evaluate, study
 from rdvla_ros.learning.conditions import ConditionError, Conditions, Eyes
 from rdvla_ros.learning.correct import Corrector

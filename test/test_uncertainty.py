@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from rdvla_ros.control.uncertainty import Settling, Threshold, UncertaintyMonitor, distrusted, score
+from rdvla_ros.control.supervision.uncertainty import Settling, Threshold, UncertaintyMonitor, distrusted, score
 from rdvla_ros.types import RdvlaError, StopReason
 
 NAN, INF = math.nan, math.inf

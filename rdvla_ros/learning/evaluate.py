@@ -21,7 +21,7 @@ import torch
 import yaml
 from tqdm import tqdm
 
-from rdvla_ros.control.horizon import make_horizon
+from rdvla_ros.control.motion.horizon import make_horizon
 from rdvla_ros.learning.conditions import Conditions
 from rdvla_ros.learning.lerobot.video import VideoFile
 from rdvla_ros.learning.rates import plain, summary, summary_line

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.learning.conditions import Conditions, Eyes
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription

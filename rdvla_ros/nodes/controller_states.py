@@ -15,8 +15,8 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
 from rdvla_ros.compat import control_msgs
-from rdvla_ros.control.followed import MOVED_S, MOVED_SHARE, Present
-from rdvla_ros.control.trajectory import Reference
+from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present
+from rdvla_ros.control.motion.trajectory import Reference
 from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.complaints import Complaints

@@ -17,7 +17,7 @@ from builtin_interfaces.msg import Duration, Time
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.msg import Convergence
 from rdvla_ros.nodes.image_header import compressed_size
 from rdvla_ros.robot import Camera, Joint, RobotDescription

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.halts import Halts
-from rdvla_ros.control.input_quality import ImageFlaws, digest
-from rdvla_ros.control.output_quality import ConstantOutput
-from rdvla_ros.control.watchdog import Streak
+from rdvla_ros.control.supervision.policy_halts import Halts
+from rdvla_ros.control.supervision.input_quality import ImageFlaws, digest
+from rdvla_ros.control.supervision.output_quality import ConstantOutput
+from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.complaints import Complaints
 from rdvla_ros.nodes.gate_peer import GatePeer

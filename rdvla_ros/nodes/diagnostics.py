@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
-from rdvla_ros.control.uncertainty import Assessment
-from rdvla_ros.control.watchdog import RateMeter
+from rdvla_ros.control.supervision.uncertainty import Assessment
+from rdvla_ros.control.supervision.watchdog import RateMeter
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions
 from rdvla_ros.robot import Camera

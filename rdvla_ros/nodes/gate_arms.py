@@ -12,10 +12,10 @@ from rclpy.duration import Duration
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.followed import Present
-from rdvla_ros.control.obedience import ArmObedience
-from rdvla_ros.control.passage import Passage, PassageOptions
-from rdvla_ros.control.trajectory import Reference, Trajectory
+from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.supervision.tracking import ArmObedience
+from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.gate_parameters import GateParameters
 from rdvla_ros.robot import RobotDescription

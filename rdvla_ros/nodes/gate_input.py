@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.types import TrajectoryError
 

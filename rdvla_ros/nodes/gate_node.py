@@ -19,9 +19,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.modes import Answer, GateModes, Mode
-from rdvla_ros.control.passage import JumpError, LateError
-from rdvla_ros.control.watchdog import Streak
+from rdvla_ros.control.supervision.modes import Answer, GateModes, Mode
+from rdvla_ros.control.supervision.motion_check import JumpError, LateError
+from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes import conversions, process, urgent
 from rdvla_ros.nodes.gate_arms import GateArms

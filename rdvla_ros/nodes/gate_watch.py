@@ -13,10 +13,10 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
-from rdvla_ros.control.clock import ClockWatch
-from rdvla_ros.control.heartbeat import PeerPulse
-from rdvla_ros.control.modes import Mode
-from rdvla_ros.control.presence import ButtonPresence
+from rdvla_ros.control.supervision.clock import ClockWatch
+from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.modes import Mode
+from rdvla_ros.control.supervision.operator_presence import ButtonPresence
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.gate_authority import Authority
 from rdvla_ros.nodes.gate_parameters import GateParameters

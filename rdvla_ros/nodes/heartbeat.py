@@ -25,7 +25,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 
-from rdvla_ros.control.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.heartbeat import PeerPulse
 from rdvla_ros.msg import Heartbeat
 from rdvla_ros.nodes.side import Side
 from rdvla_ros.nodes.throttle import throttled

@@ -14,8 +14,8 @@ from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
-from rdvla_ros.control.freshness import Skew, skew
-from rdvla_ros.control.input_quality import FrozenFrames, JointJumps, digest
+from rdvla_ros.control.supervision.freshness import Skew, skew
+from rdvla_ros.control.supervision.input_quality import FrozenFrames, JointJumps, digest
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.streams import Moment, Options
 from rdvla_ros.nodes.synchronizer import Matched, Synchronizer

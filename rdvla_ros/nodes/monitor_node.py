@@ -14,7 +14,7 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, JointState
 
-from rdvla_ros.control.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
+from rdvla_ros.control.supervision.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
 from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes import conversions, diagnostics, process
 from rdvla_ros.nodes.controller_states import ControllerStates

@@ -12,11 +12,11 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.chunk import Latency, Schedule, rows_left
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.seam import make_seam
-from rdvla_ros.control.stop import stop
-from rdvla_ros.control.trajectory import PlanOptions, Trajectory
+from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.seam import make_seam
+from rdvla_ros.control.motion.stop import stop
+from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ArmStates
 from rdvla_ros.nodes.policy_parameters import PolicyParameters

@@ -105,7 +105,7 @@ def decide(
 
 def horizon_rule(parameters: PolicyParameters, default: Mapping[str, Any]) -> Any:
     """The rule that says how much of a chunk is executed: the checkpoint's, or the one named."""
-    from rdvla_ros.control.horizon import make_horizon
+    from rdvla_ros.control.motion.horizon import make_horizon
 
     if parameters.horizon_rule and parameters.horizon_rule != default["rule"]:
         return make_horizon({"rule": parameters.horizon_rule})

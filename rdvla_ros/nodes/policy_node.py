@@ -18,9 +18,9 @@ from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackRet
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
-from rdvla_ros.control.clock import ClockWatch
-from rdvla_ros.control.freshness import StallWatch
-from rdvla_ros.control.halts import Halts
+from rdvla_ros.control.supervision.clock import ClockWatch
+from rdvla_ros.control.supervision.freshness import StallWatch
+from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions, process
 from rdvla_ros.nodes.complaints import Complaints

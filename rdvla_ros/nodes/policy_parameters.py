@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from rdvla_ros.control.seam import METHODS
+from rdvla_ros.control.motion.seam import METHODS
 from rdvla_ros.nodes.conversions import instruction_problem
 from rdvla_ros.nodes.parameters import Schema, parameter
 

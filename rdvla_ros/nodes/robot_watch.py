@@ -14,8 +14,8 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from rdvla_ros.control.obedience import skew
-from rdvla_ros.control.watchdog import StreamWatch
+from rdvla_ros.control.supervision.tracking import skew
+from rdvla_ros.control.supervision.watchdog import StreamWatch
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.controller_states import ControllerStates, commanded, incredible, reported_at_s, stands_still
 from rdvla_ros.nodes.gate_arms import GateArms

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from builtin_interfaces.msg import Time
 
-from rdvla_ros.control.freshness import Delay
+from rdvla_ros.control.supervision.freshness import Delay
 from rdvla_ros.types import ObservationError
 
 NANOSECONDS = 1_000_000_000

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.bench.nodes.listener import Command, Ears
 from rdvla_ros.bench.nodes.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.bench.nodes.system import System

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.control.trajectory import LONGEST_STOP_S
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes import conversions
 from rdvla_ros.nodes.bringup import BringupError

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.trajectory import Reference, Trajectory
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 
 LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
 MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else

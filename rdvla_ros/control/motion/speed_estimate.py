@@ -6,7 +6,7 @@ from collections import deque
 
 import numpy as np
 
-from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.motion.limits import JointLimits
 
 SPEED_S = (0.015, 0.1)  # positions so far apart in time say how fast a joint is
 SPEED_NOISE = 0.05  # share of a joint's largest speed

@@ -12,8 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from rdvla_ros.control import cubic, fit
-from rdvla_ros.control.limits import POSITION_MARGIN, JointLimits, Tolerances, check_trajectory
+from rdvla_ros.control.motion import cubic
+from rdvla_ros.control.motion import fit
+from rdvla_ros.control.motion.limits import POSITION_MARGIN, JointLimits, Tolerances, check_trajectory
 from rdvla_ros.types import InfeasibleError, TrajectoryError
 
 EXACT = Tolerances(position=0.0, velocity=0.0, acceleration=0.0, jerk=0.0)  # the fit keeps a reserve

@@ -12,9 +12,9 @@ from itertools import pairwise
 
 import numpy as np
 
-from rdvla_ros.control import cubic
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.motion import cubic
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S, Reference, Trajectory
 
 GRID_S = 0.005  # of the durations that are tried
 BLOCK = 200  # stops that are tried at once, before longer ones are

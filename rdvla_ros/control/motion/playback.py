@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control import cubic
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion import cubic
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import Trajectory
 
 RATE_HZ = 1000.0
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control import cubic
+from rdvla_ros.control.motion import cubic
 from rdvla_ros.robot import Joint, RobotDescription
 from rdvla_ros.types import TrajectoryError, nearest_names
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control import quadratic
-from rdvla_ros.control.limits import JointLimits
+from rdvla_ros.control.motion import quadratic_program as quadratic
+from rdvla_ros.control.motion.limits import JointLimits
 
 # The programme keeps this share of every limit in reserve, so that what lies between the knots is legal too.
 MARGIN = 0.03

@@ -15,8 +15,8 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rdvla_ros.control.limits import JointLimits
-from rdvla_ros.control.trajectory import PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
 from rdvla_ros.types import RdvlaError, TrajectoryError, nearest_names
 
 DEFAULTS = PlanOptions()

@@ -10,12 +10,12 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rdvla_ros.control.followed import MOVED_S, MOVED_SHARE, Present, followed
-from rdvla_ros.control.handover import at_once
-from rdvla_ros.control.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
-from rdvla_ros.control.speeds import Speeds
-from rdvla_ros.control.stop import Onward, stop
-from rdvla_ros.control.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present, followed
+from rdvla_ros.control.motion.handover import at_once
+from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
+from rdvla_ros.control.motion.speed_estimate import Speeds
+from rdvla_ros.control.motion.stop import Onward, stop
+from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

@@ -12,10 +12,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.followed import Present, followed
-from rdvla_ros.control.handover import Handover, handover
-from rdvla_ros.control.stop import Onward
-from rdvla_ros.control.trajectory import Reference, Trajectory
+from rdvla_ros.control.motion.followed import Present, followed
+from rdvla_ros.control.motion.handover import Handover, handover
+from rdvla_ros.control.motion.stop import Onward
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 
 
 class Latency:

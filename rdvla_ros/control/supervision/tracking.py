@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.followed import Present
-from rdvla_ros.control.trajectory import Trajectory
+from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.motion.trajectory import Trajectory
 
 SLOW = 0.1  # share of the joints' largest speed below which the time along a motion cannot be told from a position
 
