@@ -38,12 +38,12 @@ class Command:
 
 COMMANDS = {
     "demo": Command("rdvla_ros.nodes.demo", "the simulated robot under the policy, over ROS 2"),
-    "demonstrate": Command("rdvla_ros.learning.demonstrate", "record demonstrations of the scripted expert"),
-    "train": Command("rdvla_ros.learning.train", "train a policy on demonstrations"),
-    "correct": Command("rdvla_ros.learning.correct", "let a policy run and record the expert's answer to where it comes"),
-    "evaluate": Command("rdvla_ros.learning.evaluate", "success rate of a checkpoint in the simulator"),
-    "study": Command("rdvla_ros.learning.study", "what depth, adaptive stopping and trouble do to success"),
-    "ablate": Command("rdvla_ros.learning.ablate", "what the parts of the head are worth, heads trained on a frozen backbone"),
+    "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
+    "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
+    "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record the expert's answer to where it comes"),
+    "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
+    "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
+    "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what the parts of the head are worth, heads trained on a frozen backbone"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),

@@ -11,7 +11,7 @@ import torch
 from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, relative_error
 from head_oracle import Oracle, OracleConfig
 
-from rdvla_ros.learning.recurrence import unroll
+from rdvla_ros.learning.training.recurrence import unroll
 from rdvla_ros.bench.head.main import FULL_SIZE, make_subject
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.sketch_ratio import Experience

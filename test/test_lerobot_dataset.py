@@ -15,10 +15,10 @@ import pytest
 from policy_cases import INSTRUCTION, robot, tiny_config, write_episodes
 
 from rdvla_ros.learning.config import DataSettings, TrainingError
-from rdvla_ros.learning.dataset import Wanted, build_cache, open_cache
-from rdvla_ros.learning.lerobot import DatasetError
-from rdvla_ros.learning.lerobot.reader import LeRobotDataset
-from rdvla_ros.learning.lerobot.writer import RecordedEpisode, write_dataset
+from rdvla_ros.learning.data.dataset import Wanted, build_cache, open_cache
+from rdvla_ros.learning.data.lerobot import DatasetError
+from rdvla_ros.learning.data.lerobot.reader import LeRobotDataset
+from rdvla_ros.learning.data.lerobot.writer import RecordedEpisode, write_dataset
 
 FEATURES = {
     name: {"dtype": "float32", "shape": [14], "names": list(robot().joint_names)} for name in ("observation.state", "action")

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from rdvla_ros.learning.demonstrate import Demonstrator
-from rdvla_ros.learning.episodes import EpisodeError, episode_path, load_episode, save_episode
+from rdvla_ros.learning.recording.demonstrate import Demonstrator
+from rdvla_ros.learning.recording.episodes import EpisodeError, episode_path, load_episode, save_episode
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.expert import PERIOD_S, Expert
@@ -123,8 +123,8 @@ def test_asking_changes_nothing(demonstrator):
 
 
 def test_labels_of_an_undisturbed_episode_are_what_is_executed_next(demonstrator, monkeypatch):
-    monkeypatch.setattr("rdvla_ros.learning.demonstrate.LABEL_ROWS", 3)
-    monkeypatch.setattr("rdvla_ros.learning.demonstrate.TIME_LIMIT_S", 0.8)
+    monkeypatch.setattr("rdvla_ros.learning.recording.demonstrate.LABEL_ROWS", 3)
+    monkeypatch.setattr("rdvla_ros.learning.recording.demonstrate.TIME_LIMIT_S", 0.8)
     monkeypatch.setattr(Demonstrator, "pictures", lambda self, sim: np.zeros((3, 2, 2, 3), np.uint8))
     rows = demonstrator.rows(10002, disturbed=False)
     executed = np.stack([row.executed for row in rows]).astype(np.float32)

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from rdvla_ros.learning.recurrence import DepthSampler
+from rdvla_ros.learning.training.recurrence import DepthSampler
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.normalization import REPRESENTATIONS
 from rdvla_ros.types import RdvlaError, nearest_names

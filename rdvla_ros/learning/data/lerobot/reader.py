@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from rdvla_ros.learning.lerobot import CODEBASE_VERSION, INFO, STATS, TASKS, DatasetError
-from rdvla_ros.learning.lerobot.video import read_frames
+from rdvla_ros.learning.data.lerobot import CODEBASE_VERSION, INFO, STATS, TASKS, DatasetError
+from rdvla_ros.learning.data.lerobot.video import read_frames
 from rdvla_ros.types import nearest_names
 
 CONVERTER = (

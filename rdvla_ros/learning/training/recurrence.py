@@ -16,7 +16,7 @@ from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.rdvla import RDVLA
 
 if TYPE_CHECKING:
-    from rdvla_ros.learning.augment import BatchMaker
+    from rdvla_ros.learning.data.augment import BatchMaker
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from rdvla_ros.learning.lerobot import (
+from rdvla_ros.learning.data.lerobot import (
     CODEBASE_VERSION,
     DATA_PATH,
     EPISODES_PATH,
@@ -27,8 +27,8 @@ from rdvla_ros.learning.lerobot import (
     VIDEO_PATH,
     DatasetError,
 )
-from rdvla_ros.learning.lerobot.statistics import Statistics, of_pictures, of_vectors, pooled
-from rdvla_ros.learning.lerobot.video import VideoFile, describe
+from rdvla_ros.learning.data.lerobot.statistics import Statistics, of_pictures, of_vectors, pooled
+from rdvla_ros.learning.data.lerobot.video import VideoFile, describe
 
 VIDEO_LIMIT_MB, DATA_LIMIT_MB, CHUNK_FILES = 200, 100, 1000
 STATISTICS_FRAMES = 24  # pictures of an episode that its statistics are taken from

@@ -8,7 +8,7 @@ from pathlib import Path
 import av
 import numpy as np
 
-from rdvla_ros.learning.lerobot import DatasetError
+from rdvla_ros.learning.data.lerobot import DatasetError
 
 # Small pictures, trained on: nearly lossless. A key frame every other frame, so that any frame is quickly found.
 CODEC, OPTIONS, PIXELS = "libx264", {"crf": "16", "g": "2", "bf": "0", "preset": "veryfast"}, "yuv420p"

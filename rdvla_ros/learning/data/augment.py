@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.learning.config import Augmentation
-from rdvla_ros.learning.dataset import Frames
+from rdvla_ros.learning.data.dataset import Frames
 from rdvla_ros.model.normalization import ActionSpace
 from rdvla_ros.model.tokenizer import UNKNOWN, WordTokenizer
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
-from rdvla_ros.learning.conditions import Conditions, Eyes
+from rdvla_ros.learning.evaluation.conditions import Conditions, Eyes
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import STRATEGIES, Expert

@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.augment import BatchMaker
+from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.config import TrainConfig, TrainingError
-from rdvla_ros.learning.dataset import Frames, Wanted, build_cache, open_cache
-from rdvla_ros.learning.parallel import Team, free_port
-from rdvla_ros.learning.trainer import Trainer, load_state, save_state
+from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
+from rdvla_ros.learning.training.parallel import Team, free_port
+from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
 from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
@@ -169,7 +169,7 @@ class _Run:
         return f"{text}, held out {held_out}" if held_out else text
 
     def _draw(self) -> None:
-        from rdvla_ros.learning.plots import plot_run, read_log  # matplotlib takes a second to load
+        from rdvla_ros.learning.training.plots import plot_run, read_log  # matplotlib takes a second to load
 
         entries = read_log(self.output / LOG)
         if any("loss" in entry for entry in entries):

@@ -22,10 +22,10 @@ import yaml
 from tqdm import tqdm
 
 from rdvla_ros.control.motion.horizon import make_horizon
-from rdvla_ros.learning.conditions import Conditions
-from rdvla_ros.learning.lerobot.video import VideoFile
-from rdvla_ros.learning.rates import plain, summary, summary_line
-from rdvla_ros.learning.rollout import Rollout, RolloutConfig
+from rdvla_ros.learning.evaluation.conditions import Conditions
+from rdvla_ros.learning.data.lerobot.video import VideoFile
+from rdvla_ros.learning.evaluation.rates import plain, summary, summary_line
+from rdvla_ros.learning.evaluation.rollout import Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.scene import AlohaSim
@@ -230,7 +230,7 @@ def main(argv: list[str] | None = None) -> int:
     data = evaluate(config, seeds, arguments.workers, arguments.output, arguments.videos)
     print(summary_line(arguments.task, data))
     if arguments.output is not None:
-        from rdvla_ros.learning.report_plots import plot_report  # matplotlib takes a second to load
+        from rdvla_ros.learning.evaluation.plots import plot_report  # matplotlib takes a second to load
 
         print(plot_report(data, arguments.output / PLOT))
     return 0

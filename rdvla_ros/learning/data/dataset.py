@@ -16,8 +16,8 @@ import numpy as np
 from tqdm import tqdm
 
 from rdvla_ros.learning.config import DataSettings, TrainingError
-from rdvla_ros.learning.lerobot import EXPERT_CHUNK, EXPERT_PHASE, IMAGES, INFO
-from rdvla_ros.learning.lerobot.reader import EpisodeEntry, LeRobotDataset
+from rdvla_ros.learning.data.lerobot import EXPERT_CHUNK, EXPERT_PHASE, IMAGES, INFO
+from rdvla_ros.learning.data.lerobot.reader import EpisodeEntry, LeRobotDataset
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.images import prepare_image
 from rdvla_ros.robot import RobotDescription

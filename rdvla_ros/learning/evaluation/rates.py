@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.learning.rollout import EpisodeResult
+from rdvla_ros.learning.evaluation.rollout import EpisodeResult
 from rdvla_ros.sim.tasks import MAX_STAGE
 
 FAST_S = 8.0

@@ -1,0 +1,1 @@
+"""Recorded episodes and datasets made of them."""
