@@ -3,7 +3,7 @@
     ros2 launch rdvla_ros bimanual.launch.py sim:=true
     ros2 launch rdvla_ros bimanual.launch.py robot:=my_robot.yaml checkpoint:=my_checkpoint instruction:='...'
 
-The processes come from rdvla_ros.nodes.bringup, which `rdvla demo` uses too.
+The processes come from rdvla_ros.bringup.processes, which `rdvla demo` uses too.
 """
 
 from launch.actions import DeclareLaunchArgument, EmitEvent, OpaqueFunction, RegisterEventHandler
@@ -13,7 +13,7 @@ from launch.substitutions import LaunchConfiguration
 from launch_ros.actions import Node
 
 from launch import LaunchDescription
-from rdvla_ros.nodes import bringup
+from rdvla_ros.bringup import processes as bringup
 
 
 def generate_launch_description():

@@ -48,7 +48,7 @@ COMMANDS = {
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds at 1 kHz against the joints' limits"),
-    "security": Command("rdvla_ros.nodes.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
+    "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
     "inspect": Command("", "what a checkpoint or a robot description is"),
 }
 

@@ -15,7 +15,7 @@ def _domain() -> dict[str, str]:
     """A ROS domain of its own, reserved on this host: no robot on the network and no other run here is heard."""
     if importlib.util.find_spec("rclpy") is None:
         return {}
-    from rdvla_ros.nodes import starter  # imports nothing of ROS itself
+    from rdvla_ros.bringup import launcher as starter  # imports nothing of ROS itself
 
     return _held.enter_context(starter.free_domain())
 

@@ -13,8 +13,9 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
-from rdvla_ros.nodes import bringup, starter
-from rdvla_ros.nodes.bringup import BringupError, ProcessSpec, processes
+from rdvla_ros.bringup import processes as bringup
+from rdvla_ros.bringup import launcher as starter
+from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
 
 ROOT = Path(__file__).parent.parent
 
@@ -170,7 +171,7 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
         import sys, time
         from pathlib import Path
         from rdvla_ros.nodes import starter
-        from rdvla_ros.nodes.bringup import ProcessSpec
+        from rdvla_ros.bringup.processes import ProcessSpec
         starter.command = lambda spec, _: [sys.executable, "-S", "-c", spec.executable]
         running = starter.start([ProcessSpec({STUBBORN!r}, "a"), ProcessSpec({STUBBORN!r}, "b")], Path({str(tmp_path)!r}))
         print(*(item.process.pid for item in running.running), flush=True)

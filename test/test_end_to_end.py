@@ -18,7 +18,8 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 from rdvla_ros.msg import GateStatus
 from wire import Wire
 
-from rdvla_ros.nodes import bringup, starter
+from rdvla_ros.bringup import processes as bringup
+from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.robot import RobotDescription
 
 ROOT = Path(__file__).parent.parent

@@ -14,7 +14,7 @@ from launch_ros.actions import Node
 from launch_ros.utilities import evaluate_parameters
 
 from launch import LaunchContext
-from rdvla_ros.nodes import bringup
+from rdvla_ros.bringup import processes as bringup
 
 LAUNCH_FILE = Path(__file__).parent.parent / "launch" / "bimanual.launch.py"
 

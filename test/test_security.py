@@ -17,7 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rdvla_ros.msg import ControllerState
 
-from rdvla_ros.nodes import security
+from rdvla_ros.bringup import security
 from rdvla_ros.nodes.gate_node import GateNode
 from rdvla_ros.nodes.monitor_node import MonitorNode
 from rdvla_ros.nodes.policy_node import SUCCESS, PolicyNode

@@ -21,7 +21,8 @@ from wire import Wire
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import Reference, plan
-from rdvla_ros.nodes import conversions, starter
+from rdvla_ros.nodes import conversions
+from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.robot import RobotDescription
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"

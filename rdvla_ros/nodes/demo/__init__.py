@@ -15,7 +15,8 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
-from rdvla_ros.nodes import bringup, starter
+from rdvla_ros.bringup import processes as bringup
+from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.nodes.demo.episode import Episode
 from rdvla_ros.nodes.demo.link import Link
 from rdvla_ros.nodes.demo.report import StatusLine, table, write_summary

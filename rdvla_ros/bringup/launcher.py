@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from rdvla_ros.nodes.bringup import BringupError, ProcessSpec
+from rdvla_ros.bringup.processes import BringupError, ProcessSpec
 
 GRACE_S = ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))  # what is sent, and how long it is waited
 LOG_LINES = 15

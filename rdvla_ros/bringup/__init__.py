@@ -1,0 +1,1 @@
+"""The list of processes, what starts them, and their permissions."""
