@@ -37,7 +37,7 @@ class Command:
 
 
 COMMANDS = {
-    "demo": Command("rdvla_ros.nodes.demo", "the simulated robot under the policy, over ROS 2"),
+    "demo": Command("rdvla_ros.demo.main", "the simulated robot under the policy, over ROS 2"),
     "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record the expert's answer to where it comes"),

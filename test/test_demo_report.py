@@ -15,10 +15,10 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 from rdvla_ros.msg import Convergence
 
 from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.nodes.demo.report import StatusLine, status_forms, table, write_summary
-from rdvla_ros.nodes.demo.runner import Runner
-from rdvla_ros.nodes.video import EpisodeVideo, Overlay, draw
+from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
+from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
+from rdvla_ros.demo.episode_runner import Runner
+from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 
 
 def decision(iterations, latency_s=0.08):

@@ -17,10 +17,10 @@ from rclpy.signals import SignalHandlerOptions
 
 from rdvla_ros.bringup import processes as bringup
 from rdvla_ros.bringup import launcher as starter
-from rdvla_ros.nodes.demo.episode import Episode
-from rdvla_ros.nodes.demo.link import Link
-from rdvla_ros.nodes.demo.report import StatusLine, table, write_summary
-from rdvla_ros.nodes.demo.runner import Runner
+from rdvla_ros.demo.episode import Episode
+from rdvla_ros.demo.client import Link
+from rdvla_ros.demo.report import StatusLine, table, write_summary
+from rdvla_ros.demo.episode_runner import Runner
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0

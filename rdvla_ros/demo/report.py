@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from rdvla_ros import __version__
-from rdvla_ros.nodes.demo.episode import Episode, aggregate
+from rdvla_ros.demo.episode import Episode, aggregate
 
 LINE_PERIOD_S = 2.0  # where the output is no terminal, a line this often
 TERMINAL_PERIOD_S = 0.1

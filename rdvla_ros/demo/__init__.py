@@ -1,0 +1,1 @@
+"""`rdvla demo`: the simulated robot under the policy."""
