@@ -10,7 +10,7 @@ from rdvla_ros.msg import ControllerState, Heartbeat
 from sensor_msgs.msg import JointState, Joy
 from trajectory_msgs.msg import JointTrajectoryPoint
 
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.types import StopReason
 
 NUMBERS = st.one_of(

@@ -23,20 +23,18 @@ from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.supervision import modes
 from rdvla_ros.control.motion.limits import POSITION_MARGIN
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
-from rdvla_ros.nodes import (
-    complaints,
-    conversions,
-    deciding,
-    gate_authority,
-    gate_node,
-    gate_peer,
-    gate_watch,
-    heartbeat,
-    motions,
-    policy_node,
-    robot_watch,
-)  # fmt: skip
-from rdvla_ros.nodes.sim_robot import _points
+from rdvla_ros.nodes.common import guard as complaints
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.policy import decision_loop as deciding
+from rdvla_ros.nodes.gate import authority as gate_authority
+from rdvla_ros.nodes.gate import node as gate_node
+from rdvla_ros.nodes.policy import gate_client as gate_peer
+from rdvla_ros.nodes.gate import supervisor as gate_watch
+from rdvla_ros.nodes.common import heartbeat
+from rdvla_ros.nodes.policy import motion_sender as motions
+from rdvla_ros.nodes.policy import node as policy_node
+from rdvla_ros.nodes.gate import robot_monitor as robot_watch  # fmt: skip
+from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.sim.controller import JointTrajectoryController
 
 TIMED = (

@@ -17,11 +17,11 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
-from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.executor import make_executor
-from rdvla_ros.nodes.gate_node import GateNode
-from rdvla_ros.nodes.heartbeat import QOS
-from rdvla_ros.nodes.sim_robot import _points
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.executor import make_executor
+from rdvla_ros.nodes.gate.node import GateNode
+from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.controller import JointTrajectoryController
 

@@ -23,11 +23,11 @@ from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.executor import make_executor
-from rdvla_ros.nodes.heartbeat import QOS
-from rdvla_ros.nodes.policy_loading import LOAD
-from rdvla_ros.nodes.policy_node import PolicyNode
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.executor import make_executor
+from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.policy.worker.loading import LOAD
+from rdvla_ros.nodes.policy.node import PolicyNode
 from rdvla_ros.robot import RobotDescription
 
 ROBOT_FILE = Path(__file__).resolve().parents[1] / "config" / "aloha_sim.yaml"

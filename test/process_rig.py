@@ -13,8 +13,8 @@ from rdvla_ros.msg import GateStatus, Heartbeat
 from rdvla_ros.srv import Resume
 from sensor_msgs.msg import Image
 
-from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.heartbeat import QOS
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.heartbeat import QOS
 
 TESTS = Path(__file__).resolve().parent
 # The policy node with a stand-in for the network: what it decides needs no torch, so that its process starts in a moment.
@@ -23,7 +23,7 @@ POLICY = (
     "policy_node.PolicyNode.load = 'worker_cases:led';"
     "raise SystemExit(policy_node.main())"
 )
-PROGRAMS = {"gate": ["-m", "rdvla_ros.nodes.gate_node"], "policy": ["-c", POLICY]}
+PROGRAMS = {"gate": ["-m", "rdvla_ros.nodes.gate.node"], "policy": ["-c", POLICY]}
 VALUES = {
     "gate": {**PATIENT, "heartbeat_timeout_s": 1.5, "longest_age_s": 1.0, "clock_tolerance_s": 10.0, "predecessor_s": 60.0},
     "policy": {

@@ -9,7 +9,7 @@ from sensor_msgs.msg import Image
 
 from rdvla_ros import compat
 from rdvla_ros.compat import cv_bridge_standin, message_filters_standin
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 
 NAMES = ("message_filters", "cv_bridge", "control_msgs", "control_msgs.msg")
 

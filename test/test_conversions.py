@@ -11,7 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat.cv_bridge_standin import CvBridge
 from rdvla_ros.control.motion.trajectory import Trajectory
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.robot import Arm, Camera, Joint, Rates, RobotDescription
 from rdvla_ros.types import ActionChunk, Decision, ObservationError, StopReason
 

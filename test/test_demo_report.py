@@ -14,7 +14,7 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 
 from rdvla_ros.msg import Convergence
 
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
 from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.episode_runner import Runner

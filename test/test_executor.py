@@ -18,11 +18,12 @@ from sensor_msgs.msg import JointState
 from std_msgs.msg import Int32
 from std_srvs.srv import Trigger
 
-from rdvla_ros.nodes import executor as executors
-from rdvla_ros.nodes import process, throttle
-from rdvla_ros.nodes.gate_node import GateNode
-from rdvla_ros.nodes.policy_node import PolicyNode
-from rdvla_ros.nodes.side import Side
+from rdvla_ros.nodes.common import executor as executors
+from rdvla_ros.nodes.common import run as process
+from rdvla_ros.nodes.common import throttle
+from rdvla_ros.nodes.gate.node import GateNode
+from rdvla_ros.nodes.policy.node import PolicyNode
+from rdvla_ros.nodes.common.side_node import Side
 
 KINDS = [
     pytest.param(

@@ -16,7 +16,7 @@ from gate_rig import GateRig, motion
 from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.gate_parameters import GateParameters
+from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import RdvlaError, RobotDescriptionError
 

@@ -14,7 +14,7 @@ from policy_rig import HOME, QUICK, ROBOT, paused
 from sensor_msgs.msg import JointState
 
 from rdvla_ros.control.supervision.input_quality import JointJumps
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.types import ObservationError
 
 TOP = ROBOT.cameras[0].topic

@@ -15,7 +15,7 @@ from rdvla_ros.srv import Resume
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.trajectory import Reference
-from rdvla_ros.nodes.controller_states import incredible
+from rdvla_ros.nodes.common.controller_states import incredible
 
 RIGHT = ROBOT.arms[-1]
 

@@ -21,10 +21,11 @@ from rdvla_ros.control.motion.horizon import make_horizon
 from rdvla_ros.control.motion.limits import check_trajectory
 from rdvla_ros.control.supervision.output_quality import ConstantOutput
 from rdvla_ros.control.supervision.uncertainty import Settling, UncertaintyMonitor, score
-from rdvla_ros.nodes import conversions, worker_process
-from rdvla_ros.nodes.policy_loading import LOAD, settings
-from rdvla_ros.nodes.policy_parameters import PolicyParameters
-from rdvla_ros.nodes.worker import ProcessWorker
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.policy.worker import main as worker_process
+from rdvla_ros.nodes.policy.worker.loading import LOAD, settings
+from rdvla_ros.nodes.policy.parameters import PolicyParameters
+from rdvla_ros.nodes.policy.worker.client import ProcessWorker
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Observation, StopReason
 
@@ -208,7 +209,7 @@ def test_row_34_a_chunk_of_another_shape_is_refused_and_holds(make_rig):
     ids=["missing", "no spread", "NaN", "of one arm", "other joints"],
 )  # fmt: skip
 def test_row_35_statistics_that_do_not_fit_are_no_start(checkpoint, tmp_path, change, words):
-    from rdvla_ros.nodes.policy_loading import load_policy
+    from rdvla_ros.nodes.policy.worker.loading import load_policy
     from rdvla_ros.types import RdvlaError
 
     folder = shutil.copytree(checkpoint, tmp_path / "changed")

@@ -13,7 +13,7 @@ from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetMode
 from sensor_msgs.msg import Joy
 
-from rdvla_ros.nodes.heartbeat import QOS
+from rdvla_ros.nodes.common.heartbeat import QOS
 from rdvla_ros.types import RdvlaError
 
 LEFT, RIGHT = (arm.name for arm in ROBOT.arms)

@@ -21,9 +21,9 @@ from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold
 
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.bringup import launcher as starter
-from rdvla_ros.nodes.heartbeat import Heart
+from rdvla_ros.nodes.common.heartbeat import Heart
 
 PATIENCE_S = 40.0
 

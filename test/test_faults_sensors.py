@@ -13,7 +13,7 @@ from policy_rig import QUICK, ROBOT, again, paused
 from sensor_msgs.msg import CompressedImage, Image
 
 from rdvla_ros.control.supervision.input_quality import FrozenFrames, ImageFlaws, digest
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.robot import Camera
 from rdvla_ros.types import ObservationError
 

@@ -15,10 +15,10 @@ import worker_cases
 from policy_rig import CASES, ROBOT
 from rosgraph_msgs.msg import Clock
 
-from rdvla_ros.nodes import conversions
-from rdvla_ros.nodes.streams import Moment
-from rdvla_ros.nodes.worker import ProcessWorker
-from rdvla_ros.nodes.worker_messages import Packet, decision_to_dict
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.policy.stamped_stream import Moment
+from rdvla_ros.nodes.policy.worker.client import ProcessWorker
+from rdvla_ros.nodes.policy.worker.protocol import Packet, decision_to_dict
 from rdvla_ros.types import Observation
 
 QUICK = {"pause_after_s": 0.6, "healthy_s": 0.3, "longest_pause_s": 30.0}

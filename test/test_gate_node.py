@@ -14,7 +14,7 @@ from rdvla_ros.srv import Hold, Resume, SetMode
 
 from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.motion.trajectory import Trajectory
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 
 
 @pytest.fixture

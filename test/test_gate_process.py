@@ -18,7 +18,7 @@ from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.nodes import urgent
+from rdvla_ros.nodes.common import realtime as urgent
 
 
 def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
@@ -38,7 +38,7 @@ def test_start_mode_auto_does_not_lift_a_hold_that_an_operator_asked_for():
 
 def gate_process(**parameters):
     arguments = [x for name, value in {"robot": ROBOT_FILE, **PATIENT, **parameters}.items() for x in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "rdvla_ros.nodes.gate_node", "--ros-args", *arguments]
+    command = [sys.executable, "-m", "rdvla_ros.nodes.gate.node", "--ros-args", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True, env=os.environ)
 
 

@@ -88,6 +88,6 @@ def test_the_gate_imports_no_torch():
     import subprocess
     import sys
 
-    code = "import sys; import rdvla_ros.nodes.gate_node; print('torch' in sys.modules)"
+    code = "import sys; import rdvla_ros.nodes.gate.node; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=PACKAGE.parent)
     assert out.stdout.strip() == "False", out.stdout + out.stderr

@@ -20,10 +20,11 @@ from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
 from rdvla_ros.srv import Hold
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
-from rdvla_ros.nodes import conversions, diagnostics
-from rdvla_ros.nodes.diagnostics import Heard
-from rdvla_ros.nodes.monitor_node import MonitorNode
-from rdvla_ros.nodes.parameters import ParameterError
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.monitor import diagnostics
+from rdvla_ros.nodes.monitor.diagnostics import Heard
+from rdvla_ros.nodes.monitor.node import MonitorNode
+from rdvla_ros.nodes.common.parameters import ParameterError
 
 PATIENCE_S = 20.0
 

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.parameters import ParameterError, Schema, declare, parameter
+from rdvla_ros.nodes.common.parameters import ParameterError, Schema, declare, parameter
 
 
 @dataclass(frozen=True)

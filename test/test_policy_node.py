@@ -17,7 +17,7 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.types import ObservationError, StopReason
 
 # what it sends

@@ -16,8 +16,8 @@ from policy_rig import ACTIVE, INACTIVE, INSTRUCTION, ROBOT_FILE, UNCONFIGURED
 from rclpy.parameter import Parameter
 from rdvla_ros.srv import SetInstruction
 
-from rdvla_ros.nodes.policy_loading import load_policy, settings
-from rdvla_ros.nodes.policy_parameters import PolicyParameters
+from rdvla_ros.nodes.policy.worker.loading import load_policy, settings
+from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import CheckpointError
 
@@ -162,7 +162,7 @@ def test_row_64_transitions_in_any_order_are_answered_and_nothing_is_sent_while_
 
 
 def start_process(*parameters):
-    command = [sys.executable, "-m", "rdvla_ros.nodes.policy_node", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
+    command = [sys.executable, "-m", "rdvla_ros.nodes.policy.node", "--ros-args", "-p", f"robot:={ROBOT_FILE}"]
     command += [word for parameter in parameters for word in ("-p", parameter)]
     root = str(Path(__file__).resolve().parents[1])
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")])}
@@ -198,7 +198,7 @@ def test_a_parameter_file_that_cannot_be_read_ends_the_process_with_one_line(tmp
     command = [
         sys.executable,
         "-m",
-        "rdvla_ros.nodes.policy_node",
+        "rdvla_ros.nodes.policy.node",
         "--ros-args",
         "--params-file",
         str(tmp_path / "parameters.yaml"),

@@ -18,9 +18,9 @@ from rclpy.parameter import Parameter
 from rdvla_ros.msg import ControllerState
 
 from rdvla_ros.bringup import security
-from rdvla_ros.nodes.gate_node import GateNode
-from rdvla_ros.nodes.monitor_node import MonitorNode
-from rdvla_ros.nodes.policy_node import SUCCESS, PolicyNode
+from rdvla_ros.nodes.gate.node import GateNode
+from rdvla_ros.nodes.monitor.node import MonitorNode
+from rdvla_ros.nodes.policy.node import SUCCESS, PolicyNode
 from rdvla_ros.robot import RobotDescription
 
 FILE = Path(__file__).parent.parent / "config" / "sros2" / "policy.xml"

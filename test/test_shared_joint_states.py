@@ -12,7 +12,7 @@ from gate_rig import HOME, ROBOT, ROBOT_FILE, GateRig
 from rdvla_ros.msg import GateStatus
 from sensor_msgs.msg import JointState
 
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 
 TOPIC = "/joint_states"
 LEFT, RIGHT = ROBOT.arms

@@ -21,7 +21,7 @@ from wire import Wire
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import Reference, plan
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.robot import RobotDescription
 
@@ -35,7 +35,7 @@ TOP = ROBOT.cameras[0]
 
 def node_process(environment, **parameters):
     arguments = [x for name, value in {"robot": ROBOT_FILE, **parameters}.items() for x in ("-p", f"{name}:={value}")]
-    command = [sys.executable, "-m", "rdvla_ros.nodes.sim_robot_node", "--ros-args", *arguments]
+    command = [sys.executable, "-m", "rdvla_ros.nodes.sim_robot.main", "--ros-args", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment})
 
 

@@ -13,8 +13,8 @@ import pytest
 import worker_cases
 from worker_cases import CAMERAS, JOINTS
 
-from rdvla_ros.nodes.worker import ProcessWorker
-from rdvla_ros.nodes.worker_messages import WorkerError, WorkerLost, decision_from_dict, decision_to_dict
+from rdvla_ros.nodes.policy.worker.client import ProcessWorker
+from rdvla_ros.nodes.policy.worker.protocol import WorkerError, WorkerLost, decision_from_dict, decision_to_dict
 from rdvla_ros.types import Observation
 
 PATIENCE_S = 60.0
@@ -144,7 +144,7 @@ def test_descriptors_and_memory_do_not_grow_with_the_processes(start):
 
 PARENT = """
 import sys, time
-from rdvla_ros.nodes.worker import ProcessWorker
+from rdvla_ros.nodes.policy.worker.client import ProcessWorker
 from worker_cases import CAMERAS
 worker = ProcessWorker("worker_cases:led", {}, CAMERAS)
 worker.loaded.result(60)
@@ -189,7 +189,7 @@ def alive(pid):
 
 @pytest.mark.parametrize(
     "modules, stranger",
-    [("rdvla_ros.nodes.worker_process, rdvla_ros.nodes.policy_loading", "rclpy"), ("rdvla_ros.nodes.policy_node", "torch")],
+    [("rdvla_ros.nodes.policy.worker.main, rdvla_ros.nodes.policy.worker.loading", "rclpy"), ("rdvla_ros.nodes.policy.node", "torch")],
 )
 def test_the_process_imports_no_ros_and_the_node_no_torch(modules, stranger):
     code = f"import sys; import {modules}; print('{stranger}' in sys.modules)"

@@ -1,6 +1,6 @@
 """What the decision process may be made to run instead of a policy: `load` is 'worker_cases:<function>'.
 
-Each function gets the settings and returns (decide, Loaded), as rdvla_ros.nodes.policy_loading.load_policy does. The
+Each function gets the settings and returns (decide, Loaded), as rdvla_ros.nodes.policy.worker.loading.load_policy does. The
 observation's instruction says what a decision is to do, so that one process can be led through several.
 """
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.nodes.worker_messages import Loaded
+from rdvla_ros.nodes.policy.worker.protocol import Loaded
 from rdvla_ros.types import ActionChunk, Decision, ObservationError, StopReason
 
 ROWS, JOINTS, STEP_S = 8, 14, 0.1

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from xml.sax.saxutils import quoteattr
 
-from rdvla_ros.nodes.gate_parameters import GateParameters
+from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription, shipped
 
 ENCLAVES = ("robot", "policy", "gate", "monitor", "operator")
@@ -64,7 +64,7 @@ class _Names:
 
     @property
     def infos(self) -> set[str]:
-        from rdvla_ros.nodes.conversions import camera_info_topic
+        from rdvla_ros.nodes.common.conversions import camera_info_topic
 
         return {camera_info_topic(camera.topic) for camera in self.robot.cameras}
 

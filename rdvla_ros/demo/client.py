@@ -16,7 +16,7 @@ from sensor_msgs.msg import Image
 
 from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.bringup.processes import BringupError
-from rdvla_ros.nodes.executor import make_executor
+from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.srv import Hold, ResetTask, Resume
 
 WHO = "rdvla demo"

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import Convergence, GateStatus
-from rdvla_ros.nodes import conversions
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.demo.episode import DecisionRecord, Episode
 from rdvla_ros.demo.client import Link

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.nodes.worker_messages import Loaded
+from rdvla_ros.nodes.policy.worker.protocol import Loaded
 from rdvla_ros.types import ActionChunk, Decision, Observation, StopReason
 
 LOAD = "rdvla_ros.bench.nodes.stand_in:load"
@@ -76,8 +76,8 @@ def _decision(chunk: ActionChunk) -> Decision:
 
 
 def main() -> int:
-    from rdvla_ros.nodes import process
-    from rdvla_ros.nodes.policy_node import PolicyNode
+    from rdvla_ros.nodes.common import run as process
+    from rdvla_ros.nodes.policy.node import PolicyNode
 
     class StandIn(PolicyNode):
         load = LOAD

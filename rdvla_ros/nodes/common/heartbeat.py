@@ -1,0 +1,159 @@
+"""Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
+
+    self._heart = Heart(self, {"/gate/heartbeat": 0.06}, causes=self._what_keeps_me, on_watch=self._watch_gate)  # in __init__
+    self._heart.start()
+    with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
+        ...
+    self._heart.peers["/gate/heartbeat"].lost(time.monotonic())     # one sentence, or empty
+    self._heart.hold = "the gate went silent"              # carried by every beat until it is set to "" again
+    self._heart.close()                                    # at the end, before the node is destroyed
+
+Beats are sent and heard in a thread beside the callbacks, so a slow callback makes no false alarm; where the callbacks do
+not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
+
+from rclpy.clock import Clock, ClockType
+from rclpy.node import Node
+from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
+
+from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.msg import Heartbeat
+from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.throttle import throttled
+
+PERIOD_S = 0.02
+WATCH_S = 0.01  # how often the peers are looked at
+LEAST_TIMEOUT_S = 0.04  # two beats; a shorter silence is no news
+QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT, history=QoSHistoryPolicy.KEEP_LAST)
+MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
+TWIN_S = 1.0  # a node of the same name beat so lately
+
+
+class Heart:
+    """Beats on ~/heartbeat and listens to its peers: topic -> time-out [s].
+
+    causes: what keeps the node from its work now, for every beat; called in the side's thread, so it only reads.
+    on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
+    on_beat(topic): after every beat of a peer, in the side's thread.
+    side: share this one (and start it yourself) instead of making one.
+    yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `twin`.
+    """
+
+    def __init__(
+        self,
+        node: Node,
+        peers: Mapping[str, float],
+        *,
+        causes: Callable[[], Sequence[str]] = tuple,
+        on_watch: Callable[[float], None] = lambda now_s: None,
+        on_beat: Callable[[str], None] = lambda topic: None,
+        period_s: float = PERIOD_S,
+        stuck_s: float = 0.5,
+        side: Side | None = None,
+        yields: Callable[[], bool] | None = None,
+    ):
+        self._yields, self._sent, self._twin_s, self._twin_count = yields, deque(maxlen=100), -TWIN_S, 0
+        self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
+        self.peers = {topic: PeerPulse(topic.rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()}
+        self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
+        self.hold = ""
+        self._count, self._busy = 0, ""
+        self._busy_lock, self._beat_lock = threading.Lock(), threading.Lock()
+        self._ran_s = time.monotonic()  # when the node's callbacks last ran
+        self.side = side or Side(node)
+        self._owns_side = side is None
+        own = f"{node.get_fully_qualified_name()}/heartbeat"
+        self._publisher = self.side.node.create_publisher(Heartbeat, own, QOS)
+        if yields is not None:
+            self.side.node.create_subscription(Heartbeat, own, throttled(Heartbeat, self._on_own), QOS, raw=True)
+        for topic in self.peers:
+            heard = throttled(Heartbeat, partial(self._on_heard, topic))
+            self.side.node.create_subscription(Heartbeat, topic, heard, QOS, raw=True)
+        self._timer = node.create_timer(stuck_s / 5, self._callbacks_run, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self.side.every(period_s, self._beat)
+        self.side.every(WATCH_S, self._watch)
+
+    def start(self) -> None:
+        if self._owns_side:
+            self.side.start()
+
+    def close(self) -> None:
+        if self._owns_side:
+            self.side.close()
+
+    @contextlib.contextmanager
+    def busy(self, what: str) -> Iterator[None]:
+        """The callbacks may not run for as long as this lasts; every beat gives it as a cause."""
+        with self._busy_lock:
+            self._busy = what
+        try:
+            yield
+        finally:
+            with self._busy_lock:
+                self._ran_s, self._busy = time.monotonic(), ""
+
+    def stuck(self, now_s: float) -> bool:
+        with self._busy_lock:
+            return not self._busy and now_s - self._ran_s > self._stuck_s
+
+    def twin(self, now_s: float) -> str:
+        """One sentence when another node of this name is alive; empty when none was heard."""
+        if now_s - self._twin_s >= TWIN_S:
+            return ""
+        name = self._node.get_fully_qualified_name()
+        return f"{name} is running already: the heartbeat of another one was heard. Stop it first."
+
+    def elder_twin(self, now_s: float) -> str:
+        """The sentence of `twin` where the other one has beaten longer: of two, the one that came later has to go."""
+        return self.twin(now_s) if self._twin_count > self._count else ""
+
+    def _callbacks_run(self) -> None:
+        self._ran_s = time.monotonic()
+
+    def ask_for_hold(self, reason: str) -> None:
+        """`hold`, and a beat at once that carries it: the next one may be a period away."""
+        self.hold = reason
+        self._beat()
+
+    def _beat(self) -> None:
+        now_s = time.monotonic()
+        if self.stuck(now_s) or self._yields is not None and self.twin(now_s) and self._yields():
+            return
+        with self._beat_lock:
+            self._count += 1
+            busy = self._busy
+            causes = [f"{self._node.get_name()}: {busy}."] if busy else list(self._causes())
+            message = Heartbeat(count=self._count, causes=causes, hold=self.hold)
+            message.header.stamp = self._node.get_clock().now().to_msg()
+            self._sent.append(_known(message))
+            self._publisher.publish(message)
+
+    def _watch(self) -> None:
+        self._on_watch(time.monotonic())
+
+    def _on_own(self, message: Heartbeat) -> None:
+        with self._beat_lock:
+            own = _known(message) in self._sent
+        if not own:
+            self._twin_s, self._twin_count = time.monotonic(), message.count
+
+    def _on_heard(self, topic: str, message: Heartbeat) -> None:
+        causes = tuple(cause[:LONGEST_CAUSE] for cause in message.causes[:MOST_CAUSES])
+        if self.peers[topic].beat(time.monotonic(), message.count, causes, message.hold[:LONGEST_CAUSE]):
+            own_s = self._node.get_clock().now().nanoseconds * 1e-9
+            self.stamps[topic] = message.header.stamp.sec + message.header.stamp.nanosec * 1e-9 - own_s
+            self._on_beat(topic)
+
+
+def _known(message: Heartbeat) -> tuple[int, int, int]:
+    """By what a sender knows its own beat again."""
+    return message.count, message.header.stamp.sec, message.header.stamp.nanosec

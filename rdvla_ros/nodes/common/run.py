@@ -1,0 +1,100 @@
+"""How a node's process lives: it starts, spins through whatever a callback raises, and leaves with code 0 on a signal."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable
+
+import rclpy
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+from rclpy.signals import SignalHandlerOptions
+
+from rdvla_ros.nodes.common.executor import StepWatch, kind_of, make_executor
+from rdvla_ros.types import RdvlaError
+
+SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the others waiting; 5 ms by default
+EXIT_WITHIN_S = 1.8  # after a signal; whatever still runs then (a load, a decision, a blocked call) is given up
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Run one node until SIGINT or SIGTERM. Returns the exit code: 0, or 1 when the node could not be made.
+
+    rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
+    `node.close()` (where the node has one) runs while publishing still works; `node.begin()` before the first callback.
+    """
+    sys.setswitchinterval(SWITCH_S)  # heartbeats and services beside the callbacks
+    try:
+        rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except Exception as error:  # a parameter file that cannot be read, say; rclpy has no common class for these
+        print(f"[ERROR] The arguments were not understood: {error}", file=sys.stderr, flush=True)
+        return 1
+    stop = threading.Event()
+    last_resort = threading.Timer(EXIT_WITHIN_S, _give_up)
+    last_resort.daemon = True
+
+    def on_signal(*_: object) -> None:
+        if not stop.is_set():
+            stop.set()
+            last_resort.start()
+
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        try:
+            node = make_node()
+            executor = make_executor(kind=kind_of(node))
+        except RdvlaError as error:
+            print(f"[ERROR] {error}", file=sys.stderr, flush=True)
+            return 1
+        executor.add_node(node)
+        if hasattr(node, "begin"):
+            node.begin()
+        steps = None if isinstance(executor, SingleThreadedExecutor) else StepWatch(node)
+        try:
+            spin(executor, node, stop.is_set)
+            if hasattr(node, "close"):
+                node.close()
+        finally:
+            if steps:
+                steps.close()
+            executor.shutdown(timeout_sec=0.5)
+            node.destroy_node()
+        return 0
+    finally:
+        rclpy.try_shutdown()
+        last_resort.cancel()
+        for number, handler in previous.items():
+            signal.signal(number, handler)
+
+
+def spin(executor: Executor, node: Node, stopped: Callable[[], bool]) -> None:
+    """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node, which may
+    have an `on_escaped(text)`."""
+    escaped = 0
+    while not stopped() and rclpy.ok(context=node.context):
+        try:
+            executor.spin_once(timeout_sec=0.1)
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            escaped += 1
+            text = f"{type(error).__name__}: {error}"
+            node.get_logger().error(f"Exception number {escaped} escaped a callback: {text}")
+            if hasattr(node, "on_escaped"):
+                node.on_escaped(f"an exception that escaped a callback ({text})")
+
+
+def leave(code: int) -> None:
+    """End the process now. Taking an interpreter with torch in it apart takes a second, and crashes where a thread is still
+    inside torch; nothing is left to be done by it."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _give_up() -> None:
+    print(f"[WARN] Something still ran {EXIT_WITHIN_S:g} s after the signal to end; it was given up.", file=sys.stderr)
+    leave(0)

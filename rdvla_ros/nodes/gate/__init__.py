@@ -1,0 +1,1 @@
+"""The gate: the only publisher to the arm controllers."""

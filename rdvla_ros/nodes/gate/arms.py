@@ -1,0 +1,87 @@
+"""What goes to the controllers: the gate's publishers, what may pass through them, and the stop of both arms.
+
+Not locked: the Authority serialises who may send.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from builtin_interfaces.msg import Time
+from rclpy.duration import Duration
+from rclpy.node import Node
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.supervision.tracking import ArmObedience
+from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.gate.parameters import GateParameters
+from rdvla_ros.robot import RobotDescription
+
+ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
+
+
+class GateArms:
+    def __init__(self, node: Node, robot: RobotDescription, values: GateParameters):
+        self._node, self._values = node, values
+        options = PassageOptions(longest_age_s=values.longest_age_s, longest_s=values.longest_motion_s)
+        self.passage = Passage(robot, options)
+        self.outputs = {arm.name: node.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in robot.arms}
+        self.obedience = {
+            arm.name: ArmObedience(
+                arm.name, self.passage.limits[arm.name].velocity, values.obey, expected=bool(arm.controller_state_topic)
+            )
+            for arm in robot.arms
+        }
+
+    def ros_s(self) -> float:
+        return self._node.get_clock().now().nanoseconds / conversions.NANOSECONDS
+
+    def check(self, parts: Mapping[str, Trajectory], stamp_s: float) -> dict[str, Trajectory]:
+        return self.passage.check(parts, stamp_s, self.ros_s())
+
+    def send(self, motions: Mapping[str, Trajectory], stamp: Time) -> None:
+        """What was checked goes out, not what came."""
+        messages = {name: conversions.trajectory_message(motion, stamp) for name, motion in motions.items()}  # all, or none
+        for name, message in messages.items():
+            self.outputs[name].publish(message)
+        stamp_s = conversions.seconds(stamp)
+        self.passage.passed(motions, stamp_s, self.ros_s())
+        for name, motion in motions.items():
+            self.obedience[name].sent(motion, stamp_s)
+
+    def stop(self) -> str:
+        """All arms to rest inside their limits, now; returns why not."""
+        now_s = self.ros_s()
+        stop = self.passage.stop(now_s, self._values.hold_lead_s)
+        if stop is None:
+            return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
+        self.send(stop.motions, conversions.stamp(stop.stamp_s))
+        for arm in self.obedience.values():  # else a resume that comes at once would hold again for what was before
+            arm.begin_anew()
+        return ""
+
+    def informed(self) -> bool:
+        """Whether every controller that reports has done so since reports were forgotten: joint states alone know no speed."""
+        return all(self.passage.reported(name) for name, arm in self.obedience.items() if arm.expected)
+
+    def forget(self, *, reports: bool = False) -> None:
+        """The arms may have been moved meanwhile: the next motion, or stop, begins from what is reported (from now on, with
+        `reports`)."""
+        self.passage.forget(reports=reports)
+        for arm in self.obedience.values():
+            arm.forget()
+
+    def reported(self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float) -> None:
+        """A controller's report of what it commands."""
+        self.passage.report_controller(arm, reference, at_s)
+        tolerance = self.passage.tolerances[arm]
+        present = Present(reference.position, reference.velocity, tolerance, at_s, commanded=True)
+        self.obedience[arm].reported(present, accepted, steady_s)
+
+    def wait_until_heard(self) -> None:
+        """Until the controllers have what was sent last."""
+        for output in self.outputs.values():
+            output.wait_for_all_acked(Duration(seconds=ACKNOWLEDGE_S / len(self.outputs)))

@@ -1,0 +1,1 @@
+"""The monitor: uncertainty and diagnostics."""

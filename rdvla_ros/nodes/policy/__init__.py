@@ -1,0 +1,1 @@
+"""The policy node: observations in, one trajectory per arm out."""

@@ -1,0 +1,113 @@
+"""From a decision to the arms' trajectories on the wire."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+from rclpy.lifecycle import LifecycleNode
+from rclpy.qos import QoSProfile, QoSReliabilityPolicy
+from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
+from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.seam import make_seam
+from rdvla_ros.control.motion.stop import stop
+from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
+from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.controller_states import ArmStates
+from rdvla_ros.nodes.policy.parameters import PolicyParameters
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import Decision, ObservationError, StopReason, TrajectoryError
+
+FIRST_PLANNING_S = 0.01  # assumed before a plan was measured
+
+
+class NotNowError(TrajectoryError):
+    """There is nothing wrong with the decision but its time, or that it is not settled: it moves nothing, and that is all."""
+
+
+class Motions:
+    """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed."""
+
+    def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
+        self._robot, self._arms, self._horizon = robot, arms, horizon
+        self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
+        self._limits = JointLimits.of_robot(robot)
+        self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
+        self.schedule = Schedule(
+            Latency(values.first_latency_s),
+            lead_s=values.lead_s,
+            observation_period_s=1.0 / robot.rates.camera_hz,
+            planning=Latency(FIRST_PLANNING_S),
+        )
+        newest = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
+        self._publishers = {
+            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", newest)
+            for arm in robot.arms
+        }
+        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+
+    def send(self, decision: Decision, now_s: float, *, publish_unconverged: bool) -> int:
+        """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
+        chunk = decision.chunk
+        if decision.stop_reason == StopReason.NON_FINITE or not np.isfinite(chunk.positions).all():
+            raise TrajectoryError("The decision is not finite.")
+        if decision.stop_reason == StopReason.DIVERGED:
+            raise TrajectoryError("The iterations did not settle, they moved the plan further and further.")
+        if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
+            raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
+        begun_s = time.monotonic()
+        horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
+        present = self._arms.present()
+        if not self.schedule.joinable(present):
+            raise NotNowError("The arms still come to rest from what was stopped.")
+        over = self.schedule.handover(now_s + self.schedule.planning_s, present)
+        elapsed_s = over.stamp_s - chunk.stamp_s
+        if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s):
+            raise NotNowError(
+                f"Nothing of the chunk is left to execute: {len(chunk.positions)} rows of {chunk.step_s:g} s, taking over "
+                f"{elapsed_s + over.lead_s:.3f} s after their observation. It came too late."
+            )
+        motion = self._seam.plan(
+            self._robot.from_policy(chunk.positions),
+            step_s=chunk.step_s,
+            elapsed_s=elapsed_s,
+            horizon=horizon,
+            start=self.schedule.reference(over.switch_s, present),
+            limits=self._limits,
+            lead_s=over.lead_s,
+            now=self.schedule.reference(over.send_s, present),
+            now_s=over.send_s - over.stamp_s,
+            options=self._options,
+        )
+        self.schedule.planning.add(time.monotonic() - begun_s)
+        # until a point of the running motion has passed, which is less than lead_s after the plan was expected
+        time.sleep(max(0.0, over.send_s - now_s - (time.monotonic() - begun_s)))
+        self._publish(motion, over.stamp_s)
+        self.schedule.sent(motion, over.stamp_s, self._stop_s)
+        return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
+
+    def stop(self, now_s: float) -> None:
+        """Bring all arms to rest inside their limits, from what they follow; called while they move. An arm that is not heard of
+        is taken to do what it was sent."""
+        try:
+            present = self._arms.present()
+        except ObservationError:
+            present = None
+        over = self.schedule.handover(now_s, present)
+        start, onward = self.schedule.reference(over.switch_s, present), self.schedule.onward(over.switch_s, present)
+        motion = stop(start, limits=self._limits, lead_s=over.lead_s, onward=onward)
+        motion = replace(motion, before=self.schedule.reference(over.send_s, present), before_s=over.send_s - over.stamp_s)
+        time.sleep(max(0.0, over.send_s - now_s))  # as in `send`
+        self._publish(motion, over.stamp_s)
+        self.schedule.forget()
+
+    def _publish(self, motion: Trajectory, stamp_s: float) -> None:
+        stamp = conversions.stamp(stamp_s)  # one time base for all arms: the gate pairs them by it
+        parts = {arm.name: conversions.trajectory_message(motion.select(arm.joint_names), stamp) for arm in self._robot.arms}
+        for name, part in parts.items():
+            self._publishers[name].publish(part)

@@ -1,0 +1,176 @@
+"""The parameters of the policy node. 0 or an empty text in an override means: what the checkpoint or the robot says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from rdvla_ros.control.motion.seam import METHODS
+from rdvla_ros.nodes.common.conversions import instruction_problem
+from rdvla_ros.nodes.common.parameters import Schema, parameter
+
+
+@dataclass(frozen=True)
+class PolicyParameters(Schema):
+    # what runs
+    robot: str = parameter("", "robot description, a YAML file", change="unconfigured")
+    checkpoint: str = parameter("", "folder with manifest.json and model.safetensors", change="unconfigured")
+    instruction: str = parameter("", "what the robot is to do; empty: no decisions until ~/set_instruction", change="always")
+    gate: bool = parameter(True, "the gate runs: decide only while /gate/status says AUTO")
+    autostart: bool = parameter(False, "configure and activate at the start of the node")
+
+    # how it computes
+    device: str = parameter("cpu", "torch device", change="unconfigured")
+    threads: int = parameter(
+        1,
+        "torch threads of a decision; with more than there are idle cores it becomes much slower",
+        low=1,
+        high=256,
+        change="unconfigured",
+    )
+    seed: int = parameter(0, "seed of the initial scratchpads", low=0, high=2**31 - 1, change="unconfigured")
+    halting_rule: str = parameter("", "halting rule by name; empty: the checkpoint's", change="unconfigured")
+    halting_threshold: float = parameter(
+        0.0, "threshold of the halting rule; 0: the checkpoint's", low=0.0, change="unconfigured"
+    )
+    max_iterations: int = parameter(0, "iterations allowed; 0: the checkpoint's", low=0, high=10000, change="unconfigured")
+    horizon_rule: str = parameter("", "horizon rule by name; empty: the checkpoint's", change="unconfigured")
+    deadline_s: float = parameter(
+        0.0, "time after which a decision takes its best chunk so far; 0: none", unit="s", low=0.0, high=60.0, change="always"
+    )
+
+    # the process it computes in
+    decision_timeout_s: float = parameter(
+        2.0, "a decision that takes longer hangs: its process is killed, and the arms are held", unit="s", low=0.05, high=60.0
+    )
+    load_timeout_s: float = parameter(300.0, "loading the policy may take so long", unit="s", low=1.0, high=3600.0)
+    worker_memory_mib: int = parameter(
+        0, "memory that the process may allocate; 0: no limit", unit="MiB", low=0, high=1 << 24, change="unconfigured"
+    )
+
+    # when it decides
+    publish_unconverged: bool = parameter(
+        True, "publish a chunk that had not settled at the limit (the horizon rule shortens it)", change="always"
+    )
+    while_held: str = parameter(
+        "pause",
+        "what the policy does while the gate holds: nothing, or decisions without trajectories",
+        choices=("pause", "decide"),
+        change="always",
+    )
+    held_period_s: float = parameter(
+        1.0, "while_held decide: time between decisions", unit="s", low=0.1, high=60.0, change="always"
+    )
+    gate_timeout_s: float = parameter(
+        1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0
+    )
+    gate_heartbeat_s: float = parameter(
+        0.06, "silence of the gate's heartbeat after which nothing is published", unit="s", low=0.04, high=10.0
+    )
+    first_latency_s: float = parameter(
+        0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured"
+    )
+
+    # what it accepts
+    max_observation_age_s: float = parameter(
+        0.0, "older input makes no decision; 0: the robot description's", unit="s", low=0.0, high=10.0, change="unconfigured"
+    )
+    slop_s: float = parameter(
+        0.0,
+        "images of one moment lie less than this apart; 0: so wide that cameras without a common trigger match",
+        unit="s",
+        low=0.0,
+        high=1.0,
+        change="unconfigured",
+    )
+    joint_gap_s: float = parameter(
+        0.05, "a joint sample must lie this near to the images", unit="s", low=0.001, high=1.0, change="unconfigured"
+    )
+    future_s: float = parameter(
+        0.05, "a stamp may lie this far ahead of the clock", unit="s", low=0.0, high=1.0, change="unconfigured"
+    )
+    zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
+
+    frozen_frames: int = parameter(
+        10,
+        "so many images in a row with the same pixels: the camera is frozen; 0: the scene may be without any noise",
+        low=0,
+        high=100000,
+        change="unconfigured",
+    )
+    joint_jump_factor: float = parameter(
+        2.0,
+        "times its largest speed that a joint may move from one sample to the next; 0: as far as it likes",
+        low=0.0,
+        high=100.0,
+        change="unconfigured",
+    )
+    skew_warn_s: float = parameter(
+        0.1, "stamps of one stream further behind those of another are told", unit="s", low=0.001, high=10.0
+    )
+    skew_limit_s: float = parameter(
+        0.2, "stamps of one stream further behind those of another: no start", unit="s", low=0.001, high=10.0
+    )
+
+    # when it stops
+    pause_after_s: float = parameter(
+        0.0,
+        "moving arms are brought to rest when the newest inputs are so old; 0: 0.1 s above max_observation_age_s",
+        unit="s",
+        low=0.0,
+        high=10.0,
+        change="unconfigured",
+    )
+    healthy_s: float = parameter(1.0, "a pause ends after all was well for so long", unit="s", low=0.1, high=60.0)
+    longest_pause_s: float = parameter(2.0, "a pause whose causes last longer becomes a hold", unit="s", low=0.1, high=600.0)
+    unsettled_to_pause: int = parameter(
+        10, "so many decisions in a row that had not settled at the limit are a pause; 0: never", low=0, high=1000
+    )
+    constant_decisions: int = parameter(
+        5, "so many different observations with the same decision: the network does not respond; 0: never", low=0, high=1000
+    )
+    stall_s: float = parameter(
+        0.3, "after callbacks stood still for so long, decisions begun before are dropped", unit="s", low=0.05, high=10.0
+    )
+
+    # what it sends
+    seam_method: str = parameter(
+        "cut_and_blend",
+        "how a chunk joins the motion under way; replace only to compare with: the gate refuses it",
+        choices=tuple(METHODS),
+        change="unconfigured",
+    )
+    lead_s: float = parameter(
+        0.03,
+        "from sending a trajectory to its first point; longer than planning it and reaching the controllers take",
+        unit="s",
+        low=0.005,
+        high=0.1,
+        change="unconfigured",
+    )
+    stop_s: float = parameter(
+        0.5, "duration of the stop that ends every trajectory", unit="s", low=0.05, high=0.5, change="unconfigured"
+    )
+
+    def problems(self) -> Iterable[str]:
+        if self.instruction and (problem := instruction_problem(self.instruction)):
+            yield f"instruction: {problem}."
+        if 0.0 < self.max_observation_age_s < self.slop_s:
+            yield f"max_observation_age_s: expected at least slop_s ({self.slop_s:g} s), got {self.max_observation_age_s:g}."
+        if self.skew_limit_s < self.skew_warn_s:
+            yield f"skew_limit_s: expected at least skew_warn_s ({self.skew_warn_s:g} s), got {self.skew_limit_s:g}."
+        if 0.0 < self.pause_after_s < self.max_observation_age_s:
+            yield (
+                f"pause_after_s: expected 0 or at least max_observation_age_s ({self.max_observation_age_s:g} s), "
+                f"got {self.pause_after_s:g}."
+            )
+        if self.decision_timeout_s <= self.deadline_s:
+            yield f"decision_timeout_s: expected above deadline_s ({self.deadline_s:g} s), got {self.decision_timeout_s:g}."
+        if self.gate_timeout_s < self.gate_heartbeat_s:
+            yield f"gate_heartbeat_s: expected at most gate_timeout_s ({self.gate_timeout_s:g} s), got {self.gate_heartbeat_s:g}."
+        if 0.0 < self.joint_jump_factor < 1.0:
+            yield f"joint_jump_factor: expected 0 or at least 1, got {self.joint_jump_factor:g}."
+        if 1 in (self.frozen_frames, self.constant_decisions):
+            yield "frozen_frames, constant_decisions: expected 0 or at least 2, since one says nothing; got 1."
+        if 0.0 < self.deadline_s < 0.005:
+            yield f"deadline_s: expected 0 or at least 0.005 s, got {self.deadline_s:g}."
