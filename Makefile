@@ -27,6 +27,7 @@ test: setup
 
 check: setup
 	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
 	@scripts/run -m pytest -q test/test_import_rule.py
 
 bench: setup

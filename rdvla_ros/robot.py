@@ -117,9 +117,7 @@ class RobotDescription:
             name=root.text("name"),
             arms=tuple(_arm(node) for node in root.items("arms")),
             cameras=tuple(_camera(node) for node in root.items("cameras")),
-            representation=root.node("actions").keys(required=("representation",)).choice(
-                "representation", REPRESENTATIONS
-            ),
+            representation=root.node("actions").keys(required=("representation",)).choice("representation", REPRESENTATIONS),
             rates=_rates(root.node("rates")),
         )
         _check_unique(source, "arm", [arm.name for arm in description.arms])
@@ -191,6 +189,12 @@ def shipped(relative: str) -> Path:
     prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     folders = [prefix / "share" / package.name for prefix in prefixes]
     return next((folder for folder in folders if folder.is_dir()), package / "share") / relative
+
+
+def import_path() -> str:
+    """PYTHONPATH for a process that we start: the package that is running now comes first in it too."""
+    root = str(Path(__file__).resolve().parent.parent)
+    return os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _arm(node: Section) -> Arm:

@@ -15,9 +15,9 @@ def _domain() -> dict[str, str]:
     """A ROS domain of its own, reserved on this host: no robot on the network and no other run here is heard."""
     if importlib.util.find_spec("rclpy") is None:
         return {}
-    from rdvla_ros.bringup import launcher as starter  # imports nothing of ROS itself
+    from rdvla_ros.bringup import launcher  # imports nothing of ROS itself
 
-    return _held.enter_context(starter.free_domain())
+    return _held.enter_context(launcher.free_domain())
 
 
 os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"

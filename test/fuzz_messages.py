@@ -6,10 +6,10 @@ import math
 import numpy as np
 from builtin_interfaces.msg import Duration
 from hypothesis import strategies as st
-from rdvla_ros.msg import ControllerState, Heartbeat
 from sensor_msgs.msg import JointState, Joy
 from trajectory_msgs.msg import JointTrajectoryPoint
 
+from rdvla_ros.msg import ControllerState, Heartbeat
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.types import StopReason
 

@@ -16,29 +16,23 @@ from rclpy.clock_type import ClockType
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSProfile
 from rclpy.time import Time
-from rdvla_ros.msg import GateStatus
 from sensor_msgs.msg import Image
 
 from rdvla_ros.control.motion import cubic
-from rdvla_ros.control.supervision import modes
 from rdvla_ros.control.motion.limits import POSITION_MARGIN
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
-from rdvla_ros.nodes.common import guard as complaints
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.policy import decision_loop as deciding
-from rdvla_ros.nodes.gate import authority as gate_authority
+from rdvla_ros.control.supervision import modes
+from rdvla_ros.msg import GateStatus
+from rdvla_ros.nodes.common import conversions, guard, heartbeat
+from rdvla_ros.nodes.gate import authority, robot_monitor, supervisor
 from rdvla_ros.nodes.gate import node as gate_node
-from rdvla_ros.nodes.policy import gate_client as gate_peer
-from rdvla_ros.nodes.gate import supervisor as gate_watch
-from rdvla_ros.nodes.common import heartbeat
-from rdvla_ros.nodes.policy import motion_sender as motions
+from rdvla_ros.nodes.policy import decision_loop, gate_client, motion_sender
 from rdvla_ros.nodes.policy import node as policy_node
-from rdvla_ros.nodes.gate import robot_monitor as robot_watch  # fmt: skip
 from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.sim.controller import JointTrajectoryController
 
 TIMED = (
-    complaints, deciding, gate_authority, gate_node, gate_peer, gate_watch, heartbeat, motions, policy_node, robot_watch,
+    guard, decision_loop, authority, gate_node, gate_client, supervisor, heartbeat, motion_sender, policy_node, robot_monitor,
 )  # fmt: skip
 SLACK = 0.05  # share of a limit that rounding and the tolerance of what passes may add
 

@@ -10,20 +10,20 @@ import rclpy
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rdvla_ros.msg import ControllerState, GateStatus, Heartbeat
-from rdvla_ros.srv import Hold, Resume, SetMode
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
+from rdvla_ros.msg import ControllerState, GateStatus, Heartbeat
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.executor import make_executor
-from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.controller import JointTrajectoryController
+from rdvla_ros.srv import Hold, Resume, SetMode
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
 ROBOT = RobotDescription.load(ROBOT_FILE)

@@ -40,24 +40,44 @@ def random_weights(config: OracleConfig, seed: int, scale: float = 1.0) -> tuple
     def norm():
         return 1 + 0.2 * torch.randn(dim, generator=generator)
 
-    head = {"action_queries": torch.randn(config.chunk_length, dim, generator=generator),
-            "adapter.weight": matrix(dim, 2 * dim), "adapter_norm.weight": norm(),
-            "gamma_adapt": torch.tensor(1.3), "gamma_init": torch.tensor(0.9), "recurrent_norm.weight": norm(),
-            "output_norm.weight": norm(), "output_proj.weight": matrix(config.action_dim, dim),
-            "output_proj.bias": torch.randn(config.action_dim, generator=generator)}
+    head = {
+        "action_queries": torch.randn(config.chunk_length, dim, generator=generator),
+        "adapter.weight": matrix(dim, 2 * dim),
+        "adapter_norm.weight": norm(),
+        "gamma_adapt": torch.tensor(1.3),
+        "gamma_init": torch.tensor(0.9),
+        "recurrent_norm.weight": norm(),
+        "output_norm.weight": norm(),
+        "output_proj.weight": matrix(config.action_dim, dim),
+        "output_proj.bias": torch.randn(config.action_dim, generator=generator),
+    }
     for stack, layers in (("prelude", config.prelude), ("recurrent", config.core), ("coda", config.coda)):
         for i in range(len(layers)):
             for name in ("norm1", "norm2", "norm3"):
                 head[f"{stack}.{i}.{name}.weight"] = norm()
-            for name in ("q_self", "k_self", "v_self", "o_self", "q_cross", "k_latents", "v_latents", "k_vision",
-                         "v_vision", "o_cross"):
+            for name in (
+                "q_self",
+                "k_self",
+                "v_self",
+                "o_self",
+                "q_cross",
+                "k_latents",
+                "v_latents",
+                "k_vision",
+                "v_vision",
+                "o_cross",
+            ):
                 head[f"{stack}.{i}.{name}.weight"] = matrix(dim, dim)
             head[f"{stack}.{i}.gate"] = torch.randn(1, generator=generator)
             head[f"{stack}.{i}.ffn_gate.weight"] = matrix(inner, dim)
             head[f"{stack}.{i}.ffn_up.weight"] = matrix(inner, dim)
             head[f"{stack}.{i}.ffn_down.weight"] = matrix(dim, inner)
-    projector = {"fc1.weight": matrix(dim, config.proprio_dim), "fc1.bias": torch.randn(dim, generator=generator),
-                 "fc2.weight": matrix(dim, dim), "fc2.bias": torch.randn(dim, generator=generator)}
+    projector = {
+        "fc1.weight": matrix(dim, config.proprio_dim),
+        "fc1.bias": torch.randn(dim, generator=generator),
+        "fc2.weight": matrix(dim, dim),
+        "fc2.bias": torch.randn(dim, generator=generator),
+    }
     return head, projector
 
 
@@ -83,8 +103,10 @@ def rotation(position, width, published, base):
 
 def rotate(x, config: OracleConfig):
     """x (B, K, d) of one head."""
-    return torch.stack([x[:, p] @ rotation(p, x.shape[-1], config.published_rotary, config.rope_base).to(x.dtype).T
-                        for p in range(x.shape[1])], 1)
+    return torch.stack(
+        [x[:, p] @ rotation(p, x.shape[-1], config.published_rotary, config.rope_base).to(x.dtype).T for p in range(x.shape[1])],
+        1,
+    )
 
 
 def layer(w, prefix, x, latents, vision, config: OracleConfig):
@@ -106,13 +128,16 @@ def layer(w, prefix, x, latents, vision, config: OracleConfig):
     x = x + linear("o_self", torch.cat(heads, -1))
 
     q = linear("q_cross", norm("norm2", x))
-    groups = [(linear("k_latents", latents), linear("v_latents", latents), 1.0),
-              (linear("k_vision", vision), linear("v_vision", vision), torch.tanh(w[f"{prefix}.gate"]))]
+    groups = [
+        (linear("k_latents", latents), linear("v_latents", latents), 1.0),
+        (linear("k_vision", vision), linear("v_vision", vision), torch.tanh(w[f"{prefix}.gate"])),
+    ]
     heads = []
     for h in range(n):
         part = slice(h * d, (h + 1) * d)
-        scores = torch.cat([factor * (q[..., part] @ keys[..., part].transpose(1, 2)) / math.sqrt(d)
-                            for keys, _, factor in groups], -1)
+        scores = torch.cat(
+            [factor * (q[..., part] @ keys[..., part].transpose(1, 2)) / math.sqrt(d) for keys, _, factor in groups], -1
+        )
         heads.append(scores.softmax(-1) @ torch.cat([values[..., part] for _, values, _ in groups], 1))
     x = x + linear("o_cross", torch.cat(heads, -1))
 

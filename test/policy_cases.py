@@ -7,11 +7,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from rdvla_ros.learning.config import Augmentation, ModelSettings, TrainConfig
+from rdvla_ros.learning.config import Augmentation, DepthSampler, ModelSettings, TrainConfig
+from rdvla_ros.learning.recording.assemble import assemble, recording_folder
 from rdvla_ros.learning.recording.demonstrate import LABEL_ROWS
 from rdvla_ros.learning.recording.episodes import Episode, save_episode
-from rdvla_ros.learning.recording.assemble import assemble, recording_folder
-from rdvla_ros.learning.training.recurrence import DepthSampler
 from rdvla_ros.learning.training.trainer import build_model
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.checkpoint import Checkpoint, Contract

@@ -18,17 +18,17 @@ from lifecycle_msgs.srv import ChangeState
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
-from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
-from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
+from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.nodes.common.heartbeat import QOS
-from rdvla_ros.nodes.policy.worker.loading import LOAD
 from rdvla_ros.nodes.policy.node import PolicyNode
+from rdvla_ros.nodes.policy.worker.loading import LOAD
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.srv import SetInstruction
 
 ROBOT_FILE = Path(__file__).resolve().parents[1] / "config" / "aloha_sim.yaml"
 ROBOT = RobotDescription.load(ROBOT_FILE)

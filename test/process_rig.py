@@ -9,12 +9,12 @@ from pathlib import Path
 
 import numpy as np
 from gate_rig import PATIENT, ROBOT, ROBOT_FILE, GateRig
-from rdvla_ros.msg import GateStatus, Heartbeat
-from rdvla_ros.srv import Resume
 from sensor_msgs.msg import Image
 
+from rdvla_ros.msg import GateStatus, Heartbeat
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.srv import Resume
 
 TESTS = Path(__file__).resolve().parent
 # The policy node with a stand-in for the network: what it decides needs no torch, so that its process starts in a moment.

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from policy_cases import tiny_checkpoint, write_episodes
 
-from rdvla_ros.learning.evaluation import ablate
 from rdvla_ros.learning.config import TrainingError
+from rdvla_ros.learning.evaluation import ablate
 from rdvla_ros.model.checkpoint import save_checkpoint
 
 

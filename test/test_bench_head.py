@@ -12,8 +12,21 @@ from rdvla_ros.bench.head import main as bench_head
 
 def test_the_bench_saves_every_variant_and_a_chart(tmp_path, capsys):
     chart = tmp_path / "images" / "chart.png"
-    arguments = ["--hidden-dim", "64", "--rounds", "1", "--depths", "1", "4", "--threads", "1", "--out", str(tmp_path / "bench"),
-                 "--chart", str(chart)]
+    arguments = [
+        "--hidden-dim",
+        "64",
+        "--rounds",
+        "1",
+        "--depths",
+        "1",
+        "4",
+        "--threads",
+        "1",
+        "--out",
+        str(tmp_path / "bench"),
+        "--chart",
+        str(chart),
+    ]
     assert bench_head.main(arguments) == 0
     report = json.loads((tmp_path / "bench" / "head_cpu.json").read_text())
     for result in report["results"].values():

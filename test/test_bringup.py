@@ -13,8 +13,8 @@ import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 
+from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
-from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
 
 ROOT = Path(__file__).parent.parent
@@ -91,8 +91,8 @@ FAILS = "print('up', flush=True)\nprint('no camera is there')\nraise SystemExit(
 @pytest.fixture
 def programs(monkeypatch):
     """ProcessSpec.executable becomes the source of a program."""
-    monkeypatch.setattr(starter, "command", lambda spec, _: [sys.executable, "-S", "-c", spec.executable])
-    monkeypatch.setattr(starter, "GRACE_S", ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 5.0)))
+    monkeypatch.setattr(launcher, "command", lambda spec, _: [sys.executable, "-S", "-c", spec.executable])
+    monkeypatch.setattr(launcher, "GRACE_S", ((signal.SIGINT, 0.5), (signal.SIGTERM, 0.5), (signal.SIGKILL, 5.0)))
 
 
 def wait_until(condition, seconds=20.0):
@@ -115,7 +115,7 @@ def is_up(item):
 
 
 def start(tmp_path, *sources):
-    running = starter.start([ProcessSpec(source, f"node{i}") for i, source in enumerate(sources)], tmp_path)
+    running = launcher.start([ProcessSpec(source, f"node{i}") for i, source in enumerate(sources)], tmp_path)
     for item in running.running:
         wait_until(lambda item=item: is_up(item) or item.process.poll() is not None)
     return running
@@ -123,8 +123,8 @@ def start(tmp_path, *sources):
 
 def test_processes_end_in_reverse_order_and_with_code_0(programs, tmp_path, monkeypatch):
     order = []
-    ended = starter._ended
-    monkeypatch.setattr(starter, "_ended", lambda process, *rest: order.append(process.pid) or ended(process, *rest))
+    ended = launcher._ended
+    monkeypatch.setattr(launcher, "_ended", lambda process, *rest: order.append(process.pid) or ended(process, *rest))
     running = start(tmp_path, OBEYS, OBEYS)
     assert running.stop() == {"node0": 0, "node1": 0}
     assert order == [item.process.pid for item in reversed(running.running)]
@@ -152,7 +152,7 @@ def test_a_process_that_ends_by_itself_is_named_with_the_end_of_its_log(programs
 
 def test_an_exception_while_starting_leaves_nothing(programs, tmp_path, monkeypatch):
     begun = []
-    start_one = starter._start_one
+    start_one = launcher._start_one
 
     def second_fails(*arguments):
         if begun:
@@ -160,9 +160,9 @@ def test_an_exception_while_starting_leaves_nothing(programs, tmp_path, monkeypa
         begun.append(start_one(*arguments))
         return begun[0]
 
-    monkeypatch.setattr(starter, "_start_one", second_fails)
+    monkeypatch.setattr(launcher, "_start_one", second_fails)
     with pytest.raises(OSError, match="no more"):
-        starter.start([ProcessSpec(OBEYS, "a"), ProcessSpec(OBEYS, "b")], tmp_path)
+        launcher.start([ProcessSpec(OBEYS, "a"), ProcessSpec(OBEYS, "b")], tmp_path)
     assert begun[0].process.poll() is not None
 
 
@@ -172,8 +172,8 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
         from pathlib import Path
         from rdvla_ros.nodes import starter
         from rdvla_ros.bringup.processes import ProcessSpec
-        starter.command = lambda spec, _: [sys.executable, "-S", "-c", spec.executable]
-        running = starter.start([ProcessSpec({STUBBORN!r}, "a"), ProcessSpec({STUBBORN!r}, "b")], Path({str(tmp_path)!r}))
+        launcher.command = lambda spec, _: [sys.executable, "-S", "-c", spec.executable]
+        running = launcher.start([ProcessSpec({STUBBORN!r}, "a"), ProcessSpec({STUBBORN!r}, "b")], Path({str(tmp_path)!r}))
         print(*(item.process.pid for item in running.running), flush=True)
         time.sleep(600)
     """)
@@ -186,19 +186,19 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
 
 
 def test_a_domain_is_given_out_once(monkeypatch):
-    monkeypatch.setattr(starter, "DOMAINS", range(100, 102))  # which no other run here reserves: this suite has one too
-    with starter.free_domain() as first, starter.free_domain() as second:
+    monkeypatch.setattr(launcher, "DOMAINS", range(100, 102))  # which no other run here reserves: this suite has one too
+    with launcher.free_domain() as first, launcher.free_domain() as second:
         assert {first["ROS_DOMAIN_ID"], second["ROS_DOMAIN_ID"]} == {"100", "101"}
-        with pytest.raises(BringupError, match="free ROS domain"), starter.free_domain():
+        with pytest.raises(BringupError, match="free ROS domain"), launcher.free_domain():
             pass
-    with starter.free_domain() as again:
+    with launcher.free_domain() as again:
         assert again["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
 def test_a_node_that_cannot_start_says_so_in_the_log_the_starter_shows(tmp_path):
     """The real gate with a robot description that is not there."""
-    with starter.free_domain() as domain:
-        running = starter.start([ProcessSpec("gate_node", "gate", {"robot": "/nowhere.yaml"})], tmp_path, domain)
+    with launcher.free_domain() as domain:
+        running = launcher.start([ProcessSpec("gate_node", "gate", {"robot": "/nowhere.yaml"})], tmp_path, domain)
         with running:
             running["gate"].process.wait(timeout=60)
             with pytest.raises(BringupError, match=r"'gate'.*code 1[\s\S]*/nowhere.yaml"):
@@ -216,7 +216,7 @@ def test_text_that_looks_like_yaml_reaches_a_node_as_text(tmp_path):
     texts = ["yes", "1", 'it\'s: "a # cube"', ""]
     spec = ProcessSpec("x", "n", dict(zip("abcd", texts, strict=True)))
     file = tmp_path / "n.yaml"
-    starter.write_parameters(file, spec)
+    launcher.write_parameters(file, spec)
     out = subprocess.run(
         [sys.executable, "-c", program, "--ros-args", "--params-file", str(file)],
         capture_output=True,
@@ -241,4 +241,4 @@ def test_two_runs_of_the_tests_at_once_take_different_domains():
         for run in runs:
             run.communicate("\n", timeout=30)
     (first, loaded), (second, _) = said
-    assert first != second and int(first) in starter.DOMAINS and int(second) in starter.DOMAINS and loaded == "False"
+    assert first != second and int(first) in launcher.DOMAINS and int(second) in launcher.DOMAINS and loaded == "False"

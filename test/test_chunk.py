@@ -5,8 +5,8 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from rdvla_ros.control.motion.schedule import Latency, Present, Schedule, rows_left
 from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.schedule import Latency, Present, Schedule, rows_left
 from rdvla_ros.control.motion.trajectory import Reference, plan
 from rdvla_ros.robot import Joint
 

@@ -12,13 +12,12 @@ import pytest
 pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
-from rdvla_ros.msg import Convergence
-
-from rdvla_ros.nodes.common import conversions
 from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.episode_runner import Runner
+from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
+from rdvla_ros.msg import Convergence
+from rdvla_ros.nodes.common import conversions
 
 
 def decision(iterations, latency_s=0.08):

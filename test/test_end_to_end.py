@@ -15,11 +15,11 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
-from rdvla_ros.msg import GateStatus
 from wire import Wire
 
+from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
-from rdvla_ros.bringup import launcher as starter
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.robot import RobotDescription
 
 ROOT = Path(__file__).parent.parent
@@ -34,8 +34,8 @@ SILENCE_IMAGES = 15  # 1.5 s of images: many decisions long
 def system(tmp_path_factory):
     """The started processes, and a wire that hears them. The tests of this file run in their order and share it."""
     robot = RobotDescription.load(ROOT / bringup.SIM_ROBOT)
-    with starter.free_domain() as domain:
-        processes = starter.start(bringup.processes({"sim": True}), tmp_path_factory.mktemp("logs"), domain)
+    with launcher.free_domain() as domain:
+        processes = launcher.start(bringup.processes({"sim": True}), tmp_path_factory.mktemp("logs"), domain)
         wire = Wire(robot, int(domain["ROS_DOMAIN_ID"]), processes.check)
         try:
             yield processes, wire

@@ -19,11 +19,10 @@ from std_msgs.msg import Int32
 from std_srvs.srv import Trigger
 
 from rdvla_ros.nodes.common import executor as executors
-from rdvla_ros.nodes.common import run as process
-from rdvla_ros.nodes.common import throttle
+from rdvla_ros.nodes.common import run, throttle
+from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.policy.node import PolicyNode
-from rdvla_ros.nodes.common.side_node import Side
 
 KINDS = [
     pytest.param(
@@ -53,7 +52,7 @@ def node(request, monkeypatch):
 
 def spin_until(node, condition, seconds=10.0):
     end = time.monotonic() + seconds
-    process.spin(node.executor, node, lambda: condition() or time.monotonic() > end)
+    run.spin(node.executor, node, lambda: condition() or time.monotonic() > end)
     assert condition()
 
 
@@ -106,7 +105,7 @@ def test_a_timer_that_destroys_itself_runs_once_more_at_most(node):
     timer = node.create_timer(0.0, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
     spin_until(node, lambda: ticks)
     end = time.monotonic() + 0.3
-    process.spin(node.executor, node, lambda: time.monotonic() > end)
+    run.spin(node.executor, node, lambda: time.monotonic() > end)
     assert ticks[0] is True and len(ticks) <= 2 and not any(ticks[1:])
 
 

@@ -13,6 +13,7 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 
 from gate_rig import GateRig
 from policy_rig import HOME, ROBOT
+
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold
 

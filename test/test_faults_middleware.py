@@ -10,12 +10,12 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 
 from gate_rig import HOME, ROBOT, SLICES, GateRig, motion
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import Resume
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.trajectory import Reference
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common.controller_states import incredible
+from rdvla_ros.srv import Resume
 
 RIGHT = ROBOT.arms[-1]
 

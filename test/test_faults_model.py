@@ -22,10 +22,10 @@ from rdvla_ros.control.motion.limits import check_trajectory
 from rdvla_ros.control.supervision.output_quality import ConstantOutput
 from rdvla_ros.control.supervision.uncertainty import Settling, UncertaintyMonitor, score
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.policy.worker import main as worker_process
-from rdvla_ros.nodes.policy.worker.loading import LOAD, settings
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
+from rdvla_ros.nodes.policy.worker import main as worker_process
 from rdvla_ros.nodes.policy.worker.client import ProcessWorker
+from rdvla_ros.nodes.policy.worker.loading import LOAD, settings
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Observation, StopReason
 

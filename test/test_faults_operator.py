@@ -9,11 +9,11 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from gate_rig import HOME, MOVES, ROBOT, SLICES, Beats, GateRig, motion
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import Hold, Resume, SetMode
 from sensor_msgs.msg import Joy
 
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import RdvlaError
 
 LEFT, RIGHT = (arm.name for arm in ROBOT.arms)

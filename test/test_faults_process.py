@@ -17,20 +17,20 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 import rclpy
 from gate_rig import ROBOT
 from process_rig import LEASE_S, ProcessRig
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import Hold
 
+from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.nodes.common.heartbeat import Heart
+from rdvla_ros.srv import Hold
 
 PATIENCE_S = 40.0
 
 
 @pytest.fixture(scope="module")
 def shared():
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         before = {name: os.environ.get(name) for name in domain}
         os.environ.update(domain)
         try:

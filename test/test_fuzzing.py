@@ -21,14 +21,14 @@ import worker_cases
 from fuzz_messages import NUMBERS, SPOILS, TEXTS, whole
 from fuzz_rig import FuzzedGate, FuzzedPolicy
 from gate_rig import HOME, ROBOT, motion
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import SetInstruction
 
 from rdvla_ros.control.supervision.modes import Mode
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.worker.protocol import WorkerLost
+from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import ObservationError
 
 CASES = int(os.environ.get("RDVLA_FUZZ", 10000))

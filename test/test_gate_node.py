@@ -9,12 +9,12 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from gate_rig import HOME, LIMITS, MOVES, ROBOT, SLICES, GateRig, motion, stops
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import Hold, Resume, SetMode
 
 from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.motion.trajectory import Trajectory
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
+from rdvla_ros.srv import Hold, Resume, SetMode
 
 
 @pytest.fixture

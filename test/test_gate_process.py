@@ -14,11 +14,11 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from gate_rig import PATIENT, ROBOT, ROBOT_FILE, GateRig, motion, stops
-from rdvla_ros.msg import GateStatus
-from rdvla_ros.srv import Hold
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.nodes.common import realtime as urgent
+from rdvla_ros.msg import GateStatus
+from rdvla_ros.nodes.common import realtime
+from rdvla_ros.srv import Hold
 
 
 def test_start_mode_auto_waits_for_the_robot_and_begins_by_itself():
@@ -94,7 +94,7 @@ def test_what_a_user_has_set_about_the_middleware_stays(monkeypatch, name):
     monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
     monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "SHM")
     monkeypatch.setenv(name, "mine")
-    urgent.without_shared_memory()
+    realtime.without_shared_memory()
     assert os.environ[name] == "mine" and os.environ["FASTDDS_BUILTIN_TRANSPORTS"] == "SHM"
     assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 

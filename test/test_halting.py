@@ -9,11 +9,11 @@ import pytest
 import torch
 from head_cases import SMALL, load_case, oracle_case
 
-from rdvla_ros.model.sketch_ratio import Experience
+from rdvla_ros.model.decode_plan import Row, Visit
 from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
-from rdvla_ros.model.decode_plan import Row, Visit
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import StopReason
 
 
@@ -66,8 +66,10 @@ def test_kl_looks_harder_at_dimensions_that_move_little():
 def test_cosine_stops_where_the_chunk_keeps_its_direction(case):
     head, context, start = case
     got = head.refine(context, ActionCosine(0.999), start)
-    every = head.refine(context, FixedDepth(1), start).actions, *(
-        head.refine(context, FixedDepth(k), start).actions for k in range(2, 13))
+    every = (
+        head.refine(context, FixedDepth(1), start).actions,
+        *(head.refine(context, FixedDepth(k), start).actions for k in range(2, 13)),
+    )
     for row in range(2):
         cosines = [torch.cosine_similarity(a[row].flatten(), b[row].flatten(), dim=0) for a, b in pairwise(every)]
         first = next(k for k, cosine in enumerate(cosines, start=2) if cosine > 0.999)
@@ -148,8 +150,11 @@ class SlowRunner(EagerRunner):
 
 
 @pytest.mark.parametrize("seconds", [3.0, 4.2, 7.7, 20.0])
-@pytest.mark.parametrize("inner", [FixedDepth(1000), ActionChange(0.0, 1000), ActionChange(0.0, 1000, evaluate="every")],
-                         ids=["fixed", "needed", "every"])
+@pytest.mark.parametrize(
+    "inner",
+    [FixedDepth(1000), ActionChange(0.0, 1000), ActionChange(0.0, 1000, evaluate="every")],
+    ids=["fixed", "needed", "every"],
+)
 def test_a_deadline_is_kept_with_the_newest_chunk(case, seconds, inner):
     head, context, start = case
     clock = Clock()
@@ -196,8 +201,9 @@ class Poisoned(EagerRunner):
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 @pytest.mark.parametrize("at", [1, 2, 6])
-@pytest.mark.parametrize("rule", [ActionChange(1e-9), ActionChange(1e-9, evaluate="every"), FixedDepth(9)],
-                         ids=["needed", "every", "fixed"])
+@pytest.mark.parametrize(
+    "rule", [ActionChange(1e-9), ActionChange(1e-9, evaluate="every"), FixedDepth(9)], ids=["needed", "every", "fixed"]
+)
 def test_a_non_finite_iteration_stops_its_row_only(case, rule, at, value):
     head, context, start = case
     got = refine(head, context, rule, start, runner=Poisoned(head, context, at, value))
@@ -253,20 +259,23 @@ def test_a_coda_that_overflows_never_looks_converged(case):
         assert got.change.isposinf().any(dim=1).all()
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"rule": "action-change", "threshold": 1}, "Did you mean 'action_change'"),
-    ({}, "Known: fixed, action_change"),
-    ({"rule": "action_change"}, "missing threshold"),
-    ({"rule": "action_change", "treshold": 1e-3}, "unknown key 'treshold'"),
-    ({"rule": "action_change", "threshold": float("nan")}, "at least 0"),
-    ({"rule": "action_change", "threshold": 1e-3, "max_iterations": 0}, "at least 1, got 0"),
-    ({"rule": "action_change", "threshold": 1e-3, "min_iterations": 1}, "at least 2, got 1"),
-    ({"rule": "action_change", "threshold": 1e-3, "evaluate": "all"}, "Known: needed, every"),
-    ({"rule": "action_cosine", "threshold": 2.0}, "0 to 1"),
-    ({"rule": "action_kl", "threshold": 1e-3, "sigma": [1.0, 0.0]}, "above 0"),
-    ({"rule": "fixed", "iterations": 2.5}, "whole number"),
-    ({"rule": "fixed", "iterations": 2, "deadline_s": "soon"}, "expected a number, got 'soon'"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"rule": "action-change", "threshold": 1}, "Did you mean 'action_change'"),
+        ({}, "Known: fixed, action_change"),
+        ({"rule": "action_change"}, "missing threshold"),
+        ({"rule": "action_change", "treshold": 1e-3}, "unknown key 'treshold'"),
+        ({"rule": "action_change", "threshold": float("nan")}, "at least 0"),
+        ({"rule": "action_change", "threshold": 1e-3, "max_iterations": 0}, "at least 1, got 0"),
+        ({"rule": "action_change", "threshold": 1e-3, "min_iterations": 1}, "at least 2, got 1"),
+        ({"rule": "action_change", "threshold": 1e-3, "evaluate": "all"}, "Known: needed, every"),
+        ({"rule": "action_cosine", "threshold": 2.0}, "0 to 1"),
+        ({"rule": "action_kl", "threshold": 1e-3, "sigma": [1.0, 0.0]}, "above 0"),
+        ({"rule": "fixed", "iterations": 2.5}, "whole number"),
+        ({"rule": "fixed", "iterations": 2, "deadline_s": "soon"}, "expected a number, got 'soon'"),
+    ],
+)
 def test_refused_settings_say_what_exists(settings, words):
     with pytest.raises(HaltingError) as error:
         make_halting(settings)

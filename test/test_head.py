@@ -18,8 +18,16 @@ from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.initial_state import Previous, StartError, make_start, shift_plan
 from rdvla_ros.types import StopReason
 
-CONFIG = HeadConfig(hidden_dim=32, num_heads=4, prelude_layers=(1,), core_layers=(3, 3), coda_layers=(3,), chunk_length=8,
-                    action_dim=6, proprio_dim=5)
+CONFIG = HeadConfig(
+    hidden_dim=32,
+    num_heads=4,
+    prelude_layers=(1,),
+    core_layers=(3, 3),
+    coda_layers=(3,),
+    chunk_length=8,
+    action_dim=6,
+    proprio_dim=5,
+)
 
 
 def make_head(config=CONFIG, seed=0):
@@ -34,30 +42,37 @@ def make_inputs(batch=2, config=CONFIG, seed=1, dtype=torch.float32):
     def draw(*shape):
         return torch.randn(*shape, generator=generator).to(dtype)
 
-    return ({i: draw(batch, 10, config.context_width) for i in config.context_layers},
-            {i: draw(batch, 4, config.context_width) for i in config.context_layers}, draw(batch, config.proprio_dim))
+    return (
+        {i: draw(batch, 10, config.context_width) for i in config.context_layers},
+        {i: draw(batch, 4, config.context_width) for i in config.context_layers},
+        draw(batch, config.proprio_dim),
+    )
 
 
 # --- configuration
+
 
 def test_a_configuration_survives_json():
     for config in (CONFIG, replace(CONFIG, scratchpad_rows=4, context_dim=20, initial_state="zeros", rotary_form="published")):
         assert HeadConfig.from_dict(config.to_dict()) == config
 
 
-@pytest.mark.parametrize("changes, words", [
-    ({"hidden_dim": 33}, "num_heads (4) times an even head width"),
-    ({"hidden_dim": 36}, "even head width"),
-    ({"num_heads": 0}, "num_heads: expected a whole number of at least 1, got 0"),
-    ({"core_layers": ()}, "core_layers: expected at least one"),
-    ({"coda_layers": (-1,)}, "expected indices 0, 1, ... of backbone layers, got -1"),
-    ({"core_layers": 3}, "expected a list"),
-    ({"scratchpad_rows": 3}, "a divisor of it, got 3"),
-    ({"initial_state": "gaussian"}, "Known: truncated_normal, normal, zeros"),
-    ({"rotary_form": "standart"}, "Did you mean 'standard'"),
-    ({"init_std": math.nan}, "finite number above 0"),
-    ({"action_dim": 7.0}, "whole number"),
-])
+@pytest.mark.parametrize(
+    "changes, words",
+    [
+        ({"hidden_dim": 33}, "num_heads (4) times an even head width"),
+        ({"hidden_dim": 36}, "even head width"),
+        ({"num_heads": 0}, "num_heads: expected a whole number of at least 1, got 0"),
+        ({"core_layers": ()}, "core_layers: expected at least one"),
+        ({"coda_layers": (-1,)}, "expected indices 0, 1, ... of backbone layers, got -1"),
+        ({"core_layers": 3}, "expected a list"),
+        ({"scratchpad_rows": 3}, "a divisor of it, got 3"),
+        ({"initial_state": "gaussian"}, "Known: truncated_normal, normal, zeros"),
+        ({"rotary_form": "standart"}, "Did you mean 'standard'"),
+        ({"init_std": math.nan}, "finite number above 0"),
+        ({"action_dim": 7.0}, "whole number"),
+    ],
+)
 def test_a_configuration_of_no_head_is_refused(changes, words):
     with pytest.raises(HeadConfigError) as error:
         replace(CONFIG, **changes)
@@ -91,32 +106,41 @@ def test_backbones_of_another_width():
 
 # --- refused input
 
+
 def spoiled(change):
     task, latent, proprio = make_inputs()
-    return {"wrong width": ({1: task[1], 3: task[3][..., :-1]}, latent, proprio),
-            "other batch": (task, {1: latent[1], 3: latent[3][:1]}, proprio),
-            "flat": (task, latent, proprio[0]),
-            "no rows": ({1: task[1], 3: task[3][:, :0]}, latent, proprio),
-            "double": ({1: task[1], 3: task[3].double()}, latent, proprio),
-            "integers": (task, latent, proprio.long()),
-            "missing layer": ({1: task[1], 2: task[3]}, latent, proprio),
-            "array": (task, latent, proprio.numpy()),
-            "nan": (task, {1: latent[1], 3: latent[3].index_fill(1, torch.tensor(2), math.nan)}, proprio),
-            "infinity": (task, latent, proprio / 0)}[change]
+    return {
+        "wrong width": ({1: task[1], 3: task[3][..., :-1]}, latent, proprio),
+        "other batch": (task, {1: latent[1], 3: latent[3][:1]}, proprio),
+        "flat": (task, latent, proprio[0]),
+        "no rows": ({1: task[1], 3: task[3][:, :0]}, latent, proprio),
+        "double": ({1: task[1], 3: task[3].double()}, latent, proprio),
+        "integers": (task, latent, proprio.long()),
+        "missing layer": ({1: task[1], 2: task[3]}, latent, proprio),
+        "array": (task, latent, proprio.numpy()),
+        "nan": (task, {1: latent[1], 3: latent[3].index_fill(1, torch.tensor(2), math.nan)}, proprio),
+        "infinity": (task, latent, proprio / 0),
+    }[change]
 
 
-@pytest.mark.parametrize("change, words", [
-    ("wrong width", "task_states[3]: expected shape 2 x any x 32, got 2 x 10 x 31"),
-    ("other batch", "latent_states[3]: expected shape 2 x any x 32, got 1 x 4 x 32"),
-    ("flat", "proprio: expected shape any x 5, got 5"),
-    ("no rows", "task_states[3]: expected shape 2 x any x 32, got 2 x 0 x 32"),
-    ("double", "task_states[3]: expected torch.float32 like the head's weights, got torch.float64"),
-    ("integers", "proprio: expected torch.float32"),
-    ("missing layer", "task_states: expected hidden states of backbone layer 3; got layers [1, 2]. The head reads layers [1, 3]"),
-    ("array", "proprio: expected a tensor, got ndarray"),
-    ("nan", "NaN or infinity in latent_states[3]"),
-    ("infinity", "NaN or infinity in proprio"),
-])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ("wrong width", "task_states[3]: expected shape 2 x any x 32, got 2 x 10 x 31"),
+        ("other batch", "latent_states[3]: expected shape 2 x any x 32, got 1 x 4 x 32"),
+        ("flat", "proprio: expected shape any x 5, got 5"),
+        ("no rows", "task_states[3]: expected shape 2 x any x 32, got 2 x 0 x 32"),
+        ("double", "task_states[3]: expected torch.float32 like the head's weights, got torch.float64"),
+        ("integers", "proprio: expected torch.float32"),
+        (
+            "missing layer",
+            "task_states: expected hidden states of backbone layer 3; got layers [1, 2]. The head reads layers [1, 3]",
+        ),
+        ("array", "proprio: expected a tensor, got ndarray"),
+        ("nan", "NaN or infinity in latent_states[3]"),
+        ("infinity", "NaN or infinity in proprio"),
+    ],
+)
 def test_input_that_does_not_fit_is_refused_before_any_work(change, words):
     head = make_head()
     for module in head.modules():
@@ -129,16 +153,19 @@ def test_input_that_does_not_fit_is_refused_before_any_work(change, words):
 def test_an_initial_state_that_does_not_fit_is_refused():
     head = make_head()
     context = head.encode(*make_inputs())
-    for state, words in ((torch.zeros(2, 7, 32), "expected shape 2 x 8 x 32, got 2 x 7 x 32"),
-                         (torch.zeros(1, 8, 32), "got 1 x 8 x 32"),
-                         (torch.zeros(2, 8, 32).double(), "expected torch.float32"),
-                         (torch.full((2, 8, 32), math.nan), "NaN or infinity")):
+    for state, words in (
+        (torch.zeros(2, 7, 32), "expected shape 2 x 8 x 32, got 2 x 7 x 32"),
+        (torch.zeros(1, 8, 32), "got 1 x 8 x 32"),
+        (torch.zeros(2, 8, 32).double(), "expected torch.float32"),
+        (torch.full((2, 8, 32), math.nan), "NaN or infinity"),
+    ):
         with pytest.raises(HeadInputError) as error:
             head.refine(context, FixedDepth(2), state)
         assert words in str(error.value)
 
 
 # --- training
+
 
 def test_every_parameter_that_matters_gets_a_gradient():
     head = make_head().train()
@@ -197,8 +224,16 @@ def test_bfloat16_autocast_trains():
 
 
 def test_initial_weights_have_the_papers_scale():
-    config = HeadConfig(hidden_dim=256, num_heads=4, prelude_layers=(0,), core_layers=(0, 0), coda_layers=(0,), chunk_length=8,
-                        action_dim=14, proprio_dim=14)
+    config = HeadConfig(
+        hidden_dim=256,
+        num_heads=4,
+        prelude_layers=(0,),
+        core_layers=(0, 0),
+        coda_layers=(0,),
+        chunk_length=8,
+        action_dim=14,
+        proprio_dim=14,
+    )
     head = make_head(config)
     std = math.sqrt(2 / (5 * 256))
     for name, small in (("qkv_self", 1), ("kv_vision", 1), ("ffn_in", 1), ("o_self", 64), ("o_cross", 64), ("ffn_down", 64)):
@@ -224,6 +259,7 @@ def test_the_initial_state_follows_its_configuration():
 
 
 # --- scratchpads
+
 
 def settle(start, batch=2, **keys):
     head = make_head()
@@ -282,9 +318,14 @@ def test_working_memory_rows_and_grouped_rows_shift_by_their_steps():
     assert shifted[0, :, 0].tolist() == [2, 3, -1, -1]
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"start": "mean"}, "Known: drawn, seeded, zeros, averaged, warm"), ({"start": "averaged", "draws": 1}, "at least 2, got 1"),
-    ({"start": "seeded", "sed": 3}, "unknown key 'sed'")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"start": "mean"}, "Known: drawn, seeded, zeros, averaged, warm"),
+        ({"start": "averaged", "draws": 1}, "at least 2, got 1"),
+        ({"start": "seeded", "sed": 3}, "unknown key 'sed'"),
+    ],
+)
 def test_refused_starts_say_what_exists(settings, words):
     with pytest.raises(StartError) as error:
         make_start(settings)

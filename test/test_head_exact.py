@@ -11,14 +11,14 @@ import torch
 from head_cases import SMALL, load_case, one_row, oracle_case, random_inputs, relative_error
 from head_oracle import Oracle, OracleConfig
 
-from rdvla_ros.learning.training.recurrence import unroll
 from rdvla_ros.bench.head.main import FULL_SIZE, make_subject
+from rdvla_ros.learning.training.recurrence import unroll
 from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
+from rdvla_ros.model.sketch_ratio import Experience
 
 
 def random_case(seed: int) -> tuple[OracleConfig, int, dict]:
@@ -27,10 +27,16 @@ def random_case(seed: int) -> tuple[OracleConfig, int, dict]:
     heads, width = r.choice([1, 2, 3, 4]), 2 * r.randint(1, 8)
     layers = [r.randint(0, 5) for _ in range(6)]
     config = OracleConfig(
-        hidden_dim=heads * width, num_heads=heads, prelude=tuple(layers[: r.choice([0, 1, 2])]),
-        core=tuple(layers[2: 3 + r.randint(0, 2)]), coda=tuple(layers[4: 5 + r.randint(0, 1)]),
-        chunk_length=r.randint(1, 10), action_dim=r.randint(1, 15), proprio_dim=r.randint(1, 15),
-        published_rotary=r.random() < 0.5)
+        hidden_dim=heads * width,
+        num_heads=heads,
+        prelude=tuple(layers[: r.choice([0, 1, 2])]),
+        core=tuple(layers[2 : 3 + r.randint(0, 2)]),
+        coda=tuple(layers[4 : 5 + r.randint(0, 1)]),
+        chunk_length=r.randint(1, 10),
+        action_dim=r.randint(1, 15),
+        proprio_dim=r.randint(1, 15),
+        published_rotary=r.random() < 0.5,
+    )
     return config, r.randint(1, 4), {"vision": r.randint(1, 30), "latents": r.randint(1, 9)}
 
 
@@ -80,8 +86,17 @@ def test_unshared_iterations_each_use_their_own_layers(tmp_path, depth):
 
 @pytest.mark.parametrize("published", [True, False])
 def test_twelve_iterations_at_the_published_layout(tmp_path, published):
-    config = OracleConfig(hidden_dim=128, num_heads=8, prelude=(11,), core=(23, 23), coda=(23,), chunk_length=8,
-                          action_dim=14, proprio_dim=14, published_rotary=published)
+    config = OracleConfig(
+        hidden_dim=128,
+        num_heads=8,
+        prelude=(11,),
+        core=(23, 23),
+        coda=(23,),
+        chunk_length=8,
+        action_dim=14,
+        proprio_dim=14,
+        published_rotary=published,
+    )
     weights, projector, (*states, start), oracle = oracle_case(config, 2, 7, vision=64, latents=16)
     head = load_case(tmp_path, config, weights, projector)
     with torch.no_grad():
@@ -107,10 +122,15 @@ def test_every_dtype_stays_near_the_oracle_in_float64(tmp_path, dtype, tolerance
     head = head.pack() if packed else head
     wide = [{k: v.double() for k, v in d.items()} for d in (weights, projector)]
     # What the narrow head sees is rounded; the oracle gets the same rounded numbers.
-    task, latent, proprio, start = ({i: t.to(dtype) for i, t in inputs[0].items()},
-                                    {i: t.to(dtype) for i, t in inputs[1].items()}, inputs[2].to(dtype), inputs[3].to(dtype))
-    oracle = Oracle(*wide, SMALL, {i: t.double() for i, t in task.items()}, {i: t.double() for i, t in latent.items()},
-                    proprio.double())
+    task, latent, proprio, start = (
+        {i: t.to(dtype) for i, t in inputs[0].items()},
+        {i: t.to(dtype) for i, t in inputs[1].items()},
+        inputs[2].to(dtype),
+        inputs[3].to(dtype),
+    )
+    oracle = Oracle(
+        *wide, SMALL, {i: t.double() for i, t in task.items()}, {i: t.double() for i, t in latent.items()}, proprio.double()
+    )
     with torch.no_grad():
         got = head.refine(head.encode(task, latent, proprio), FixedDepth(12), start)
     assert got.actions.dtype == dtype
@@ -189,8 +209,19 @@ def recorded_eagerly(function, static):
     return lambda: output.copy_(function(static)), output
 
 
-@pytest.mark.parametrize("rule", [FixedDepth(1), FixedDepth(11), ActionChange(1e-2), ActionChange(1e-4), ActionChange(1e-4, 7),
-                                  ActionChange(1e-4, patience=2), ActionChange(0.0, 9)], ids=str)
+@pytest.mark.parametrize(
+    "rule",
+    [
+        FixedDepth(1),
+        FixedDepth(11),
+        ActionChange(1e-2),
+        ActionChange(1e-4),
+        ActionChange(1e-4, 7),
+        ActionChange(1e-4, patience=2),
+        ActionChange(0.0, 9),
+    ],
+    ids=str,
+)
 def test_blocks_on_static_memory_equal_single_iterations(tmp_path, rule):
     """The path that a GPU runs (blocks of iterations, batched decoding, recorded calls), on the CPU."""
     weights, projector, inputs, _ = oracle_case(SMALL, 1, 11, converging=True)

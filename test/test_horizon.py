@@ -18,8 +18,9 @@ def test_every_rule_stays_within_the_chunk(settings):
         assert 1 <= rule.steps(int(generator.integers(1, 40)), length, change) <= length
 
 
-@pytest.mark.parametrize("settings", [s for s in EVERY if s["rule"] not in ("running_buckets", "settled_prefix")],
-                         ids=lambda s: s["rule"])
+@pytest.mark.parametrize(
+    "settings", [s for s in EVERY if s["rule"] not in ("running_buckets", "settled_prefix")], ids=lambda s: s["rule"]
+)
 def test_more_iterations_never_lengthen_the_horizon(settings):
     rule = make_horizon(settings)
     steps = [rule.steps(r, 8) for r in range(1, 33)]
@@ -65,17 +66,20 @@ def test_settled_prefix_ends_at_the_first_moving_step():
     assert rule.steps(9, 8, None) == 2
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"rule": "linear-decay"}, "Did you mean 'linear_decay'"),
-    ({}, "Known: fixed, binary"),
-    ({"rule": "binary", "tresh": 3}, "unknown key 'tresh'"),
-    ({"rule": "fixed", "length": 0}, "at least 1, got 0"),
-    ({"rule": "fixed", "length": 2.5}, "whole number"),
-    ({"rule": "linear_decay", "shortest": 9}, "at most longest (8), got 9"),
-    ({"rule": "binary", "longest": 4, "shortest": 8}, "at most longest (4), got 8"),  # the published code's sign
-    ({"rule": "running_buckets", "lengths": [2, 4]}, "from long to short"),
-    ({"rule": "settled_prefix", "threshold": float("nan")}, "above 0"),
-])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"rule": "linear-decay"}, "Did you mean 'linear_decay'"),
+        ({}, "Known: fixed, binary"),
+        ({"rule": "binary", "tresh": 3}, "unknown key 'tresh'"),
+        ({"rule": "fixed", "length": 0}, "at least 1, got 0"),
+        ({"rule": "fixed", "length": 2.5}, "whole number"),
+        ({"rule": "linear_decay", "shortest": 9}, "at most longest (8), got 9"),
+        ({"rule": "binary", "longest": 4, "shortest": 8}, "at most longest (4), got 8"),  # the published code's sign
+        ({"rule": "running_buckets", "lengths": [2, 4]}, "from long to short"),
+        ({"rule": "settled_prefix", "threshold": float("nan")}, "above 0"),
+    ],
+)
 def test_refused_settings_say_what_exists(settings, words):
     with pytest.raises(HorizonError) as error:
         make_horizon(settings)

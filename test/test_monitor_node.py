@@ -16,15 +16,15 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
-from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
-from rdvla_ros.srv import Hold
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.parameters import ParameterError
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
 from rdvla_ros.nodes.monitor.node import MonitorNode
-from rdvla_ros.nodes.common.parameters import ParameterError
+from rdvla_ros.srv import Hold
 
 PATIENCE_S = 20.0
 

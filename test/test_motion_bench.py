@@ -8,13 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdvla_ros.bench.nodes import main as control
+from rdvla_ros.bench.nodes import parts, report, stand_in, usage
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, plan
-from rdvla_ros.bench.nodes import main as control
-from rdvla_ros.bench.nodes import parts
-from rdvla_ros.bench.nodes import report
-from rdvla_ros.bench.nodes import stand_in
-from rdvla_ros.bench.nodes import usage
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Observation
 

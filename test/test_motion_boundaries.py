@@ -6,10 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from rdvla_ros.control.motion.schedule import Schedule
-from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions
 from rdvla_ros.bench.motion.seams import measures
+from rdvla_ros.control.motion.schedule import Schedule
+from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.robot import RobotDescription
 
 ROBOT = RobotDescription.load(Path(__file__).parent.parent / "config" / "aloha_sim.yaml")

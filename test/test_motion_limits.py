@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdvla_ros.bench.motion import limits as bench
+from rdvla_ros.bench.motion.random_chunks import Stream, run
 from rdvla_ros.control.motion.followed import MOVED_S, Present
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.playback import Playback
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
-from rdvla_ros.bench.motion import limits as bench
-from rdvla_ros.bench.motion.random_chunks import Stream, run
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.types import TrajectoryError

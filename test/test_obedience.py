@@ -3,12 +3,12 @@
 import numpy as np
 import pytest
 
-from rdvla_ros.control.supervision.clock import ClockWatch
 from rdvla_ros.control.motion.followed import Present
-from rdvla_ros.control.supervision.heartbeat import PeerPulse
-from rdvla_ros.control.supervision.tracking import ArmObedience, ObeyOptions, skew
-from rdvla_ros.control.supervision.operator_presence import ButtonPresence
 from rdvla_ros.control.motion.trajectory import Trajectory
+from rdvla_ros.control.supervision.clock import ClockWatch
+from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.operator_presence import ButtonPresence
+from rdvla_ros.control.supervision.tracking import ArmObedience, ObeyOptions, skew
 
 NAMES, SPEED = ("a", "b"), np.array([2.0, 2.0])
 TIMES_S = np.arange(1, 11) * 0.1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from rdvla_ros.control.motion.limits import JointLimits
-from rdvla_ros.control.supervision.motion_check import JumpError, LateError, Passage
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
+from rdvla_ros.control.supervision.motion_check import JumpError, LateError, Passage
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

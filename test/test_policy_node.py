@@ -11,13 +11,13 @@ from lifecycle_msgs.msg import Transition
 from policy_rig import HOME, INSTRUCTION, ROBOT, ROBOT_FILE, FakeGate
 from rclpy.parameter import Parameter
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile
-from rdvla_ros.msg import ControllerState, Convergence, GateStatus
-from rdvla_ros.srv import SetInstruction
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions
+from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import ObservationError, StopReason
 
 # what it sends

@@ -14,11 +14,11 @@ import yaml
 from lifecycle_msgs.msg import Transition
 from policy_rig import ACTIVE, INACTIVE, INSTRUCTION, ROBOT_FILE, UNCONFIGURED
 from rclpy.parameter import Parameter
-from rdvla_ros.srv import SetInstruction
 
-from rdvla_ros.nodes.policy.worker.loading import load_policy, settings
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
+from rdvla_ros.nodes.policy.worker.loading import load_policy, settings
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import CheckpointError
 
 # what is refused at configure

@@ -11,9 +11,9 @@ from policy_cases import observation, tiny_checkpoint
 
 from rdvla_ros.model.checkpoint import MANIFEST, load_checkpoint, save_checkpoint
 from rdvla_ros.model.halting import FixedDepth, HaltingError
+from rdvla_ros.model.initial_state import StartError
 from rdvla_ros.model.normalization import fit_action_space
 from rdvla_ros.model.policy import Policy
-from rdvla_ros.model.initial_state import StartError
 
 
 def policy(**options):
@@ -69,8 +69,12 @@ def test_the_start_and_the_spread_of_actions_travel_in_the_manifest(tmp_path):
 
     plain = tiny_checkpoint()
     std = np.linspace(0.2, 0.5, len(plain.contract.joint_names))
-    checkpoint = replace(plain, start={"start": "zeros"}, space=replace(plain.space, action_std=std),
-                         halting={"rule": "action_kl", "threshold": 1e-3, "ratio": 1.5})
+    checkpoint = replace(
+        plain,
+        start={"start": "zeros"},
+        space=replace(plain.space, action_std=std),
+        halting={"rule": "action_kl", "threshold": 1e-3, "ratio": 1.5},
+    )
     loaded = Policy(load_checkpoint(save_checkpoint(tmp_path / "new", checkpoint)))
     assert loaded.halting.sigma == pytest.approx(tuple(std)) and loaded.halting.ratio.initial_ratio == 1.5
     np.testing.assert_array_equal(*chunks(loaded))

@@ -37,8 +37,13 @@ def test_every_prefix_and_step_reads_the_same(tmp_path, weights, prefix, step):
 
 def test_scalars_and_queries_may_carry_dimensions_of_one(tmp_path, weights):
     head, projector, inputs, oracle = weights
-    shaped = {**head, "gamma_adapt": head["gamma_adapt"].view(1), "gamma_init": head["gamma_init"].view(1, 1, 1),
-              "action_queries": head["action_queries"].unsqueeze(0), "coda.0.gate": head["coda.0.gate"].view(())}
+    shaped = {
+        **head,
+        "gamma_adapt": head["gamma_adapt"].view(1),
+        "gamma_init": head["gamma_init"].view(1, 1, 1),
+        "action_queries": head["action_queries"].unsqueeze(0),
+        "coda.0.gate": head["coda.0.gate"].view(()),
+    }
     loaded = load_head(write_published_folder(tmp_path, SMALL, shaped, projector))
     assert relative_error(result(loaded, inputs), oracle.fixed(inputs[3], 3)[0]) < 1e-4
 
@@ -105,9 +110,14 @@ class Foreign:
     """An object that only an unsafe reader would make."""
 
 
-@pytest.mark.parametrize("content, words", [
-    (Foreign(), "expected a whole PyTorch file of plain tensors"), ([torch.zeros(2)], "found list"),
-    ({"step": 3}, "found a mapping of other things")])
+@pytest.mark.parametrize(
+    "content, words",
+    [
+        (Foreign(), "expected a whole PyTorch file of plain tensors"),
+        ([torch.zeros(2)], "found list"),
+        ({"step": 3}, "found a mapping of other things"),
+    ],
+)
 def test_files_of_other_content_are_refused(tmp_path, weights, content, words):
     write_published_folder(tmp_path, SMALL, *weights[:2])
     torch.save(content, tmp_path / "action_head--40000_checkpoint.pt")
@@ -122,14 +132,18 @@ def test_missing_and_surplus_tensors_are_named(tmp_path, weights):
     refused(tmp_path, "missing recurrent.1.k_vision.weight; not expected lm_head.weight")
 
 
-@pytest.mark.parametrize("name, tensor, words", [
-    ("output_proj.weight", torch.zeros(14, 32), "output.weight: expected 7 x 32, found 14 x 32"),
-    ("adapter.weight", torch.zeros(32, 32), "adapter.weight: expected 32 x 64, found 32 x 32"),
-    ("prelude.0.k_self.weight", torch.zeros(16, 32), "prelude.0.k_self.weight: expected 32 x 32, found 16 x 32"),
-    ("prelude.0.ffn_up.weight", torch.zeros(32, 32), "prelude.0.ffn_up.weight: expected 128 x 32, found 32 x 32"),
-    ("gamma_init", torch.ones(2), "gamma_init: expected one number, found 2"),
-    ("coda.0.gate", torch.ones(4), "coda.0.gate: expected one number, found 4"),
-    ("coda.0.o_self.weight", torch.full((32, 32), torch.nan), "NaN or infinity in coda.0.o_self.weight")])
+@pytest.mark.parametrize(
+    "name, tensor, words",
+    [
+        ("output_proj.weight", torch.zeros(14, 32), "output.weight: expected 7 x 32, found 14 x 32"),
+        ("adapter.weight", torch.zeros(32, 32), "adapter.weight: expected 32 x 64, found 32 x 32"),
+        ("prelude.0.k_self.weight", torch.zeros(16, 32), "prelude.0.k_self.weight: expected 32 x 32, found 16 x 32"),
+        ("prelude.0.ffn_up.weight", torch.zeros(32, 32), "prelude.0.ffn_up.weight: expected 128 x 32, found 32 x 32"),
+        ("gamma_init", torch.ones(2), "gamma_init: expected one number, found 2"),
+        ("coda.0.gate", torch.ones(4), "coda.0.gate: expected one number, found 4"),
+        ("coda.0.o_self.weight", torch.full((32, 32), torch.nan), "NaN or infinity in coda.0.o_self.weight"),
+    ],
+)
 def test_tensors_of_wrong_size_or_content_are_named(tmp_path, weights, name, tensor, words):
     head, projector, *_ = weights
     head[name] = tensor
@@ -137,11 +151,16 @@ def test_tensors_of_wrong_size_or_content_are_named(tmp_path, weights, name, ten
     refused(tmp_path, words)
 
 
-@pytest.mark.parametrize("settings, words", [
-    ({"hidden_dim": 30}, "describes no head: hidden_dim"), ({"num_heads": "many"}, "num_heads: expected a whole number"),
-    ({"recurrent_vlm_layers": [3, 3, 3]}, "missing recurrent.2."),
-    ({"coda_vlm_layers": []}, "coda_layers: expected at least one"),
-    ({"rope_base": None}, "rope_base: expected a finite number")])
+@pytest.mark.parametrize(
+    "settings, words",
+    [
+        ({"hidden_dim": 30}, "describes no head: hidden_dim"),
+        ({"num_heads": "many"}, "num_heads: expected a whole number"),
+        ({"recurrent_vlm_layers": [3, 3, 3]}, "missing recurrent.2."),
+        ({"coda_vlm_layers": []}, "coda_layers: expected at least one"),
+        ({"rope_base": None}, "rope_base: expected a finite number"),
+    ],
+)
 def test_settings_that_do_not_fit_are_named(tmp_path, weights, settings, words):
     write_published_folder(tmp_path, SMALL, *weights[:2], **settings)
     refused(tmp_path, words)
@@ -150,8 +169,11 @@ def test_settings_that_do_not_fit_are_named(tmp_path, weights, settings, words):
 def test_a_configuration_that_is_no_json_object_is_refused(tmp_path, weights):
     write_published_folder(tmp_path, SMALL, *weights[:2])
     path = tmp_path / "action_head_config--40000_checkpoint.json"
-    for content, words in (("{", "expected JSON"), ("[1]", "found list"),
-                           (json.dumps({"hidden_dim": 32}), "expected num_heads, prelude_vlm_layers")):
+    for content, words in (
+        ("{", "expected JSON"),
+        ("[1]", "found list"),
+        (json.dumps({"hidden_dim": 32}), "expected num_heads, prelude_vlm_layers"),
+    ):
         path.write_text(content)
         refused(tmp_path, words)
 

@@ -12,8 +12,15 @@ from rdvla_ros.model.normalization import MINIMUM_STD
 from rdvla_ros.model.published_statistics import FILE, load_action_std
 from rdvla_ros.types import CheckpointError
 
-ACTION = {"q01": [-1.0, 0.0, 0.0, 2.0], "q99": [1.0, 4.0, 1.0, 2.0], "min": [-2.0, 0.0, 0.0, 2.0], "max": [2.0, 8.0, 1.0, 2.0],
-          "std": [0.5, 1.0, 0.4, 0.0], "mean": [0.0] * 4, "mask": [True, True, False, True]}
+ACTION = {
+    "q01": [-1.0, 0.0, 0.0, 2.0],
+    "q99": [1.0, 4.0, 1.0, 2.0],
+    "min": [-2.0, 0.0, 0.0, 2.0],
+    "max": [2.0, 8.0, 1.0, 2.0],
+    "std": [0.5, 1.0, 0.4, 0.0],
+    "mean": [0.0] * 4,
+    "mask": [True, True, False, True],
+}
 
 
 def write(folder, action=ACTION, name="libero", **others):
@@ -46,10 +53,17 @@ def test_several_data_sets_want_one_named(tmp_path):
     assert len(load_action_std(tmp_path, dataset="spatial")) == 4
 
 
-@pytest.mark.parametrize("change, words", [
-    ({"std": [0.1, 0.2]}, "one number per action dimension"), ({"std": [0.1, 0.2, float("nan"), 0.1]}, "finite numbers"),
-    ({"std": [0.1, 0.2, -1.0, 0.1]}, "std at least 0"), ({"q99": [-3.0, 4.0, 1.0, 2.0]}, "q01 at most q99"),
-    ({"std": "wide"}, "lists of numbers"), ({"mask": [True]}, "one number per action dimension")])
+@pytest.mark.parametrize(
+    "change, words",
+    [
+        ({"std": [0.1, 0.2]}, "one number per action dimension"),
+        ({"std": [0.1, 0.2, float("nan"), 0.1]}, "finite numbers"),
+        ({"std": [0.1, 0.2, -1.0, 0.1]}, "std at least 0"),
+        ({"q99": [-3.0, 4.0, 1.0, 2.0]}, "q01 at most q99"),
+        ({"std": "wide"}, "lists of numbers"),
+        ({"mask": [True]}, "one number per action dimension"),
+    ],
+)
 def test_statistics_of_nothing_are_refused(tmp_path, change, words):
     with pytest.raises(CheckpointError, match=words):
         load_action_std(write(tmp_path, {**ACTION, **change}))
@@ -58,8 +72,12 @@ def test_statistics_of_nothing_are_refused(tmp_path, change, words):
 def test_files_that_are_something_else_are_refused(tmp_path):
     with pytest.raises(CheckpointError, match="found none"):
         load_action_std(tmp_path)
-    for content, words in (("{", "expected JSON"), ("[]", "found list"), ('{"a": {}}', "found NoneType"),
-                           ('{"a": {"action": {"q01": []}}}', "with q01, q99, std, found q01")):
+    for content, words in (
+        ("{", "expected JSON"),
+        ("[]", "found list"),
+        ('{"a": {}}', "found NoneType"),
+        ('{"a": {"action": {"q01": []}}}', "with q01, q99, std, found q01"),
+    ):
         (tmp_path / FILE).write_text(content)
         with pytest.raises(CheckpointError, match=words):
             load_action_std(tmp_path)

@@ -15,9 +15,9 @@ from policy_rig import CASES
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
-from rdvla_ros.msg import ControllerState
 
 from rdvla_ros.bringup import security
+from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.monitor.node import MonitorNode
 from rdvla_ros.nodes.policy.node import SUCCESS, PolicyNode

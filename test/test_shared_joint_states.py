@@ -9,9 +9,9 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 
 import yaml
 from gate_rig import HOME, ROBOT, ROBOT_FILE, GateRig
-from rdvla_ros.msg import GateStatus
 from sensor_msgs.msg import JointState
 
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
 
 TOPIC = "/joint_states"

@@ -18,11 +18,11 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory
 from wire import Wire
 
+from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import Reference, plan
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.bringup import launcher as starter
 from rdvla_ros.robot import RobotDescription
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
@@ -79,7 +79,7 @@ class SimRig(Wire):
 
 @pytest.fixture(scope="module")
 def shared():
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         rig = SimRig(domain, seed=3)
         try:
             yield rig
@@ -259,7 +259,7 @@ def test_a_camera_can_be_silenced_for_other_tests(rig):
 
 
 def test_another_speed_publishes_the_clock_and_stamps_in_it(tmp_path):
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         rig = SimRig(domain, speed=0.5)
         try:
             rig.until(lambda: len(rig.heard["/clock"]) > 50, "the clock")
@@ -281,7 +281,7 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
     )
     robot = RobotDescription.load(file)
     assert robot.cameras[0].transport == "compressed"
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         rig = SimRig(domain, robot, robot=file, view_camera="angle", view_width=160, view_height=120)
         try:
             rig._hear(CompressedImage, robot.cameras[0].topic)
@@ -296,7 +296,7 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
 
 
 def test_the_cameras_can_be_given_another_size():
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         rig = SimRig(domain, camera_width=160, camera_height=120)
         try:
             image = rig.until(lambda: rig.heard[ROBOT.cameras[-1].topic], "an image")[-1]
@@ -325,7 +325,7 @@ def test_what_cannot_start_says_so_in_one_sentence_and_ends_with_1(failure):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_with_0(number):
-    with starter.free_domain() as domain:
+    with launcher.free_domain() as domain:
         rig = SimRig(domain)
         try:
             rig.expect_exits()

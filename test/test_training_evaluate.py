@@ -10,15 +10,14 @@ import pytest
 from policy_cases import INSTRUCTION, robot, tiny_checkpoint
 
 from rdvla_ros.control.motion.horizon import make_horizon
-from rdvla_ros.learning.evaluation import evaluate
-from rdvla_ros.learning.evaluation import study
-from rdvla_ros.learning.evaluation.conditions import ConditionError, Conditions, Eyes
-from rdvla_ros.learning.recording.correct import Corrector
-from rdvla_ros.learning.recording.episodes import load_episode, save_episode
 from rdvla_ros.learning.data.lerobot.video import read_frames
-from rdvla_ros.learning.training.plots import plot_run
+from rdvla_ros.learning.evaluation import evaluate, study
+from rdvla_ros.learning.evaluation.conditions import ConditionError, Conditions, Eyes
 from rdvla_ros.learning.evaluation.rates import plain, summary, wilson_interval
 from rdvla_ros.learning.evaluation.rollout import EpisodeResult, Rollout, RolloutConfig
+from rdvla_ros.learning.recording.correct import Corrector
+from rdvla_ros.learning.recording.episodes import load_episode, save_episode
+from rdvla_ros.learning.training.plots import plot_run
 from rdvla_ros.model.checkpoint import save_checkpoint
 from rdvla_ros.model.halting import make_halting
 from rdvla_ros.model.policy import Policy

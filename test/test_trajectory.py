@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_trajectory
-from rdvla_ros.control.supervision.motion_check import PassageOptions
 from rdvla_ros.control.motion.stop import Onward, stop
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.control.supervision.motion_check import PassageOptions
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

@@ -189,7 +189,10 @@ def alive(pid):
 
 @pytest.mark.parametrize(
     "modules, stranger",
-    [("rdvla_ros.nodes.policy.worker.main, rdvla_ros.nodes.policy.worker.loading", "rclpy"), ("rdvla_ros.nodes.policy.node", "torch")],
+    [
+        ("rdvla_ros.nodes.policy.worker.main, rdvla_ros.nodes.policy.worker.loading", "rclpy"),
+        ("rdvla_ros.nodes.policy.node", "torch"),
+    ],
 )
 def test_the_process_imports_no_ros_and_the_node_no_torch(modules, stranger):
     code = f"import sys; import {modules}; print('{stranger}' in sys.modules)"

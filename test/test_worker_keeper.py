@@ -5,8 +5,8 @@ from concurrent.futures import Future
 import pytest
 from worker_cases import LOADED
 
-from rdvla_ros.nodes.policy.worker.supervisor import LONGEST_WAIT_S, WorkerKeeper
 from rdvla_ros.nodes.policy.worker.protocol import Failure, Loaded, WorkerError, WorkerLost
+from rdvla_ros.nodes.policy.worker.supervisor import LONGEST_WAIT_S, WorkerKeeper
 
 ANOTHER = Loaded(**{**vars(LOADED), "identity": "two"})
 

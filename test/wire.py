@@ -11,10 +11,11 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from rclpy.signals import SignalHandlerOptions
-from rdvla_ros.msg import ControllerState, Convergence, GateStatus, TaskStage, Uncertainty
-from rdvla_ros.srv import Hold, ResetTask, Resume
 from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
+
+from rdvla_ros.msg import ControllerState, Convergence, GateStatus, TaskStage, Uncertainty
+from rdvla_ros.srv import Hold, ResetTask, Resume
 
 PATIENCE_S = 60.0  # only ever waited when something is broken
 

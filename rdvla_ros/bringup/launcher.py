@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec
+from rdvla_ros.robot import import_path
 
 GRACE_S = ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))  # what is sent, and how long it is waited
 LOG_LINES = 15
@@ -34,7 +35,7 @@ def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
     arguments = ["--ros-args", "--params-file", str(parameter_file)]
     for source, target in spec.remappings:
         arguments += ["-r", f"{source}:={target}"]
-    return [sys.executable, "-u", "-m", f"rdvla_ros.nodes.{spec.executable}", *arguments]
+    return [sys.executable, "-u", "-m", spec.module, *arguments]
 
 
 def write_parameters(path: Path, spec: ProcessSpec) -> None:
@@ -103,7 +104,7 @@ def start(specs: Sequence[ProcessSpec], log_folder: Path, environment: Mapping[s
     the processes to the life of the calling thread."""
     log_folder = Path(log_folder).resolve()
     log_folder.mkdir(parents=True, exist_ok=True)
-    surroundings = {**os.environ, "PYTHONPATH": _python_path(), "ROS_LOG_DIR": str(log_folder / "ros"), **(environment or {})}
+    surroundings = {**os.environ, "PYTHONPATH": import_path(), "ROS_LOG_DIR": str(log_folder / "ros"), **(environment or {})}
     processes = Processes()
     try:
         for spec in specs:
@@ -135,12 +136,6 @@ def _start_one(spec: ProcessSpec, log_folder: Path, surroundings: Mapping[str, s
             preexec_fn=die_with_parent,
         )
     return Running(spec, process, log)
-
-
-def _python_path() -> str:
-    """The package that is running now comes first, so that a starter from the source tree runs the source tree's nodes."""
-    package_root = str(Path(__file__).resolve().parents[2])
-    return os.pathsep.join([package_root, *filter(None, [os.environ.get("PYTHONPATH")])])
 
 
 def _ended(process: subprocess.Popen, number: int, seconds: float) -> bool:

@@ -46,6 +46,12 @@ SIM_POLICY = {
     "stall_s": 1.0,
 }
 TASKS = ("transfer_cube", "insertion")
+MODULES = {  # of each executable in scripts/
+    "gate_node": "rdvla_ros.nodes.gate.node",
+    "monitor_node": "rdvla_ros.nodes.monitor.node",
+    "policy_node": "rdvla_ros.nodes.policy.node",
+    "sim_robot_node": "rdvla_ros.nodes.sim_robot.main",
+}
 
 
 class BringupError(RdvlaError):
@@ -54,7 +60,7 @@ class BringupError(RdvlaError):
 
 @dataclass(frozen=True)
 class ProcessSpec:
-    """One process. executable: the module rdvla_ros.nodes.<executable>, installed as lib/rdvla_ros/<executable>.
+    """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
     node: the name the executable gives its node. parameters and remappings are for that node.
     """
@@ -63,6 +69,10 @@ class ProcessSpec:
     node: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def module(self) -> str:
+        return MODULES[self.executable]
 
 
 def _boolean(text: str) -> bool:

@@ -14,8 +14,8 @@ from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
-from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.srv import Hold, ResetTask, Resume
 

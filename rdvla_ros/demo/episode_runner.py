@@ -9,15 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from rdvla_ros.bringup.launcher import Running
+from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
+from rdvla_ros.demo.client import Link
+from rdvla_ros.demo.episode import DecisionRecord, Episode
+from rdvla_ros.demo.report import StatusLine, status_forms
+from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.bringup.processes import BringupError
-from rdvla_ros.demo.episode import DecisionRecord, Episode
-from rdvla_ros.demo.client import Link
-from rdvla_ros.demo.report import StatusLine, status_forms
-from rdvla_ros.bringup.launcher import Running
-from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 
 START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
 RESUME_S = 60.0

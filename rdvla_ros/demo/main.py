@@ -15,12 +15,12 @@ from typing import Any
 import rclpy
 from rclpy.signals import SignalHandlerOptions
 
+from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
-from rdvla_ros.bringup import launcher as starter
-from rdvla_ros.demo.episode import Episode
 from rdvla_ros.demo.client import Link
-from rdvla_ros.demo.report import StatusLine, table, write_summary
+from rdvla_ros.demo.episode import Episode
 from rdvla_ros.demo.episode_runner import Runner
+from rdvla_ros.demo.report import StatusLine, table, write_summary
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0
@@ -98,8 +98,8 @@ class Session:
         self.exit_codes: dict[str, int | None] = {}
 
     def run(self, specs: Sequence[bringup.ProcessSpec]) -> None:
-        with starter.free_domain() as domain, _environment(domain):
-            processes = starter.start(specs, self._folder / "logs")
+        with launcher.free_domain() as domain, _environment(domain):
+            processes = launcher.start(specs, self._folder / "logs")
             try:
                 with _link(int(domain["ROS_DOMAIN_ID"]), processes.check) as link:
                     self._run_episodes(link, processes)
@@ -109,7 +109,7 @@ class Session:
         if unclean:
             self._status.say(f"Expected exit code 0 of every process, got {unclean}; see {self._folder / 'logs'}.")
 
-    def _run_episodes(self, link: Link, processes: starter.Processes) -> None:
+    def _run_episodes(self, link: Link, processes: launcher.Processes) -> None:
         count = self._settings["episodes"]
         runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
         runner.wait_for_policy(processes["policy"])

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
-from rdvla_ros.learning.training.recurrence import DepthSampler
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.normalization import REPRESENTATIONS
 from rdvla_ros.types import RdvlaError, nearest_names
@@ -60,6 +60,31 @@ class Augmentation:
     contrast: float = 0.1
     proprio_noise: float = 0.01
     word_dropout: float = 0.05
+
+
+@dataclass(frozen=True)
+class DepthSampler:
+    """Draws the number of core iterations of a batch.
+
+    With probability shallow_fraction uniform in 1..shallow_limit: the log-normal Poisson mixture hardly ever draws those,
+    and a head that never saw them fails there. Otherwise tau ~ N(log(mean) - sigma^2 / 2, sigma) and
+    Poisson(min(exp(tau), 100)) + 1, clamped to 1..limit. fixed: always so many instead (0: drawn).
+    """
+
+    mean: float = 8.0
+    sigma: float = 0.5
+    shallow_fraction: float = 0.5
+    shallow_limit: int = 4
+    limit: int = 64
+    fixed: int = 0
+
+    def draw(self, rng: np.random.Generator) -> int:
+        if self.fixed:
+            return self.fixed
+        if rng.random() < self.shallow_fraction:
+            return int(rng.integers(1, self.shallow_limit + 1))
+        rate = min(math.exp(rng.normal(math.log(self.mean) - 0.5 * self.sigma**2, self.sigma)), 100.0)
+        return min(max(int(rng.poisson(rate)) + 1, 1), self.limit)
 
 
 GRIPPER_UNITS = ("policy", "controller")

@@ -79,8 +79,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
     work = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
     try:
         tensors = {
-            name: value.detach().to("cpu", STORED[dtype]).contiguous()
-            for name, value in checkpoint.model.state_dict().items()
+            name: value.detach().to("cpu", STORED[dtype]).contiguous() for name, value in checkpoint.model.state_dict().items()
         }
         _check_finite(tensors, "the weights to be saved")
         save_file(tensors, work / WEIGHTS)
@@ -90,9 +89,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
         (work / WEIGHTS).chmod(0o644)
         _swap(work, folder)
     except OSError as error:
-        raise CheckpointError(
-            f"Checkpoint {folder} could not be written: {error}. Nothing half-written was left."
-        ) from error
+        raise CheckpointError(f"Checkpoint {folder} could not be written: {error}. Nothing half-written was left.") from error
     finally:
         shutil.rmtree(work, ignore_errors=True)
     return folder
@@ -188,9 +185,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
         ("chunk_length", head.chunk_length, contract.chunk_length),
     ):
         if value != expected:
-            raise CheckpointError(
-                f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}."
-            )
+            raise CheckpointError(f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}.")
     _load_weights(model, folder, manifest["weights"])
     tokenizer = WordTokenizer(tuple(manifest["tokenizer"]["vocabulary"]), int(manifest["tokenizer"]["max_words"]))
     inference = manifest["inference"]
@@ -210,9 +205,7 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
 def _contract(data: Mapping[str, Any], folder: Path) -> Contract:
     contract = Contract(**{key: tuple(value) if isinstance(value, list) else value for key, value in data.items()})
     if not contract.joint_names or len(set(contract.joint_names)) != len(contract.joint_names):
-        raise CheckpointError(
-            f"{folder / MANIFEST}: contract.joint_names: expected distinct names, got {contract.joint_names}."
-        )
+        raise CheckpointError(f"{folder / MANIFEST}: contract.joint_names: expected distinct names, got {contract.joint_names}.")
     if not isinstance(contract.step_s, float) or not contract.step_s > 0:
         raise CheckpointError(f"{folder / MANIFEST}: contract.step_s: expected seconds above 0, got {contract.step_s!r}.")
     return contract

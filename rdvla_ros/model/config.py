@@ -61,8 +61,16 @@ class HeadConfig:
     def __post_init__(self) -> None:
         for name in ("prelude_layers", "core_layers", "coda_layers"):
             object.__setattr__(self, name, _layer_indices(name, getattr(self, name)))
-        for name in ("hidden_dim", "num_heads", "chunk_length", "action_dim", "proprio_dim", "mean_recurrence",
-                     "backprop_depth", "ffn_multiple"):
+        for name in (
+            "hidden_dim",
+            "num_heads",
+            "chunk_length",
+            "action_dim",
+            "proprio_dim",
+            "mean_recurrence",
+            "backprop_depth",
+            "ffn_multiple",
+        ):
             _positive_integer(name, getattr(self, name))
         for name in ("context_dim", "scratchpad_rows"):
             if getattr(self, name) is not None:
@@ -79,11 +87,12 @@ class HeadConfig:
         if self.hidden_dim % self.num_heads or (self.hidden_dim // self.num_heads) % 2:
             raise HeadConfigError(
                 f"hidden_dim: expected num_heads ({self.num_heads}) times an even head width (rotary positions turn pairs),"
-                f" got {self.hidden_dim}")
+                f" got {self.hidden_dim}"
+            )
         if self.rows < self.chunk_length and self.chunk_length % self.rows:
             raise HeadConfigError(
-                f"scratchpad_rows: expected at least chunk_length ({self.chunk_length}) or a divisor of it,"
-                f" got {self.rows}")
+                f"scratchpad_rows: expected at least chunk_length ({self.chunk_length}) or a divisor of it, got {self.rows}"
+            )
 
     @property
     def rows(self) -> int:
@@ -116,8 +125,7 @@ class HeadConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON; `from_dict` is the inverse."""
-        return {name: list(value) if isinstance(value, tuple) else value
-                for name, value in dataclasses.asdict(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in dataclasses.asdict(self).items()}
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> HeadConfig:
@@ -125,8 +133,7 @@ class HeadConfig:
         for name in values:
             if name not in known:
                 raise HeadConfigError(f"head configuration: unknown key '{name}'. {nearest_names(name, known)}")
-        missing = [name for name, field in known.items()
-                   if field.default is dataclasses.MISSING and name not in values]
+        missing = [name for name, field in known.items() if field.default is dataclasses.MISSING and name not in values]
         if missing:
             raise HeadConfigError(f"head configuration: missing {', '.join(missing)}; got {', '.join(values) or 'nothing'}")
         return cls(**values)

@@ -35,16 +35,18 @@ class HeadContext:
 
     def select(self, rows: Tensor) -> HeadContext:
         """The batch rows that go on."""
-        return replace(self.select_coda(rows), anchor=self.anchor.index_select(0, rows),
-                       core=tuple(c.select(rows) for c in self.core))
+        return replace(
+            self.select_coda(rows), anchor=self.anchor.index_select(0, rows), core=tuple(c.select(rows) for c in self.core)
+        )
 
     def select_coda(self, rows: Tensor) -> HeadContext:
         """For decoding states of these batch rows (any number, repeats allowed)."""
         return replace(self, coda=tuple(c.select(rows) for c in self.coda))
 
 
-def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor],
-                        proprio: Tensor) -> None:
+def check_context_input(
+    head: RDVLAHead, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor
+) -> None:
     """Raise HeadInputError unless the tensors fit the head and each other and are finite."""
     config = head.config
     _check_tensor("proprio", proprio, (None, config.proprio_dim), head)
@@ -55,7 +57,8 @@ def check_context_input(head: RDVLAHead, task_states: Mapping[int, Tensor], late
             if index not in states:
                 raise HeadInputError(
                     f"{group}: expected hidden states of backbone layer {index}; got layers "
-                    f"{sorted(states) or 'none'}. The head reads layers {list(config.context_layers)}")
+                    f"{sorted(states) or 'none'}. The head reads layers {list(config.context_layers)}"
+                )
             name = f"{group}[{index}]"
             _check_tensor(name, states[index], (batch, None, config.context_width), head)
             checked[name] = states[index]

@@ -16,9 +16,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.sketch_ratio import Expectation, expectation
 from rdvla_ros.model.halting import step_change
 from rdvla_ros.model.runner import EagerRunner
+from rdvla_ros.model.sketch_ratio import Expectation, expectation
 from rdvla_ros.types import StopReason
 
 NEAR = 0.15  # power of the margin, times the level: a change predicted below is looked at now
@@ -177,7 +177,7 @@ def _tell(rows: list[Row], chunks: Tensor, jobs: dict[tuple[int, int], int], pai
         measures = rows[0].rule.measure(previous, current)
         numbers = torch.cat([numbers, measures.double(), steps.mean(dim=1).double()])
     numbers = numbers.tolist()  # waits for the device
-    finite, measures, changes = numbers[: len(jobs)], numbers[len(jobs): -len(pairs) or None], numbers[len(jobs) + len(pairs):]
+    finite, measures, changes = numbers[: len(jobs)], numbers[len(jobs) : -len(pairs) or None], numbers[len(jobs) + len(pairs) :]
     places = {pair: n for n, pair in enumerate(pairs)}
     for i, at in sorted({*jobs, *places}, key=lambda job: job[1]):
         row = rows[i]

@@ -240,8 +240,13 @@ def _two_hit(**settings: Any) -> ActionChange:
     return ActionChange(**{"patience": 2, **settings})
 
 
-RULES: dict[str, Callable[..., Any]] = {"fixed": FixedDepth, "action_change": ActionChange, "action_cosine": ActionCosine,
-                                        "action_kl": ActionKL, "two_hit": _two_hit}
+RULES: dict[str, Callable[..., Any]] = {
+    "fixed": FixedDepth,
+    "action_change": ActionChange,
+    "action_cosine": ActionCosine,
+    "action_kl": ActionKL,
+    "two_hit": _two_hit,
+}
 
 
 def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | None = None) -> Any:
@@ -257,8 +262,10 @@ def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | N
         raise HaltingError(f"halting rule: unknown '{name}'. {nearest_names(name, RULES)}")
     if name == "action_kl" and settings.get("sigma", "statistics") == "statistics":
         if action_std is None:
-            raise HaltingError("halting rule 'action_kl': expected the spread of the demonstrated actions, which these statistics"
-                               " lack (a checkpoint of an older release). Set sigma to numbers, or train again")
+            raise HaltingError(
+                "halting rule 'action_kl': expected the spread of the demonstrated actions, which these statistics"
+                " lack (a checkpoint of an older release). Set sigma to numbers, or train again"
+            )
         settings["sigma"] = list(action_std)
     target = ActionChange if name == "two_hit" else RULES[name]
     parameters = inspect.signature(target).parameters

@@ -80,8 +80,9 @@ class RDVLAHead(nn.Module):
         for name, module in self.named_modules():
             if isinstance(module, nn.Linear):
                 leaf = name.rpartition(".")[2]
-                _truncated_normal_(module.weight, small if leaf in ("o_self", "o_cross", "ffn_down", "output") else std,
-                                   generator)
+                _truncated_normal_(
+                    module.weight, small if leaf in ("o_self", "o_cross", "ffn_down", "output") else std, generator
+                )
                 if module.bias is not None:
                     module.bias.zero_()
             elif isinstance(module, RMSNorm):
@@ -104,8 +105,10 @@ class RDVLAHead(nn.Module):
         def contexts(layers: nn.ModuleList, indices: tuple[int, ...], evaluated_often: bool) -> tuple:
             # Training decodes several depths at once and differentiates: plain keys and values everywhere.
             often = evaluated_often or torch.is_grad_enabled()
-            return tuple((layer.project_context if often else layer.fold_context)(latents[i], task_states[i])
-                         for layer, i in zip(layers, indices, strict=True))
+            return tuple(
+                (layer.project_context if often else layer.fold_context)(latents[i], task_states[i])
+                for layer, i in zip(layers, indices, strict=True)
+            )
 
         plan = self.action_queries.expand(proprio.shape[0], -1, -1)
         for i, context in enumerate(contexts(self.prelude, self.config.prelude_layers, False)):
@@ -114,9 +117,11 @@ class RDVLAHead(nn.Module):
                 plan = self.prelude[0].read(rows, query, context)
             else:
                 plan = self.prelude[i](plan, context, self.rotary)
-        return HeadContext(anchor=self.adapter_plan(plan),
-                           core=contexts(self.core, self.config.all_core_layers, True),
-                           coda=contexts(self.coda, self.config.coda_layers, False))
+        return HeadContext(
+            anchor=self.adapter_plan(plan),
+            core=contexts(self.core, self.config.all_core_layers, True),
+            coda=contexts(self.coda, self.config.coda_layers, False),
+        )
 
     def initial_state(self, batch: int, generator: torch.Generator | None = None) -> Tensor:
         """A fresh scratchpad S_0 (B, K, D); differentiable in gamma_init."""
@@ -166,8 +171,10 @@ class RDVLAHead(nn.Module):
 
     def project_coda(self, context: HeadContext) -> HeadContext:
         """`context` for a refinement that decodes at every iteration: keys and values instead of folded maps."""
-        coda = tuple(layer.project_context(part.latents, part.vision) if isinstance(part, FoldedContext) else part
-                     for layer, part in zip(self.coda, context.coda, strict=True))
+        coda = tuple(
+            layer.project_context(part.latents, part.vision) if isinstance(part, FoldedContext) else part
+            for layer, part in zip(self.coda, context.coda, strict=True)
+        )
         return replace(context, coda=coda)
 
     def runner(self, context: HeadContext) -> EagerRunner:
@@ -178,8 +185,9 @@ class RDVLAHead(nn.Module):
             return GraphRunner(self, context, self._graphs)
         return EagerRunner(self, context)
 
-    def refine(self, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
-               generator: torch.Generator | None = None) -> Refinement:
+    def refine(
+        self, context: HeadContext, halting: Any, initial_state: Tensor | None = None, generator: torch.Generator | None = None
+    ) -> Refinement:
         """Iterate until `halting` (see halting.py) is met; each row of the batch stops on its own. No gradient.
 
         initial_state (B, K, D), default a fresh draw. The result's `state` is S_r of each row.

@@ -39,8 +39,15 @@ class Previous:
 class Drawn:
     """A fresh draw per decision, as in training."""
 
-    def refine(self, head: RDVLAHead, context: HeadContext, halting: Any, *, generator: torch.Generator | None = None,
-               previous: Previous | None = None) -> Refinement:
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
         return head.refine(context, halting, generator=generator)
 
 
@@ -50,8 +57,15 @@ class Seeded:
 
     seed: int = 0
 
-    def refine(self, head: RDVLAHead, context: HeadContext, halting: Any, *, generator: torch.Generator | None = None,
-               previous: Previous | None = None) -> Refinement:
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
         one = head.initial_state(1, torch.Generator(head.device).manual_seed(self.seed))
         return head.refine(context, halting, one.expand(context.batch, -1, -1).detach())
 
@@ -60,8 +74,15 @@ class Seeded:
 class Zeros:
     """The mean of the distribution."""
 
-    def refine(self, head: RDVLAHead, context: HeadContext, halting: Any, *, generator: torch.Generator | None = None,
-               previous: Previous | None = None) -> Refinement:
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
         zeros = torch.zeros(context.batch, head.config.rows, head.config.hidden_dim, dtype=head.dtype, device=head.device)
         return head.refine(context, halting, zeros)
 
@@ -76,8 +97,15 @@ class Averaged:
         if isinstance(self.draws, bool) or not isinstance(self.draws, int) or self.draws < 2:
             raise StartError(f"draws: expected a whole number of at least 2, got {self.draws!r}")
 
-    def refine(self, head: RDVLAHead, context: HeadContext, halting: Any, *, generator: torch.Generator | None = None,
-               previous: Previous | None = None) -> Refinement:
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
         every = torch.arange(context.batch, device=head.device).repeat_interleave(self.draws)
         return _mean(head.refine(context.select(every), halting, generator=generator), self.draws)
 
@@ -89,8 +117,15 @@ class Warm:
     Rows of the plan that have run out are drawn anew.
     """
 
-    def refine(self, head: RDVLAHead, context: HeadContext, halting: Any, *, generator: torch.Generator | None = None,
-               previous: Previous | None = None) -> Refinement:
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
         fresh = head.initial_state(context.batch, generator).detach()
         usable = previous is not None and bool(torch.isfinite(previous.state).all())
         return head.refine(context, halting, shift_plan(head, previous, fresh) if usable else fresh)
@@ -107,8 +142,9 @@ def shift_plan(head: RDVLAHead, previous: Previous, fresh: Tensor) -> Tensor:
         raise StartError(f"previous state: expected shape {tuple(fresh.shape)}, got {tuple(previous.state.shape)}")
     plan_rows = min(head.config.rows, head.config.chunk_length)
     shift = min(previous.executed_steps // head.config.steps_per_row, plan_rows)
-    return torch.cat([previous.state[:, shift:plan_rows], fresh[:, plan_rows - shift:plan_rows],
-                      previous.state[:, plan_rows:]], dim=1)
+    return torch.cat(
+        [previous.state[:, shift:plan_rows], fresh[:, plan_rows - shift : plan_rows], previous.state[:, plan_rows:]], dim=1
+    )
 
 
 def _mean(all_draws: Refinement, draws: int) -> Refinement:
@@ -116,25 +152,36 @@ def _mean(all_draws: Refinement, draws: int) -> Refinement:
 
     Converged only where every draw did; a draw that went non-finite spoils its row.
     """
-    grouped = replace(all_draws, **{name: value.unflatten(0, (-1, draws)) for name, value in vars(all_draws).items()
-                                    if value is not None})
+    grouped = replace(
+        all_draws, **{name: value.unflatten(0, (-1, draws)) for name, value in vars(all_draws).items() if value is not None}
+    )
     chunks = grouped.actions.float()
     mean = chunks.mean(dim=1)
     distance = (chunks - mean.unsqueeze(1)).square().mean(dim=(2, 3))  # (B, draws)
     rows = torch.arange(len(mean), device=mean.device)
-    severity = [StopReason.FIXED_DEPTH, StopReason.CONVERGED, StopReason.ITERATION_LIMIT, StopReason.DEADLINE,
-                StopReason.DIVERGED, StopReason.NON_FINITE]  # the worst draw's reason stands for all
+    severity = [
+        StopReason.FIXED_DEPTH,
+        StopReason.CONVERGED,
+        StopReason.ITERATION_LIMIT,
+        StopReason.DEADLINE,
+        StopReason.DIVERGED,
+        StopReason.NON_FINITE,
+    ]  # the worst draw's reason stands for all
     worst = [max((StopReason(r) for r in reasons), key=severity.index) for reasons in grouped.stop_reason.tolist()]
     step_change = None if grouped.step_change is None else grouped.step_change.mean(dim=1)
     return Refinement(
-        actions=mean.to(all_draws.actions.dtype), iterations=grouped.iterations.amax(dim=1),
-        change=grouped.change.nanmean(dim=1), halted=grouped.halted.all(dim=1),
+        actions=mean.to(all_draws.actions.dtype),
+        iterations=grouped.iterations.amax(dim=1),
+        change=grouped.change.nanmean(dim=1),
+        halted=grouped.halted.all(dim=1),
         state=grouped.state[rows, distance.nan_to_num(torch.inf).argmin(dim=1)],
-        stop_reason=torch.tensor([int(reason) for reason in worst]), spread=distance.mean(dim=1), step_change=step_change)
+        stop_reason=torch.tensor([int(reason) for reason in worst]),
+        spread=distance.mean(dim=1),
+        step_change=step_change,
+    )
 
 
-STARTS: dict[str, Callable[..., Any]] = {"drawn": Drawn, "seeded": Seeded, "zeros": Zeros, "averaged": Averaged,
-                                         "warm": Warm}
+STARTS: dict[str, Callable[..., Any]] = {"drawn": Drawn, "seeded": Seeded, "zeros": Zeros, "averaged": Averaged, "warm": Warm}
 
 
 def make_start(settings: Mapping[str, Any]) -> Any:

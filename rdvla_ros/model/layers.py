@@ -78,16 +78,18 @@ class FoldedContext:
         factors = (1.0, torch.tanh(self.gate))
         query = query / math.sqrt(query.shape[-1])
         # h . (W_k^T q) with the long side first, which the matrix kernels prefer: (B, T, heads * K).
-        scores = [torch.matmul(group, torch.matmul(query, maps).flatten(1, 2).transpose(1, 2)) * factor
-                  for group, maps, factor in zip(groups, self.key_maps, factors, strict=True)]
+        scores = [
+            torch.matmul(group, torch.matmul(query, maps).flatten(1, 2).transpose(1, 2)) * factor
+            for group, maps, factor in zip(groups, self.key_maps, factors, strict=True)
+        ]
         weights = torch.cat(scores, 1).transpose(1, 2).softmax(-1).split([group.shape[1] for group in groups], -1)
-        read = [torch.matmul(part, group).unflatten(1, query.shape[1:3])
-                for part, group in zip(weights, groups, strict=True)]
+        read = [torch.matmul(part, group).unflatten(1, query.shape[1:3]) for part, group in zip(weights, groups, strict=True)]
         return sum(torch.matmul(rows, maps.transpose(1, 2)) for rows, maps in zip(read, self.value_maps, strict=True))
 
     def select(self, rows: Tensor) -> FoldedContext:
-        return FoldedContext(self.latents.index_select(0, rows), self.vision.index_select(0, rows),
-                             self.key_maps, self.value_maps, self.gate)
+        return FoldedContext(
+            self.latents.index_select(0, rows), self.vision.index_select(0, rows), self.key_maps, self.value_maps, self.gate
+        )
 
 
 def _one_batch(context: ProjectedContext | FoldedContext, query: Tensor) -> Tensor:
@@ -123,13 +125,14 @@ class HeadLayer(nn.Module):
         vision_keys, vision_values = self._heads(self.kv_vision(vision), groups=2).chunk(2, dim=1)
         # (tanh(g) k) . q = tanh(g) (k . q): gate and scale are paid here once instead of on the scores of every iteration.
         scale = 1 / math.sqrt(latent_keys.shape[-1])
-        return ProjectedContext(torch.cat([latent_keys * scale, vision_keys * (scale * torch.tanh(self.gate))], 2),
-                                torch.cat([latent_values, vision_values], 2))
+        return ProjectedContext(
+            torch.cat([latent_keys * scale, vision_keys * (scale * torch.tanh(self.gate))], 2),
+            torch.cat([latent_values, vision_values], 2),
+        )
 
     def fold_context(self, latents: Tensor, vision: Tensor) -> FoldedContext:
         """The same context for a layer that is evaluated a few times."""
-        maps = [module.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0)
-                for module in (self.kv_latents, self.kv_vision)]
+        maps = [module.weight.unflatten(0, (2, self.num_heads, -1)).unbind(0) for module in (self.kv_latents, self.kv_vision)]
         keys, values = zip(*maps, strict=True)
         return FoldedContext(latents, vision, keys, values, self.gate)
 
@@ -140,7 +143,7 @@ class HeadLayer(nn.Module):
         """What needs no context: rows after self-attention (B, K, D), and their question to the context (B, heads, K, d)."""
         qkv = self._heads(self.qkv_self(self.norm1(x)), groups=3)
         query, key = rotary(qkv[:, : 2 * self.num_heads]).chunk(2, dim=1)
-        value = qkv[:, 2 * self.num_heads:]
+        value = qkv[:, 2 * self.num_heads :]
         x = x + self.o_self(self._rows(F.scaled_dot_product_attention(query, key, value)))
         return x, self._heads(self.q_cross(self.norm2(x)))
 

@@ -86,9 +86,7 @@ class ActionSpace:
         width, action = len(relative), dict(data["action"])
         std = std_from_dict(action, width)
         action.pop("std", None)
-        return cls(
-            relative, Scaler.from_dict(data["proprio"], width, "proprio"), Scaler.from_dict(action, width, "action"), std
-        )
+        return cls(relative, Scaler.from_dict(data["proprio"], width, "proprio"), Scaler.from_dict(action, width, "action"), std)
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """All statistics, for a manifest or a training state; `relative` follows from the representation."""

@@ -23,8 +23,10 @@ class PackedLinear(nn.Module):
 
     def _save_to_state_dict(self, *args: Any) -> None:
         # Without this a packed head would be saved without most of its weights, and nobody would know until it is loaded.
-        raise RdvlaError("expected a head as it was loaded, got one after pack(): a packed head is for decisions only. "
-                         "Save the model before a Policy is made of it, or load the checkpoint again")
+        raise RdvlaError(
+            "expected a head as it was loaded, got one after pack(): a packed head is for decisions only. "
+            "Save the model before a Policy is made of it, or load the checkpoint again"
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return torch.ops.mkldnn._linear_pointwise(x, self._packed, self._bias, "none", [], "")

@@ -12,10 +12,10 @@ import torch
 
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
 from rdvla_ros.model.context import HeadContext
-from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.images import prepare_image
 from rdvla_ros.model.initial_state import Previous, make_start
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import (
     ActionChunk,
     CheckpointError,
@@ -240,9 +240,7 @@ class Policy:
         for camera in self.model.backbone.config.cameras:
             image = observation.images.get(camera.name)
             if image is None:
-                raise ObservationError(
-                    f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}"
-                )
+                raise ObservationError(f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}")
             if (
                 not isinstance(image, np.ndarray)
                 or image.dtype != np.uint8

@@ -24,13 +24,24 @@ _HEAD_FILE = re.compile(r"action_head--(?P<step>.+)_checkpoint\.pt")
 _STACKS = {"prelude": "prelude", "recurrent": "core", "coda": "coda"}  # published name -> ours
 _LISTS = {"prelude": "prelude_vlm_layers", "recurrent": "recurrent_vlm_layers", "coda": "coda_vlm_layers"}
 # Our maps that are one matrix where the published head has several, stacked along the output.
-_FUSED = {"qkv_self": ("q_self", "k_self", "v_self"), "kv_latents": ("k_latents", "v_latents"),
-          "kv_vision": ("k_vision", "v_vision"), "ffn_in": ("ffn_gate", "ffn_up")}
+_FUSED = {
+    "qkv_self": ("q_self", "k_self", "v_self"),
+    "kv_latents": ("k_latents", "v_latents"),
+    "kv_vision": ("k_vision", "v_vision"),
+    "ffn_in": ("ffn_gate", "ffn_up"),
+}
 _SINGLE = ("norm1", "o_self", "norm2", "q_cross", "o_cross", "norm3", "ffn_down")
-_TOP = {"action_queries": "action_queries", "adapter.weight": "adapter.weight",
-        "adapter_norm.weight": "adapter_norm.weight", "gamma_adapt": "gamma_adapt",
-        "recurrent_norm.weight": "core_norm.weight", "output_norm.weight": "output_norm.weight",
-        "output_proj.weight": "output.weight", "output_proj.bias": "output.bias", "gamma_init": "gamma_init"}
+_TOP = {
+    "action_queries": "action_queries",
+    "adapter.weight": "adapter.weight",
+    "adapter_norm.weight": "adapter_norm.weight",
+    "gamma_adapt": "gamma_adapt",
+    "recurrent_norm.weight": "core_norm.weight",
+    "output_norm.weight": "output_norm.weight",
+    "output_proj.weight": "output.weight",
+    "output_proj.bias": "output.bias",
+    "gamma_init": "gamma_init",
+}
 _CONFIG_KEYS = ("hidden_dim", "num_heads", *_LISTS.values(), "action_chunk_len", "action_dim")
 
 
@@ -76,7 +87,8 @@ def _read_tensors(path: Path) -> dict[str, Tensor]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise CheckpointError(
             f"{path}: expected a whole PyTorch file of plain tensors, found {path.stat().st_size} bytes that do not "
-            f"read as one ({reason}); download it again") from error
+            f"read as one ({reason}); download it again"
+        ) from error
     if not isinstance(loaded, Mapping) or not all(isinstance(v, Tensor) for v in loaded.values()):
         kind = "a mapping of other things" if isinstance(loaded, Mapping) else type(loaded).__name__
         raise CheckpointError(f"{path}: expected names with tensors, found {kind}")
@@ -100,24 +112,40 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def _head_config(settings: Mapping[str, Any], projector: Mapping[str, Tensor], folder: Path) -> HeadConfig:
     if set(projector) != {"fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"} or projector["fc1.weight"].ndim != 2:
-        raise CheckpointError(f"{folder}: expected fc1 and fc2 with weight and bias in proprio_projector, "
-                              f"found {_listed(projector)}")
-    optional = {ours: settings[theirs] for theirs, ours in (
-        ("mean_recurrence", "mean_recurrence"), ("backprop_depth", "backprop_depth"), ("init_std", "init_std"),
-        ("rms_norm_eps", "rms_norm_eps"), ("rope_base", "rope_base")) if theirs in settings}
+        raise CheckpointError(
+            f"{folder}: expected fc1 and fc2 with weight and bias in proprio_projector, found {_listed(projector)}"
+        )
+    optional = {
+        ours: settings[theirs]
+        for theirs, ours in (
+            ("mean_recurrence", "mean_recurrence"),
+            ("backprop_depth", "backprop_depth"),
+            ("init_std", "init_std"),
+            ("rms_norm_eps", "rms_norm_eps"),
+            ("rope_base", "rope_base"),
+        )
+        if theirs in settings
+    }
     try:
         return HeadConfig(
-            hidden_dim=settings["hidden_dim"], num_heads=settings["num_heads"],
-            prelude_layers=settings["prelude_vlm_layers"], core_layers=settings["recurrent_vlm_layers"],
-            coda_layers=settings["coda_vlm_layers"], chunk_length=settings["action_chunk_len"],
-            action_dim=settings["action_dim"], proprio_dim=projector["fc1.weight"].shape[1],
-            rotary_form="published", **optional)
+            hidden_dim=settings["hidden_dim"],
+            num_heads=settings["num_heads"],
+            prelude_layers=settings["prelude_vlm_layers"],
+            core_layers=settings["recurrent_vlm_layers"],
+            coda_layers=settings["coda_vlm_layers"],
+            chunk_length=settings["action_chunk_len"],
+            action_dim=settings["action_dim"],
+            proprio_dim=projector["fc1.weight"].shape[1],
+            rotary_form="published",
+            **optional,
+        )
     except HeadConfigError as error:
         raise CheckpointError(f"{folder}: the head's configuration describes no head: {error}") from error
 
 
-def _renamed(weights: Mapping[str, Tensor], projector: Mapping[str, Tensor], config: HeadConfig,
-             folder: Path) -> dict[str, Tensor]:
+def _renamed(
+    weights: Mapping[str, Tensor], projector: Mapping[str, Tensor], config: HeadConfig, folder: Path
+) -> dict[str, Tensor]:
     """Published tensors under our names, maps that read the same input stacked."""
     weights = dict(weights)
     renamed = {f"proprio.{name}": tensor for name, tensor in projector.items()}
@@ -143,7 +171,8 @@ def _renamed(weights: Mapping[str, Tensor], projector: Mapping[str, Tensor], con
     if missing or weights:
         raise CheckpointError(
             f"{folder}: the head's tensors do not fit its configuration: missing {_listed(missing)}; "
-            f"not expected {_listed(weights)}")
+            f"not expected {_listed(weights)}"
+        )
     _read_scalars(renamed, config)
     _split_adapter(renamed, config, folder)
     return renamed
@@ -154,8 +183,9 @@ def _check_parts(names: list[str], tensors: list[Tensor], config: HeadConfig, fu
     rows = config.ffn_multiple * config.hidden_dim if fused == "ffn_in" else config.hidden_dim
     for name, tensor in zip(names, tensors, strict=True):
         if tuple(tensor.shape) != (rows, config.hidden_dim):
-            raise CheckpointError(f"{folder}: {name}: expected {rows} x {config.hidden_dim}, "
-                                  f"found {' x '.join(map(str, tensor.shape))}")
+            raise CheckpointError(
+                f"{folder}: {name}: expected {rows} x {config.hidden_dim}, found {' x '.join(map(str, tensor.shape))}"
+            )
 
 
 def _read_scalars(renamed: dict[str, Tensor], config: HeadConfig) -> None:
@@ -175,19 +205,26 @@ def _split_adapter(renamed: dict[str, Tensor], config: HeadConfig, folder: Path)
     """W_adapt reads [S; S_pre]: its halves are maps of their own here."""
     adapter = renamed.pop("adapter.weight")
     if tuple(adapter.shape) != (config.hidden_dim, 2 * config.hidden_dim):
-        raise CheckpointError(f"{folder}: adapter.weight: expected {config.hidden_dim} x {2 * config.hidden_dim}, "
-                              f"found {' x '.join(map(str, adapter.shape))}")
+        raise CheckpointError(
+            f"{folder}: adapter.weight: expected {config.hidden_dim} x {2 * config.hidden_dim}, "
+            f"found {' x '.join(map(str, adapter.shape))}"
+        )
     renamed["adapter_state.weight"], renamed["adapter_plan.weight"] = adapter.chunk(2, dim=1)
 
 
 def _load(head: RDVLAHead, renamed: Mapping[str, Tensor], folder: Path) -> None:
     expected = head.state_dict()
-    wrong = [f"{name}: expected {' x '.join(map(str, expected[name].shape)) or 'one number'}, "
-             f"found {' x '.join(map(str, tensor.shape)) or 'one number'}"
-             for name, tensor in renamed.items() if tensor.shape != expected[name].shape]
+    wrong = [
+        f"{name}: expected {' x '.join(map(str, expected[name].shape)) or 'one number'}, "
+        f"found {' x '.join(map(str, tensor.shape)) or 'one number'}"
+        for name, tensor in renamed.items()
+        if tensor.shape != expected[name].shape
+    ]
     if wrong:
-        raise CheckpointError(f"{folder}: sizes do not fit the configuration: {'; '.join(wrong[:4])}"
-                              + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""))
+        raise CheckpointError(
+            f"{folder}: sizes do not fit the configuration: {'; '.join(wrong[:4])}"
+            + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+        )
     bad = [name for name, tensor in renamed.items() if not bool(torch.isfinite(tensor).all())]
     if bad:
         raise CheckpointError(f"{folder}: expected finite weights, found NaN or infinity in {_listed(bad)}")

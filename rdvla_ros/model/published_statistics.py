@@ -1,6 +1,6 @@
 """The spread of the demonstrated actions from a published folder's `dataset_statistics.json`, for the KL halting rule.
 
-    rule = make_halting({"rule": "action_kl", "threshold": 1e-3}, action_std=load_action_std(folder))
+rule = make_halting({"rule": "action_kl", "threshold": 1e-3}, action_std=load_action_std(folder))
 """
 
 from __future__ import annotations
@@ -48,8 +48,10 @@ def _action_statistics(path: Path, dataset: str | None, bounds: tuple[str, str])
         raise CheckpointError(f"{path}: expected lists of numbers in the action statistics ({error})") from error
     shapes = {low.shape, high.shape, std.shape, mask.shape}
     if len(shapes) > 1 or std.ndim != 1 or not std.size:
-        raise CheckpointError(f"{path}: expected one number per action dimension in {', '.join(wanted)} and mask, "
-                              f"found shapes {', '.join(map(str, sorted(shapes)))}")
+        raise CheckpointError(
+            f"{path}: expected one number per action dimension in {', '.join(wanted)} and mask, "
+            f"found shapes {', '.join(map(str, sorted(shapes)))}"
+        )
     if not (np.isfinite([low, high, std]).all() and (std >= 0).all() and (high >= low).all()):
         raise CheckpointError(f"{path}: expected finite numbers, {bounds[0]} at most {bounds[1]} and std at least 0")
     return low, high, std, mask

@@ -16,10 +16,10 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext, check_state
-from rdvla_ros.model.sketch_ratio import Experience
+from rdvla_ros.model.decode_plan import Row, Visit, look
 from rdvla_ros.model.halting import Stopwatch
 from rdvla_ros.model.runner import EagerRunner
-from rdvla_ros.model.decode_plan import Row, Visit, look
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import Refinement, StopReason
 
 if TYPE_CHECKING:
@@ -30,8 +30,14 @@ FREE_BLOCK = 8  # iterations between two questions whether all is finite, for a 
 
 
 @torch.no_grad()
-def refine(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
-           generator: torch.Generator | None = None, runner: EagerRunner | None = None) -> Refinement:
+def refine(
+    head: RDVLAHead,
+    context: HeadContext,
+    halting: Any,
+    initial_state: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    runner: EagerRunner | None = None,
+) -> Refinement:
     """See RDVLAHead.refine. `runner`: how blocks are run (default: the head's choice)."""
     watch = halting.begin()
     if initial_state is None:
@@ -88,8 +94,14 @@ def _look(rows: list[Row], k: int, runner: EagerRunner, pace: _Pace, limit: Stop
 
 
 @torch.no_grad()
-def typical_ratio(head: RDVLAHead, context: HeadContext, halting: Any, initial_state: Tensor | None = None,
-                  generator: torch.Generator | None = None, iterations: int = 8) -> float:
+def typical_ratio(
+    head: RDVLAHead,
+    context: HeadContext,
+    halting: Any,
+    initial_state: Tensor | None = None,
+    generator: torch.Generator | None = None,
+    iterations: int = 8,
+) -> float:
     """The `ratio` to configure for this head and rule: chunks' measure per sketches', median over rows and iterations."""
     state = head.initial_state(context.batch, generator) if initial_state is None else initial_state
     seen, chunk, sketch = [], None, None
@@ -139,8 +151,10 @@ def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
         halted=torch.tensor([row.reason in (StopReason.CONVERGED, StopReason.FIXED_DEPTH) for row in rows]),
         state=torch.stack([row.state for row in rows]),
         stop_reason=torch.tensor([int(row.reason) for row in rows]),
-        step_change=torch.stack([unseen if bad or row.step_change is None else row.step_change.float()
-                                 for row, bad in zip(rows, broken, strict=True)]))
+        step_change=torch.stack(
+            [unseen if bad or row.step_change is None else row.step_change.float() for row, bad in zip(rows, broken, strict=True)]
+        ),
+    )
 
 
 class _Pace:

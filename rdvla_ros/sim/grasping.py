@@ -16,9 +16,7 @@ NEAR_SPEED_M = 0.06  # the hand slows down within this distance
 LIFT_BEGIN_M, LIFT_HEIGHT_M = 0.015, 0.05  # sideways motion opens between these heights above the rest
 
 
-def moving(
-    position: np.ndarray, rotation: np.ndarray, gripper: float, speed: float, scale: float, exact: bool = False
-) -> Goal:
+def moving(position: np.ndarray, rotation: np.ndarray, gripper: float, speed: float, scale: float, exact: bool = False) -> Goal:
     """A goal whose speeds are scaled by the style."""
     return Goal(position, rotation, gripper, speed * scale, TURN_SPEED * scale, exact)
 

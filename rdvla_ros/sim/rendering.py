@@ -48,9 +48,7 @@ class Renderer:
             raise SimulationError("A picture was asked for in another thread than the first one; GL contexts cannot move.")
         self._gl.make_current()
         self._camera.fixedcamid = self._model.camera(camera).id
-        mujoco.mjv_updateScene(
-            self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene
-        )
+        mujoco.mjv_updateScene(self._model, data, self._option, None, self._camera, mujoco.mjtCatBit.mjCAT_ALL, self._scene)
         viewport = mujoco.MjrRect(0, 0, width, height)
         mujoco.mjr_render(viewport, self._scene, self._context)
         picture = np.empty((height, width, 3), dtype=np.uint8)

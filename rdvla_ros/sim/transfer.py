@@ -87,9 +87,7 @@ class TransferStrategy:
         rotation = hand_rotation("right", self.style.pitch, yaw=yaw_of(cube_rotation))
         grasp = cube + rotation @ np.array(self.style.grasp_offset)
         grasp[2] = max(grasp[2], LOWEST_GRASP_M)
-        goal, closes = reach_and_close(
-            view, "right", grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed
-        )
+        goal, closes = reach_and_close(view, "right", grasp, rotation, self.style.clearance, (0.26, 0.12), self.style.speed)
         return goal, "close" if closes else "reach"
 
     def _carry(self, view: View) -> tuple[Goal, str]:

@@ -32,8 +32,10 @@ class BaselineLayer(nn.Module):
         q, k, v = (self._heads(m(rows)) for m in (self.q_self, self.k_self, self.v_self))
         x = x + self.o_self(self._attend([rotary(q) @ rotary(k).transpose(2, 3)], [v]))
         q = self._heads(self.q_cross(self.norm2(x)))
-        scores = [q @ self._heads(self.k_latents(latents)).transpose(2, 3),
-                  q @ self._heads(self.k_vision(vision)).transpose(2, 3) * torch.tanh(self.gate)]
+        scores = [
+            q @ self._heads(self.k_latents(latents)).transpose(2, 3),
+            q @ self._heads(self.k_vision(vision)).transpose(2, 3) * torch.tanh(self.gate),
+        ]
         x = x + self.o_cross(self._attend(scores, [self._heads(self.v_latents(latents)), self._heads(self.v_vision(vision))]))
         rows = self.norm3(x)
         return x + self.ffn_down(F.silu(self.ffn_gate(rows)) * self.ffn_up(rows))
@@ -53,16 +55,24 @@ class Baseline(nn.Module):
     def __init__(self, head: RDVLAHead) -> None:
         super().__init__()
         self.config, self.rotary, self.proprio, self.queries = head.config, head.rotary, head.proprio, head.action_queries
-        self.prelude, self.core, self.coda = (nn.ModuleList(BaselineLayer(layer) for layer in stack)
-                                              for stack in (head.prelude, head.core, head.coda))
+        self.prelude, self.core, self.coda = (
+            nn.ModuleList(BaselineLayer(layer) for layer in stack) for stack in (head.prelude, head.core, head.coda)
+        )
         adapter = torch.cat([head.adapter_state.weight, head.adapter_plan.weight], 1)
         self.adapter = _linear(adapter)
         self.gamma, self.adapter_norm, self.core_norm = head.gamma_adapt, head.adapter_norm, head.core_norm
         self.output_norm, self.output = head.output_norm, head.output
 
     @torch.no_grad()
-    def run(self, task_states: dict[int, Tensor], latent_states: dict[int, Tensor], proprio: Tensor, state: Tensor,
-            limit: int, threshold: float | None = None) -> tuple[Tensor, int]:
+    def run(
+        self,
+        task_states: dict[int, Tensor],
+        latent_states: dict[int, Tensor],
+        proprio: Tensor,
+        state: Tensor,
+        limit: int,
+        threshold: float | None = None,
+    ) -> tuple[Tensor, int]:
         """-> (chunk (B, H, A), iterations): at most `limit`, fewer where the change falls below `threshold`."""
         token = self.proprio(proprio).unsqueeze(1)
         latents = {i: torch.cat([states, token], 1) for i, states in latent_states.items()}

@@ -29,7 +29,13 @@ def decision_stages(folder: Path, rounds: int, device: torch.device) -> dict[str
     for stage in decisions[0].timings:
         ordered = sorted(1e3 * d.timings[stage] for d in decisions)
         last = len(ordered) - 1
-        stages[stage] = {"median": statistics.median(ordered),
-                         "p10": ordered[round(0.1 * last)], "p90": ordered[round(0.9 * last)]}
-    return {"checkpoint": str(folder), "stages_ms": stages,
-            "iterations": round(statistics.mean(d.iterations for d in decisions), 1)}
+        stages[stage] = {
+            "median": statistics.median(ordered),
+            "p10": ordered[round(0.1 * last)],
+            "p90": ordered[round(0.9 * last)],
+        }
+    return {
+        "checkpoint": str(folder),
+        "stages_ms": stages,
+        "iterations": round(statistics.mean(d.iterations for d in decisions), 1),
+    }

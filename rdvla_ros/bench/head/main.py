@@ -24,16 +24,25 @@ from torch import Tensor
 from rdvla_ros.bench.head.baseline import Baseline
 from rdvla_ros.bench.head.report import draw, print_report
 from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.layers import HeadLayer
 from rdvla_ros.model.packed_linear import packing_works
 from rdvla_ros.model.refine import typical_ratio
+from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import RdvlaError
 
-FULL_SIZE = HeadConfig(hidden_dim=896, num_heads=8, prelude_layers=(11,), core_layers=(23, 23), coda_layers=(23,),
-                       chunk_length=8, action_dim=14, proprio_dim=14, rotary_form="published")
+FULL_SIZE = HeadConfig(
+    hidden_dim=896,
+    num_heads=8,
+    prelude_layers=(11,),
+    core_layers=(23, 23),
+    coda_layers=(23,),
+    chunk_length=8,
+    action_dim=14,
+    proprio_dim=14,
+    rotary_form="published",
+)
 VISION_ROWS, LATENT_ROWS = 512, 64
 DEPTHS = (1, 2, 4, 8, 12, 16, 24, 32)
 MIXED = (5, 6, 7, 8, 9, 10, 11)  # adaptive stops of mean 8
@@ -63,8 +72,13 @@ class Subject:
         return self.baseline.run(*self.inputs, self.start, depth, threshold)
 
 
-def make_subject(dtype: torch.dtype, device: torch.device, config: HeadConfig = FULL_SIZE, seed: int = 0,
-                 rows: tuple[int, int] = (VISION_ROWS, LATENT_ROWS)) -> Subject:
+def make_subject(
+    dtype: torch.dtype,
+    device: torch.device,
+    config: HeadConfig = FULL_SIZE,
+    seed: int = 0,
+    rows: tuple[int, int] = (VISION_ROWS, LATENT_ROWS),
+) -> Subject:
     """Random weights under which the change shrinks to 0.6 per iteration, about as published checkpoints do."""
     torch.manual_seed(seed)
     head = RDVLAHead(config).eval().requires_grad_(False)
@@ -90,7 +104,7 @@ def thresholds(subject: Subject, depths: tuple[int, ...]) -> dict[int, float]:
     for depth in depths:
         if depth < 2:
             continue
-        before = min(change[1: depth - 1], default=4 * change[1])
+        before = min(change[1 : depth - 1], default=4 * change[1])
         if change[depth - 1] < 0.95 * before:
             found[depth] = (change[depth - 1] * before) ** 0.5
     return found
@@ -137,9 +151,13 @@ def parts(subject: Subject) -> dict[str, Callable[[], Any]]:
     head, start = subject.head, subject.start
     with torch.no_grad():
         context = head.encode(*subject.inputs)
-    return {"encode": lambda: head.encode(*subject.inputs), "iteration": lambda: head.iterate(context, start),
-            f"copy of {COPY_BYTES >> 20} MiB": _copy(start.device), "coda, 1 state": lambda: head.decode(context, start),
-            "coda, 3 states": lambda: head.decode(context, start.expand(3, -1, -1))}
+    return {
+        "encode": lambda: head.encode(*subject.inputs),
+        "iteration": lambda: head.iterate(context, start),
+        f"copy of {COPY_BYTES >> 20} MiB": _copy(start.device),
+        "coda, 1 state": lambda: head.decode(context, start),
+        "coda, 3 states": lambda: head.decode(context, start.expand(3, -1, -1)),
+    }
 
 
 def _copy(device: torch.device) -> Callable[[], Any]:
@@ -148,8 +166,9 @@ def _copy(device: torch.device) -> Callable[[], Any]:
     return lambda: target.copy_(source)
 
 
-def measure(runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device,
-            clock: Callable[[], float] = time.perf_counter) -> dict[str, list[float]]:
+def measure(
+    runs: dict[str, Callable[[], Any]], rounds: int, device: torch.device, clock: Callable[[], float] = time.perf_counter
+) -> dict[str, list[float]]:
     """name -> seconds of each round; two rounds before them do not count."""
     times: dict[str, list[float]] = {name: [] for name in runs}
     with torch.no_grad():
@@ -180,8 +199,12 @@ def summary(seconds: list[float]) -> dict[str, float]:
     """Milliseconds: median, p10, p90, and every round."""
     rounds = [round(1e3 * s, 3) for s in seconds]
     ordered, last = sorted(rounds), len(rounds) - 1
-    return {"median": statistics.median(ordered), "p10": ordered[round(0.1 * last)], "p90": ordered[round(0.9 * last)],
-            "rounds": rounds}
+    return {
+        "median": statistics.median(ordered),
+        "p10": ordered[round(0.1 * last)],
+        "p90": ordered[round(0.9 * last)],
+        "rounds": rounds,
+    }
 
 
 def iteration_bytes(head: RDVLAHead, dtype: torch.dtype) -> int:
@@ -192,8 +215,9 @@ def iteration_bytes(head: RDVLAHead, dtype: torch.dtype) -> int:
     return dtype.itemsize * (dim * dim + len(config.core_layers) * per_layer)
 
 
-def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tuple[int, ...], rounds: int,
-                clock: Callable[[], float]) -> dict[str, Any]:
+def bench_dtype(
+    name: str, device: torch.device, config: HeadConfig, depths: tuple[int, ...], rounds: int, clock: Callable[[], float]
+) -> dict[str, Any]:
     subject = make_subject(DTYPES[name], device, config)
     stops = thresholds(subject, tuple(d for d in sorted({*depths, *MIXED}) if 2 <= d <= 16))
     error = check_same_numbers(subject, name, stops)
@@ -202,11 +226,16 @@ def bench_dtype(name: str, device: torch.device, config: HeadConfig, depths: tup
     times = measure(variants(subject, depths, stops), rounds, device, clock)
     pieces = measure(parts(subject), max(10, rounds), device, clock)
     read = iteration_bytes(subject.head, DTYPES[name])
-    return {"largest_relative_difference": error, "ratio": ratio, "thresholds": {str(k): v for k, v in stops.items()},
-            "ms": {key: summary(value) for key, value in times.items()},
-            "parts_ms": {key: summary(value) for key, value in pieces.items()}, "iteration_bytes": read,
-            "iteration_bytes_per_s": read / statistics.median(pieces["iteration"]),
-            "copy_bytes_per_s": 2 * COPY_BYTES / statistics.median(pieces[f"copy of {COPY_BYTES >> 20} MiB"])}
+    return {
+        "largest_relative_difference": error,
+        "ratio": ratio,
+        "thresholds": {str(k): v for k, v in stops.items()},
+        "ms": {key: summary(value) for key, value in times.items()},
+        "parts_ms": {key: summary(value) for key, value in pieces.items()},
+        "iteration_bytes": read,
+        "iteration_bytes_per_s": read / statistics.median(pieces["iteration"]),
+        "copy_bytes_per_s": 2 * COPY_BYTES / statistics.median(pieces[f"copy of {COPY_BYTES >> 20} MiB"]),
+    }
 
 
 def machine(device: torch.device, threads: int) -> dict[str, Any]:
@@ -215,9 +244,16 @@ def machine(device: torch.device, threads: int) -> dict[str, Any]:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         model = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), model)
     gpu = torch.cuda.get_device_name(device) if device.type == "cuda" else None
-    return {"cpu": model, "cores": os.cpu_count(), "threads": threads, "gpu": gpu, "torch": torch.__version__,
-            "load_average": os.getloadavg()[0], "instructions": torch.backends.cpu.get_cpu_capability(),
-            "bfloat16_kernels": packing_works(torch.device("cpu"), torch.bfloat16)}
+    return {
+        "cpu": model,
+        "cores": os.cpu_count(),
+        "threads": threads,
+        "gpu": gpu,
+        "torch": torch.__version__,
+        "load_average": os.getloadavg()[0],
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "bfloat16_kernels": packing_works(torch.device("cpu"), torch.bfloat16),
+    }
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -228,8 +264,12 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--threads", type=int, default=2, help="CPU threads")
     parser.add_argument("--hidden-dim", type=int, default=FULL_SIZE.hidden_dim, help="width of the head; 896 is the full size")
-    parser.add_argument("--clock", choices=["wall", "cpu"], default="wall",
-                        help="cpu: processor time, which other programs disturb less; for --threads 1")
+    parser.add_argument(
+        "--clock",
+        choices=["wall", "cpu"],
+        default="wall",
+        help="cpu: processor time, which other programs disturb less; for --threads 1",
+    )
     parser.add_argument("--checkpoint", type=Path, help="also the stages of this compact checkpoint's whole decision")
     parser.add_argument("--out", type=Path, default=Path("docs/bench"), help="folder of the JSON file")
     parser.add_argument("--chart", type=Path, default=Path("docs/images/head_latency.png"))
@@ -243,9 +283,13 @@ def main(argv: list[str] | None = None) -> int:
     torch.set_num_threads(options.threads)
     config = replace(FULL_SIZE, hidden_dim=options.hidden_dim)
     device, clock = torch.device(options.device), time.process_time if options.clock == "cpu" else time.perf_counter
-    report: dict[str, Any] = {"command": "rdvla bench head " + " ".join(sys.argv[2:] if argv is None else argv),
-                              "machine": machine(device, options.threads), "rounds": options.rounds, "clock": options.clock,
-                              "size": {**config.to_dict(), "context_rows": VISION_ROWS + LATENT_ROWS + 1}}
+    report: dict[str, Any] = {
+        "command": "rdvla bench head " + " ".join(sys.argv[2:] if argv is None else argv),
+        "machine": machine(device, options.threads),
+        "rounds": options.rounds,
+        "clock": options.clock,
+        "size": {**config.to_dict(), "context_rows": VISION_ROWS + LATENT_ROWS + 1},
+    }
     depths = tuple(sorted({*options.depths, 12}))
     try:
         report["results"] = {name: bench_dtype(name, device, config, depths, options.rounds, clock) for name in options.dtypes}

@@ -74,8 +74,11 @@ def draw(report: dict[str, Any], path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     results = report["results"]
     figure, axes = plt.subplots(1, len(results), figsize=(5.2 * len(results), 3.8), squeeze=False)
-    styles = {"baseline": ("published way", "#8a8a8a", "s"), "fixed": ("this head, fixed depth", "#1f5fa8", "o"),
-              "adaptive": ("this head, adaptive stop at r", "#d9772b", "^")}
+    styles = {
+        "baseline": ("published way", "#8a8a8a", "s"),
+        "fixed": ("this head, fixed depth", "#1f5fa8", "o"),
+        "adaptive": ("this head, adaptive stop at r", "#d9772b", "^"),
+    }
     for axis, (name, result) in zip(axes[0], results.items(), strict=True):
         for kind, (label, colour, marker) in styles.items():
             points = sorted((int(key.split()[1]), value) for key, value in result["ms"].items() if key.split()[0] == kind)

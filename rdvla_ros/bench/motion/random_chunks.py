@@ -12,13 +12,13 @@ from dataclasses import dataclass, field, replace
 
 import numpy as np
 
-from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.followed import MOVED_S, Present
 from rdvla_ros.control.motion.limits import JointLimits
-from rdvla_ros.control.supervision.motion_check import Passage
 from rdvla_ros.control.motion.playback import RATE_HZ, Playback, Samples
+from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.seam import Seam, make_seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
+from rdvla_ros.control.supervision.motion_check import Passage
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 

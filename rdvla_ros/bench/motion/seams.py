@@ -10,10 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from rdvla_ros.bench.machine import machine
+from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions, Run
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.seam import METHODS, make_seam
-from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions, Run
-from rdvla_ros.bench.machine import machine
 from rdvla_ros.robot import RobotDescription, shipped
 
 LATENCIES_S = (0.05, 0.2, 0.4)

@@ -19,9 +19,9 @@ from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
+from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Heartbeat
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.nodes.common.controller_states import commanded
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetInstruction

@@ -15,11 +15,10 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.bench.nodes import parts
-from rdvla_ros.bench.nodes import report
+from rdvla_ros.bench.nodes import parts, report
 from rdvla_ros.bench.nodes.system import System, prefer
-from rdvla_ros.bringup.processes import SIM_ROBOT
 from rdvla_ros.bringup.launcher import free_domain
+from rdvla_ros.bringup.processes import SIM_ROBOT
 from rdvla_ros.robot import RobotDescription, shipped
 
 INFERENCE_S = (0.05, 0.2, 0.4)  # of the boundaries part

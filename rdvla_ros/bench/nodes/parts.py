@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.bench.nodes.listener import Command, Ears
 from rdvla_ros.bench.nodes.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.bench.nodes.system import System
 from rdvla_ros.bench.nodes.usage import Usage, sample
 from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.robot import RobotDescription
 
 CALLS_HZ = 100.0

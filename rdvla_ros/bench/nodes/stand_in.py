@@ -76,13 +76,13 @@ def _decision(chunk: ActionChunk) -> Decision:
 
 
 def main() -> int:
-    from rdvla_ros.nodes.common import run as process
+    from rdvla_ros.nodes.common.run import run
     from rdvla_ros.nodes.policy.node import PolicyNode
 
     class StandIn(PolicyNode):
         load = LOAD
 
-    return process.run(StandIn)
+    return run(StandIn)
 
 
 if __name__ == "__main__":

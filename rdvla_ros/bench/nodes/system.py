@@ -14,8 +14,8 @@ from typing import Any
 
 from rdvla_ros.bench.nodes.listener import Ears
 from rdvla_ros.bench.nodes.usage import children
-from rdvla_ros.bringup.processes import SIM_ROBOT, ProcessSpec, processes
 from rdvla_ros.bringup.launcher import Processes, start
+from rdvla_ros.bringup.processes import SIM_ROBOT, ProcessSpec, processes
 from rdvla_ros.robot import RobotDescription, shipped
 
 STAND_IN = "bench.control.stand_in"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.motion import quadratic_program as quadratic
+from rdvla_ros.control.motion import quadratic_program
 from rdvla_ros.control.motion.limits import JointLimits
 
 # The programme keeps this share of every limit in reserve, so that what lies between the knots is legal too.
@@ -84,8 +84,8 @@ def nearest_motion(
     rows, low, high = _constraints(basis, h, free, bounds, unit)
     fixed = rows @ particular
     low, high, rows = low - fixed, high - fixed, rows @ null
-    y = quadratic.minimise(null.T @ hessian @ null, null.T @ pull, rows, low, high)
-    if (quadratic.violation(rows @ y, low, high) > MARGIN / 2).any():
+    y = quadratic_program.minimise(null.T @ hessian @ null, null.T @ pull, rows, low, high)
+    if (quadratic_program.violation(rows @ y, low, high) > MARGIN / 2).any():
         return None
     x = (particular + null @ y) * unit
     positions = (free[0] + basis.position @ x) * scale

@@ -163,8 +163,13 @@ class SettledPrefix:
 
 
 RULES: dict[str, Callable[..., Horizon]] = {
-    "fixed": Fixed, "binary": Binary, "linear_decay": LinearDecay, "published_decay": PublishedDecay,
-    "running_buckets": RunningBuckets, "settled_prefix": SettledPrefix}
+    "fixed": Fixed,
+    "binary": Binary,
+    "linear_decay": LinearDecay,
+    "published_decay": PublishedDecay,
+    "running_buckets": RunningBuckets,
+    "settled_prefix": SettledPrefix,
+}
 
 
 def make_horizon(settings: Mapping[str, Any]) -> Horizon:

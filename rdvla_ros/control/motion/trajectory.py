@@ -12,8 +12,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from rdvla_ros.control.motion import cubic
-from rdvla_ros.control.motion import fit
+from rdvla_ros.control.motion import cubic, fit
 from rdvla_ros.control.motion.limits import POSITION_MARGIN, JointLimits, Tolerances, check_trajectory
 from rdvla_ros.types import InfeasibleError, TrajectoryError
 

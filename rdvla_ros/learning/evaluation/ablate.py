@@ -27,11 +27,12 @@ from torch import Tensor
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
+from rdvla_ros.learning.config import Augmentation, DataSettings, DepthSampler, TrainingError
 from rdvla_ros.learning.data.augment import BatchMaker
-from rdvla_ros.learning.config import Augmentation, DataSettings, TrainingError
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT
-from rdvla_ros.learning.training.recurrence import DepthSampler, chunk_loss, head_error_by_depth, unroll
+from rdvla_ros.learning.training.recurrence import chunk_loss, unroll
+from rdvla_ros.learning.training.validation import head_error_by_depth
 from rdvla_ros.model.checkpoint import Checkpoint, load_checkpoint
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead

@@ -22,8 +22,8 @@ import yaml
 from tqdm import tqdm
 
 from rdvla_ros.control.motion.horizon import make_horizon
-from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.data.lerobot.video import VideoFile
+from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.evaluation.rates import plain, summary, summary_line
 from rdvla_ros.learning.evaluation.rollout import Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy

@@ -18,15 +18,15 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.learning.data.augment import BatchMaker
-from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.config import Augmentation, DataSettings
+from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Wanted, build_cache, open_cache
+from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.evaluation.evaluate import EvaluationConfig, EvaluationError, add_options, evaluate
-from rdvla_ros.learning.evaluation.rates import summary_line
-from rdvla_ros.learning.training.recurrence import error_by_depth
 from rdvla_ros.learning.evaluation.plots import plot_depth, plot_phases, plot_rates, plot_trade
+from rdvla_ros.learning.evaluation.rates import summary_line
 from rdvla_ros.learning.evaluation.rollout import RolloutConfig
+from rdvla_ros.learning.training.validation import error_by_depth
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.tasks import TASKS

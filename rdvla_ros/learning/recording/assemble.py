@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.learning.recording.episodes import Episode, load_episode
 from rdvla_ros.learning.data.lerobot import ACTION, EXPERT_CHUNK, EXPERT_PHASE, STATE, TASK_STAGE
 from rdvla_ros.learning.data.lerobot.writer import RecordedEpisode, write_dataset
+from rdvla_ros.learning.recording.episodes import Episode, load_episode
 
 RECORDING = ".recording"
 

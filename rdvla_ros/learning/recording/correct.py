@@ -18,11 +18,11 @@ import numpy as np
 from tqdm import tqdm
 
 from rdvla_ros.learning.evaluation.conditions import Conditions
+from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT, EvaluationConfig, build_rollout
+from rdvla_ros.learning.evaluation.rollout import RolloutConfig
+from rdvla_ros.learning.recording.assemble import assemble, recording_folder
 from rdvla_ros.learning.recording.demonstrate import STEP_S, Demonstrator
 from rdvla_ros.learning.recording.episodes import Episode, episode_path, save_episode
-from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT, EvaluationConfig, build_rollout
-from rdvla_ros.learning.recording.assemble import assemble, recording_folder
-from rdvla_ros.learning.evaluation.rollout import RolloutConfig
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import Memory
 from rdvla_ros.sim.tasks import TASKS

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.learning.recording.episodes import Episode, episode_path, save_episode
 from rdvla_ros.learning.recording.assemble import assemble, recording_folder
+from rdvla_ros.learning.recording.episodes import Episode, episode_path, save_episode
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory

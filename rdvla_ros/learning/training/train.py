@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.training.parallel import Team, free_port
 from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state

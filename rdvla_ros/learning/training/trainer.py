@@ -13,13 +13,14 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdvla_ros.learning.data.augment import Batch, BatchMaker
-from rdvla_ros.learning.training.auxiliary import AuxiliaryHead, auxiliary_loss
 from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.data.augment import Batch, BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, shuffled_batch
+from rdvla_ros.learning.training.auxiliary import AuxiliaryHead, auxiliary_loss
 from rdvla_ros.learning.training.initialise import initialise
 from rdvla_ros.learning.training.parallel import Team
-from rdvla_ros.learning.training.recurrence import chunk_loss, error_by_depth, unroll
+from rdvla_ros.learning.training.recurrence import chunk_loss, unroll
+from rdvla_ros.learning.training.validation import error_by_depth
 from rdvla_ros.model.backbones.compact import CompactBackbone, CompactConfig
 from rdvla_ros.model.checkpoint import Checkpoint
 from rdvla_ros.model.config import HeadConfig

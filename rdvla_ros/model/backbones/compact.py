@@ -44,9 +44,7 @@ class CameraInput:
                 f"Camera '{self.name}': crop: expected 0 <= left < right <= 1, 0 <= top < bottom <= 1, got {self.crop}."
             )
         if min(self.width, self.height) < 16:
-            raise CheckpointError(
-                f"Camera '{self.name}': expected at least 16 x 16 pixels, got {self.width} x {self.height}."
-            )
+            raise CheckpointError(f"Camera '{self.name}': expected at least 16 x 16 pixels, got {self.width} x {self.height}.")
 
 
 @dataclass(frozen=True)

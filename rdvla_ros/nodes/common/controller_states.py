@@ -20,8 +20,8 @@ from rdvla_ros.control.motion.trajectory import Reference
 from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.guard import Complaints
-from rdvla_ros.nodes.policy.observations import sensor_qos
 from rdvla_ros.nodes.common.throttle import throttled
+from rdvla_ros.nodes.policy.observations import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2

@@ -13,9 +13,9 @@ from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.followed import Present
-from rdvla_ros.control.supervision.tracking import ArmObedience
-from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
+from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
+from rdvla_ros.control.supervision.tracking import ArmObedience
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription

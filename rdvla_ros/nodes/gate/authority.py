@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.control.supervision.modes import Answer, GateModes, Mode
 from rdvla_ros.control.supervision.pairing import Pairing
-from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.nodes.gate.arms import GateArms
 from rdvla_ros.nodes.gate.parameters import GateParameters
 

@@ -6,8 +6,8 @@ import time
 
 from rclpy.node import Node
 
-from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.common.graph import node_names
+from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import RdvlaError
 

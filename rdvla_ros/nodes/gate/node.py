@@ -23,21 +23,20 @@ from rdvla_ros.control.supervision.modes import Answer, GateModes, Mode
 from rdvla_ros.control.supervision.motion_check import JumpError, LateError
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common import run as process
-from rdvla_ros.nodes.common import realtime as urgent
-from rdvla_ros.nodes.gate.arms import GateArms
-from rdvla_ros.nodes.gate.authority import Authority
-from rdvla_ros.nodes.gate.input import believable
-from rdvla_ros.nodes.gate.parameters import GateParameters
-from rdvla_ros.nodes.gate.services import GateServices
-from rdvla_ros.nodes.gate.exclusive import refuse_second_gate
-from rdvla_ros.nodes.gate.supervisor import GateWatch
-from rdvla_ros.nodes.policy.observations import qos_events
+from rdvla_ros.nodes.common import conversions, realtime
 from rdvla_ros.nodes.common.parameters import declare
-from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
+from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
+from rdvla_ros.nodes.gate.arms import GateArms
+from rdvla_ros.nodes.gate.authority import Authority
+from rdvla_ros.nodes.gate.exclusive import refuse_second_gate
+from rdvla_ros.nodes.gate.input import believable
+from rdvla_ros.nodes.gate.parameters import GateParameters
+from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
+from rdvla_ros.nodes.gate.services import GateServices
+from rdvla_ros.nodes.gate.supervisor import GateWatch
+from rdvla_ros.nodes.policy.observations import qos_events
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import ObservationError, TrajectoryError
 
@@ -238,7 +237,7 @@ class GateNode(Node):
 
     def begin(self) -> None:
         """In a process of its own, all threads of it before other programs."""
-        if (priority := self._values.realtime_priority) and (problem := urgent.prefer(priority)):
+        if (priority := self._values.realtime_priority) and (problem := realtime.prefer(priority)):
             self.get_logger().info(
                 f"No real-time priority {priority} for the gate ({problem}). On a busy machine a hold may come late; "
                 "docs/control.md says how to allow it."
@@ -255,8 +254,8 @@ class GateNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    urgent.without_shared_memory()
-    return process.run(GateNode, args)
+    realtime.without_shared_memory()
+    return run(GateNode, args)
 
 
 if __name__ == "__main__":

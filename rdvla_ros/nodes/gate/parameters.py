@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.control.supervision.modes import PauseRule
 from rdvla_ros.control.supervision.tracking import ObeyOptions
-from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.nodes.common.parameters import Schema, parameter
 
 

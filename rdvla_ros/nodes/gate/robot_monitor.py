@@ -18,11 +18,11 @@ from rdvla_ros.control.supervision.tracking import skew
 from rdvla_ros.control.supervision.watchdog import StreamWatch
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.controller_states import ControllerStates, commanded, incredible, reported_at_s, stands_still
+from rdvla_ros.nodes.common.graph import node_names, unheard
+from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.policy.observations import qos_events, sensor_qos
-from rdvla_ros.nodes.common.graph import node_names, unheard
-from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
 

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 
-from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.srv import Hold, Resume, SetMode
 
 # By default a service keeps the last 10 requests, and whoever's was pushed out by others waits for ever.

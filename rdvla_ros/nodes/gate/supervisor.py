@@ -18,12 +18,12 @@ from rdvla_ros.control.supervision.heartbeat import PeerPulse
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.control.supervision.operator_presence import ButtonPresence
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.gate.authority import Authority
-from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.common.heartbeat import QOS, Heart
-from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
+from rdvla_ros.nodes.gate.authority import Authority
+from rdvla_ros.nodes.gate.parameters import GateParameters
+from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
 
 
 class GateWatch:

@@ -47,9 +47,7 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
     held = gate.message is not None and gate.message.mode != GateStatus.AUTO
     if message is None or heard.silent(now_s, stale_s):
         if held:
-            return _status(
-                "policy", OK, f"No decisions while the gate is in {_mode(gate.message)}.", heard.rates(now_s)
-            )
+            return _status("policy", OK, f"No decisions while the gate is in {_mode(gate.message)}.", heard.rates(now_s))
         return _status("policy", STALE, f"No decision within {stale_s:g} s.", heard.rates(now_s))
     timings = dict(zip(message.timing_names, message.timings_s, strict=False))
     observation_age_s = conversions.seconds(message.header.stamp) - conversions.seconds(message.observation_stamp)

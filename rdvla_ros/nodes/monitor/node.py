@@ -17,12 +17,12 @@ from sensor_msgs.msg import CameraInfo, JointState
 from rdvla_ros.control.supervision.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
 from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.monitor import diagnostics
-from rdvla_ros.nodes.common import run as process
 from rdvla_ros.nodes.common.controller_states import ControllerStates
+from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
+from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
 from rdvla_ros.nodes.policy.observations import sensor_qos
-from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold
 from rdvla_ros.types import StopReason
@@ -153,7 +153,7 @@ def _uncertainty(assessment: Assessment, decision: Convergence) -> Uncertainty:
 
 
 def main(args: list[str] | None = None) -> int:
-    return process.run(MonitorNode, args)
+    return run(MonitorNode, args)
 
 
 if __name__ == "__main__":

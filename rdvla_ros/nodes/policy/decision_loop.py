@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.control.supervision.input_quality import ImageFlaws, digest
 from rdvla_ros.control.supervision.output_quality import ConstantOutput
+from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.guard import Complaints
 from rdvla_ros.nodes.policy.gate_client import GatePeer
-from rdvla_ros.nodes.policy.observations import Inputs
 from rdvla_ros.nodes.policy.motion_sender import Motions, NotNowError
+from rdvla_ros.nodes.policy.observations import Inputs
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.stamped_stream import Moment
 from rdvla_ros.nodes.policy.synchronizer import Matched
-from rdvla_ros.nodes.policy.worker.supervisor import WorkerKeeper
 from rdvla_ros.nodes.policy.worker.protocol import WorkerError, WorkerLost
+from rdvla_ros.nodes.policy.worker.supervisor import WorkerKeeper
 from rdvla_ros.types import Decision, InfeasibleError, Observation, ObservationError, RdvlaError, StopReason, TrajectoryError
 
 INFEASIBLE_TO_HOLD = 5  # one decision too fast for the joints happens to every policy; so many in a row are a fault

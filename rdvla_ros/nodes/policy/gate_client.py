@@ -9,8 +9,8 @@ from rclpy.node import Node
 from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common.guard import Complaints
 from rdvla_ros.nodes.common.conversions import printable
+from rdvla_ros.nodes.common.guard import Complaints
 from rdvla_ros.nodes.common.heartbeat import Heart
 from rdvla_ros.nodes.policy.observations import qos_events
 

@@ -12,8 +12,8 @@ from rclpy.lifecycle import LifecycleNode
 from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory

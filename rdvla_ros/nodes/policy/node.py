@@ -23,21 +23,21 @@ from rdvla_ros.control.supervision.freshness import StallWatch
 from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common import run as process
-from rdvla_ros.nodes.common.guard import Complaints
 from rdvla_ros.nodes.common.controller_states import ArmStates
-from rdvla_ros.nodes.policy.decision_loop import Deciding, Parts
 from rdvla_ros.nodes.common.executor import WAIT_SET
-from rdvla_ros.nodes.policy.gate_client import HEARTBEAT, GatePeer
+from rdvla_ros.nodes.common.guard import Complaints
 from rdvla_ros.nodes.common.heartbeat import Heart
-from rdvla_ros.nodes.policy.observations import Checks, Inputs
-from rdvla_ros.nodes.policy.motion_sender import Motions
 from rdvla_ros.nodes.common.parameters import declare
-from rdvla_ros.nodes.policy.worker.loading import LOAD, horizon_rule, settings
+from rdvla_ros.nodes.common.run import leave, run
+from rdvla_ros.nodes.policy.decision_loop import Deciding, Parts
+from rdvla_ros.nodes.policy.gate_client import HEARTBEAT, GatePeer
+from rdvla_ros.nodes.policy.motion_sender import Motions
+from rdvla_ros.nodes.policy.observations import Checks, Inputs
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import free_running_slop_s
 from rdvla_ros.nodes.policy.worker.client import ProcessWorker
+from rdvla_ros.nodes.policy.worker.loading import LOAD, horizon_rule, settings
 from rdvla_ros.nodes.policy.worker.supervisor import WorkerKeeper
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
@@ -69,9 +69,7 @@ class PolicyNode(LifecycleNode):
         self._halts = Halts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
         self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
         peers = {HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
-        self._heart = Heart(
-            self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active
-        )
+        self._heart = Heart(self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active)
         guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
@@ -362,7 +360,7 @@ class PolicyNode(LifecycleNode):
 
 
 def main(args: list[str] | None = None) -> None:
-    process.leave(process.run(PolicyNode, args))
+    leave(run(PolicyNode, args))
 
 
 if __name__ == "__main__":

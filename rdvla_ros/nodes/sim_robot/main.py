@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from rdvla_ros.nodes.common import run as process
+from rdvla_ros.nodes.common.run import run
 
 
 def make_node() -> Node:
@@ -15,7 +15,7 @@ def make_node() -> Node:
 
 
 def main(args: list[str] | None = None) -> int:
-    return process.run(make_node, args)
+    return run(make_node, args)
 
 
 if __name__ == "__main__":

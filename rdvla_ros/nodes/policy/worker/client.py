@@ -15,7 +15,6 @@ import threading
 import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, InvalidStateError
-from pathlib import Path
 from typing import Any
 
 from rdvla_ros.nodes.policy.worker.protocol import (
@@ -29,6 +28,7 @@ from rdvla_ros.nodes.policy.worker.protocol import (
     decision_from_dict,
     receive,
 )
+from rdvla_ros.robot import import_path
 from rdvla_ros.types import Observation
 
 PROCESS = "rdvla_ros.nodes.policy.worker.main"
@@ -58,7 +58,7 @@ class ProcessWorker:
         with theirs:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", PROCESS, str(os.getpid()), *map(str, descriptors), text],
-                env=_environment(),
+                env={**os.environ, "PYTHONPATH": import_path()},
                 stdin=subprocess.DEVNULL,
                 pass_fds=descriptors,
                 start_new_session=True,  # a Ctrl-C in the terminal is for the node
@@ -170,9 +170,3 @@ def _settle(future: Future, value: Any = None, error: Exception | None = None) -
             future.set_exception(error)
         else:
             future.set_result(value)
-
-
-def _environment() -> dict[str, str]:
-    """The package that is running now comes first in the process too."""
-    root = str(Path(__file__).resolve().parents[2])
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])}
