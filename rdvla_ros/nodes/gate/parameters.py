@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.control.supervision.modes import PauseRule
 from rdvla_ros.control.supervision.tracking import ObeyOptions
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.parameters import Schema, parameter
 
 
@@ -17,8 +18,8 @@ class GateParameters(Schema):
     start_mode: str = parameter(
         "hold", "hold: nothing passes until ~/resume; auto: nothing passes until the robot is there", choices=("hold", "auto")
     )
-    policy_prefix: str = parameter("/policy", "the policy publishes on <prefix>/<arm>/joint_trajectory")
-    takeover_prefix: str = parameter("/teleop", "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
+    policy_prefix: str = parameter(names.POLICY, "the policy publishes on <prefix>/<arm>/joint_trajectory")
+    takeover_prefix: str = parameter(names.TELEOP, "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
 
     # what passes
     pair_timeout_s: float = parameter(0.1, "wait for the other arm's part of a decision", unit="s", low=0.005, high=1.0)
@@ -78,7 +79,7 @@ class GateParameters(Schema):
         "(sensor_msgs/Joy)",
         choices=("off", "heartbeat", "joy"),
     )
-    operator_topic: str = parameter("/operator/heartbeat", "where the operator's sign comes")
+    operator_topic: str = parameter(names.OPERATOR_HEARTBEAT, "where the operator's sign comes")
     operator_timeout_s: float = parameter(
         0.5, "silence of the operator's sign after which the arms are held", unit="s", low=0.05, high=5.0
     )
