@@ -31,14 +31,16 @@ from rdvla_ros.types import StopReason
 @dataclass(frozen=True)
 class MonitorParameters(Schema):
     robot: str = parameter("", "robot description, a YAML file", unit="path")
-    window: int = parameter(5, "decisions whose largest score the alarm judges", low=1, high=1000)
-    alarm_threshold: float = parameter(0.0, "score above which there is an alarm; 0: none is configured", low=0.0, high=1e6)
+    window: int = parameter(5, "the alarm judges the largest score of this number of decisions", low=1, high=1000)
+    alarm_threshold: float = parameter(0.0, "score above which there is an alarm; 0: no alarm", low=0.0, high=1e6)
     default_threshold: float = parameter(
-        1e-3, "mean-squared change that counts as settled where the stopping rule has no threshold", low=1e-12, high=1e3
+        1e-3, "mean-squared change that counts as settled where the halting rule has no threshold", low=1e-12, high=1e3
     )
-    hold_on_alarm: bool = parameter(False, "ask the gate to hold when the alarm begins")
+    hold_on_alarm: bool = parameter(False, "true: ask the gate for a hold when the alarm begins")
     diagnostics_hz: float = parameter(1.0, "rate of /diagnostics", unit="Hz", low=0.1, high=50.0)
-    stale_s: float = parameter(2.0, "silence after which a part is reported as stale", unit="s", low=0.1, high=600.0)
+    stale_s: float = parameter(
+        2.0, "a part is reported as stale after it is silent for this duration", unit="s", low=0.1, high=600.0
+    )
 
     def problems(self):
         if self.hold_on_alarm and self.alarm_threshold == 0.0:

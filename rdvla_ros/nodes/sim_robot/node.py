@@ -40,11 +40,13 @@ class SimRobotParameters(Schema):
     speed: float = parameter(1.0, "simulated seconds per second; other than 1 publishes /clock", low=0.01, high=100.0)
     camera_hz: float = parameter(0.0, "rate of the cameras; 0: as the robot description says", unit="Hz", low=0.0, high=120.0)
     camera_width: int = parameter(0, "width of the cameras; 0: as the robot description says", unit="px", low=0, high=MAX_WIDTH)
-    camera_height: int = parameter(0, "their height; 0: as the robot description says", unit="px", low=0, high=MAX_HEIGHT)
-    view_camera: str = parameter("", "a further camera of the scene, for recordings: angle, front_close, ...; empty: none")
-    view_width: int = parameter(MAX_WIDTH, "width of the further camera", unit="px", low=16, high=MAX_WIDTH)
-    view_height: int = parameter(MAX_HEIGHT, "height of the further camera", unit="px", low=16, high=MAX_HEIGHT)
-    view_hz: float = parameter(10.0, "its rate, at most that of the cameras", unit="Hz", low=0.1, high=120.0)
+    camera_height: int = parameter(
+        0, "height of the cameras; 0: as the robot description says", unit="px", low=0, high=MAX_HEIGHT
+    )
+    view_camera: str = parameter("", "one more camera of the scene, for recordings: angle, front_close, ...; empty: none")
+    view_width: int = parameter(MAX_WIDTH, "width of the recording camera", unit="px", low=16, high=MAX_WIDTH)
+    view_height: int = parameter(MAX_HEIGHT, "height of the recording camera", unit="px", low=16, high=MAX_HEIGHT)
+    view_hz: float = parameter(10.0, "rate of the recording camera, at most that of the others", unit="Hz", low=0.1, high=120.0)
     silent_camera: str = parameter("", "fault: this camera of the robot description sends nothing", change="always")
     nan_joint: str = parameter("", "fault: this joint's position is sent as NaN", change="always")
 
