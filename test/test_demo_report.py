@@ -5,7 +5,7 @@ import json
 import math
 from types import SimpleNamespace
 
-import imageio_ffmpeg
+import av
 import numpy as np
 import pytest
 
@@ -120,10 +120,10 @@ def test_a_film_runs_in_real_time_although_pictures_come_late(tmp_path):
     for stamp_s in (100.0, 100.1, 100.7, 101.0):
         video.add(np.full((49, 65, 3), 128, np.uint8), stamp_s)
     video.close()
-    frames = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
-    about = next(frames)
-    assert about["fps"] == 10.0 and about["size"] == (64, 48)
-    assert sum(1 for _ in frames) == 11
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        stream = film.streams.video[0]
+        assert stream.average_rate == 10 and (stream.width, stream.height) == (64, 48)
+        assert sum(1 for _ in film.decode(stream)) == 11
 
 
 def test_a_clock_that_jumps_makes_no_endless_film(tmp_path):
@@ -131,7 +131,8 @@ def test_a_clock_that_jumps_makes_no_endless_film(tmp_path):
     for stamp_s in (0.0, 1e9, 5.0):
         video.add(np.zeros((48, 64, 3), np.uint8), stamp_s)
     video.close()
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] <= 101
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) <= 101
 
 
 @pytest.mark.parametrize("size", [(480, 640), (240, 320)])
