@@ -33,6 +33,8 @@ _libc = ctypes.CDLL(None)
 
 def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
     arguments = ["--ros-args", "--params-file", str(parameter_file)]
+    if spec.params_file:  # the later file wins
+        arguments += ["--params-file", spec.params_file]
     for source, target in spec.remappings:
         arguments += ["-r", f"{source}:={target}"]
     if spec.namespace:
