@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.common.executor import kind_of, make_executor, spin_once
+from rdvla_ros.nodes.common.executor import kind_of, make_executor, spin_until
 
 JOIN_S = 0.5  # longest wait for the thread at the end
 
@@ -64,15 +64,14 @@ class Side:
         if self._ends.is_set():
             return
         self._ends.set()
-        self._executor.shutdown(timeout_sec=JOIN_S)  # a waiting spin_once ends with it
+        self._executor.shutdown(timeout_sec=JOIN_S)  # a wait for callbacks ends with it
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(JOIN_S)
         self.node.destroy_node()
 
     def _spin(self) -> None:
-        while not self._ended():
-            self._guarded(lambda: spin_once(self._executor))
+        spin_until(self._executor, self._ended, self._escaped)
 
     def _keep_time(self) -> None:
         while not self._ended():
@@ -88,14 +87,17 @@ class Side:
         try:
             run()
         except Exception as error:
-            if self._ended():
-                return
-            self.exceptions += 1
-            self.last_exception = f"{type(error).__name__}: {error}"
-            self._main.get_logger().error(f"Exception beside the callbacks: {self.last_exception}")
-            if self.on_exception is not None:
-                self.on_exception(f"an exception beside the callbacks ({self.last_exception})")
-            self._ends.wait(0.001)  # what raises at once every time must not take the processor
+            self._escaped(error)
+
+    def _escaped(self, error: Exception) -> None:
+        if self._ended():
+            return
+        self.exceptions += 1
+        self.last_exception = f"{type(error).__name__}: {error}"
+        self._main.get_logger().error(f"Exception beside the callbacks: {self.last_exception}")
+        if self.on_exception is not None:
+            self.on_exception(f"an exception beside the callbacks ({self.last_exception})")
+        self._ends.wait(0.001)  # what raises at once every time must not take the processor
 
     def _ended(self) -> bool:
         return self._ends.is_set() or not self.node.context.ok()
