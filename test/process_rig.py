@@ -19,11 +19,7 @@ from rdvla_ros.srv import Resume
 
 TESTS = Path(__file__).resolve().parent
 # The policy node with a stand-in for the network: what it decides needs no torch, so that its process starts in a moment.
-POLICY = (
-    "from rdvla_ros.nodes import policy_node;"
-    "policy_node.PolicyNode.load = 'worker_cases:led';"
-    "raise SystemExit(policy_node.main())"
-)
+POLICY = "from rdvla_ros.nodes.policy import node;node.PolicyNode.load = 'worker_cases:led';raise SystemExit(node.main())"
 PROGRAMS = {"gate": ["-m", "rdvla_ros.nodes.gate.node"], "policy": ["-c", POLICY]}
 VALUES = {
     "gate": {**PATIENT, "heartbeat_timeout_s": 1.5, "longest_age_s": 1.0, "clock_tolerance_s": 10.0, "predecessor_s": 60.0},

@@ -17,6 +17,7 @@ from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
 from rdvla_ros.nodes.common import transport
+from rdvla_ros.robot import shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -171,7 +172,7 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
     program = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from rdvla_ros.nodes import starter
+        from rdvla_ros.bringup import launcher
         from rdvla_ros.bringup.processes import ProcessSpec
         launcher.command = lambda spec, _: [sys.executable, "-S", "-c", spec.executable]
         running = launcher.start([ProcessSpec({STUBBORN!r}, "a"), ProcessSpec({STUBBORN!r}, "b")], Path({str(tmp_path)!r}))
@@ -193,7 +194,8 @@ def test_a_domain_is_given_out_once(monkeypatch):
         with pytest.raises(BringupError, match="free ROS domain"), launcher.free_domain():
             pass
     with launcher.free_domain() as again:
-        assert again == {**again, **transport.variables({transport.RANGE: "LOCALHOST"})}  # heard on this host only
+        assert again == {**again, **transport.variables({**os.environ, transport.RANGE: "LOCALHOST"})}
+        assert again[transport.PROFILES[0]] == str(shipped(transport.LOOPBACK))  # heard on this host only
 
 
 def test_a_node_that_cannot_start_says_so_in_the_log_the_starter_shows(tmp_path):

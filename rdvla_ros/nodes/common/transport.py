@@ -11,7 +11,6 @@ before the first rclpy.init of a process: Fast DDS reads its profiles once.
 
 from __future__ import annotations
 
-import importlib.util
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -111,9 +110,10 @@ def _decided(environment: Mapping[str, str]) -> bool:
 
 
 def _is_fast_dds(environment: Mapping[str, str]) -> bool:
-    name = environment.get("RMW_IMPLEMENTATION", "")
-    if not name and importlib.util.find_spec("rclpy"):
-        from rclpy.utilities import get_rmw_implementation_identifier
-
-        name = get_rmw_implementation_identifier()
-    return name.startswith("rmw_fastrtps")
+    """As rmw_implementation chooses: what is asked for, else Fast DDS where its library is found. Without a look at rclpy, since
+    this stands before its import."""
+    name = environment.get("RMW_IMPLEMENTATION")
+    if name:
+        return name.startswith("rmw_fastrtps")
+    folders = environment.get("LD_LIBRARY_PATH", "").split(os.pathsep)
+    return any(folder and Path(folder, "librmw_fastrtps_cpp.so").is_file() for folder in folders)
