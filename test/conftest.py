@@ -75,6 +75,18 @@ OVER_DDS = {
 REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
 
 
+def pytest_configure(config):
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        config.option.rerun_show_tracebacks = True  # why a test was repeated stands in the summary
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_handlecrashitem(crashitem, sched):
+    """A test that took its process with it has failed: no second try, whatever its file may have."""
+    if database := getattr(sched.config, "failures_db", None):
+        database.set_test_reruns(crashitem, 0)
+
+
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.stem in REAL_TIME:
