@@ -4,7 +4,7 @@
 set -uo pipefail
 cd "$(dirname "$0")/.."
 python=(scripts/run)
-if python3 -c 'import launch, pytest, rclpy, rdvla_ros.msg' 2>/dev/null; then
+if python3 -c 'import launch.actions, pytest, rclpy, rdvla_ros.msg' 2>/dev/null; then
   python=(python3)  # a sourced ROS 2 with this package built in it
 elif [ ! -f install/setup.bash ]; then
   echo "Expected a sourced ROS 2 with this package built, or .venv and install; found neither. Run 'make setup', or see docs/testing.md." >&2
@@ -15,7 +15,8 @@ import importlib.util, os, sys
 print(f"Python: {sys.executable}")
 for name in ("launch", "launch_ros", "message_filters", "cv_bridge"):
     spec = importlib.util.find_spec(name)
-    print(f"  {name:16} {spec.origin if spec else 'not on the path: its tests are skipped'}")
+    found = spec and spec.origin  # none for a folder of that name
+    print(f"  {name:16} {found or 'not on the path: its tests are skipped'}")
 print(f"  {'lerobot':16} {os.environ.get('RDVLA_LEROBOT_PYTHON') or 'RDVLA_LEROBOT_PYTHON is not set: its test is skipped'}")
 END
 exec "${python[@]}" -m pytest test -m ros_packages -rs "$@"

@@ -59,6 +59,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "date": time.strftime("%Y-%m-%d"),
         "seconds": options.seconds,
         "busy": options.busy,
+        "together": options.together,
+        "rmem_max": transport.receive_limit(),
         "runs": rows,
     }
     if options.out:
@@ -78,10 +80,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, help="JSON file of the results; none: only print")
     parser.add_argument("--role", choices=("send", "receive"), help=argparse.SUPPRESS)
     return parser
-
-
-def _settings(options: argparse.Namespace) -> dict[str, Any]:
-    return {"seconds": options.seconds, "busy": options.busy, "together": options.together, "rmem_max": transport.receive_limit()}
 
 
 def _measure(way: str, options: argparse.Namespace) -> dict[str, Any]:
