@@ -16,6 +16,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
+from rdvla_ros.nodes.common import transport
+from rdvla_ros.robot import shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -230,7 +232,8 @@ def test_a_domain_is_given_out_once(monkeypatch):
         with pytest.raises(BringupError, match="free ROS domain"), launcher.free_domain():
             pass
     with launcher.free_domain() as again:
-        assert again["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+        assert again == {**again, **transport.variables({**os.environ, transport.RANGE: "LOCALHOST"})}
+        assert again[transport.PROFILES[0]] == str(shipped(transport.LOOPBACK))  # heard on this host only
 
 
 def test_a_node_that_cannot_start_says_so_in_the_log_the_starter_shows(tmp_path):

@@ -52,6 +52,7 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class PolicyNode(LifecycleNode):
+    RECEIVES_IMAGES = True
     EXECUTOR = WAIT_SET  # its cleanup destroys what events may wait for
     load = LOAD  # what the decision process runs
 
