@@ -25,7 +25,7 @@ from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions, realtime
 from rdvla_ros.nodes.common.parameters import declare
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
@@ -253,9 +253,9 @@ class GateNode(Node):
         super().destroy_node()
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(GateNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(GateNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
