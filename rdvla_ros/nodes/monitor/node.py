@@ -21,7 +21,7 @@ from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
 from rdvla_ros.robot import Arm, RobotDescription
@@ -152,9 +152,9 @@ def _uncertainty(assessment: Assessment, decision: Convergence) -> Uncertainty:
     return message
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(MonitorNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(MonitorNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
