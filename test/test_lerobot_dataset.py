@@ -59,7 +59,7 @@ def _cache(folder: Path, rows: int = 8, **settings):
 
 def test_what_is_written_is_read(folder):
     data = LeRobotDataset(folder)
-    assert [(e.task, len(e)) for e in data.episodes] == [("task 0", 6), ("task 1", 9)] and data.fps == 10.0
+    assert [(data.tasks_of(e), len(e)) for e in data.episodes] == [(["task 0"], 6), (["task 1"], 9)] and data.fps == 10.0
     assert data.cameras == [f"observation.images.{name}" for name in CAMERAS]
     np.testing.assert_array_equal(data.numbers("action")[6:], _ramp(10, 1)[1:])
     pictures = list(data.pictures("observation.images.left_wrist", data.episodes[1]))
@@ -98,7 +98,7 @@ def test_our_own_demonstrations_carry_the_experts_chunks(tmp_path):
     data = LeRobotDataset(write_episodes(tmp_path / "ours", count=2))
     assert data.width("expert.chunk") == 12 * 14 and set(data.text("expert.phase")) == {"reach"}
     np.testing.assert_array_equal(data.numbers("expert.chunk")[:, :14], data.numbers("action"))
-    assert data.episodes[1].task == INSTRUCTION and data.episodes[1].row["seed"] == 10001
+    assert data.tasks_of(data.episodes[1]) == [INSTRUCTION] and data.episodes[1].row["seed"] == 10001
 
 
 def test_joints_are_taken_by_name(tmp_path, folder):
@@ -153,7 +153,7 @@ DAMAGE = {
     ),
     "missing video": (
         lambda f: shutil.rmtree(f / "videos/observation.images.top"),
-        "pictures of camera 'observation.images.top'",
+        "observation.images.top/chunk-000/file-000.mp4: expected a video with a camera's pictures, found no file",
     ),
     "truncated video": (
         lambda f: _truncate(f / "videos/observation.images.top/chunk-000/file-000.mp4"),
@@ -171,7 +171,14 @@ DAMAGE = {
         lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [0, values[1]]),
         "episode 0: expected frames.*empty",
     ),
-    "gap": (lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [5, values[1]]), "follow one another"),
+    "gap": (
+        lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [5, values[1]]),
+        "'length' of episode 0: expected 5",
+    ),
+    "gap between episodes": (
+        lambda f: _edit_table(f / EPISODES, "dataset_from_index", lambda values: [0, values[1] + 1]),
+        "'length' of episode 1: expected 8|follow one another",
+    ),
     "foreign statistics": (
         lambda f: (f / "meta/stats.json").write_text(json.dumps({"action": {"min": [5.0] * 14, "max": [6.0] * 14}})),
         "statistics say 5 .. 6.*of another dataset",
