@@ -34,7 +34,7 @@ ALLOWED = {
     "demo": {"bringup", "control", "nodes.common", "robot", "types"} | GENERATED,
     "bench": {"bringup", "model", "sim", "nodes", "control", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
-    "cli": {"model", "robot", "types"},
+    "cli": {"model", "learning.data", "robot", "types"},
 }
 WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat", "bringup"}
 WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import socket
@@ -106,6 +107,8 @@ def run_processes(function: Callable[..., None], size: int, arguments: tuple) ->
     """function(rank, *arguments) in `size` processes. What one of them refuses is raised here, as if it had been refused here."""
     context = torch.multiprocessing.get_context("spawn")
     refusals = context.SimpleQueue()
+    # It would say that it ends the other processes, beside the reason for it.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     spawned = torch.multiprocessing.spawn(_guarded, (function, refusals, *arguments), nprocs=size, join=False)
     # Else the parent alone would end, and its processes would go on without it.
     previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in spawned.processes])

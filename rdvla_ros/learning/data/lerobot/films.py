@@ -37,6 +37,9 @@ class CameraFilms:
             with problems.caught():
                 self._match_file(Film.open(path), episodes, problems)
 
+    def has(self, episode: EpisodeEntry) -> bool:
+        return episode.index in self._chosen
+
     def chosen(self, episode: EpisodeEntry) -> tuple[Film, np.ndarray]:
         """The film of an episode and (T,) the number of each frame's picture in it."""
         return self._chosen[episode.index]

@@ -33,16 +33,27 @@ class LeRobotDataset:
         self.info = metadata.read_info(self.folder, self.problems)
         self.features: dict[str, Any] = self.info["features"]
         self.fps = float(self.info["fps"])
-        self.tasks: dict[int, str] = {}
-        with self.problems.caught():
-            self.tasks = metadata.read_tasks(self.folder)
-        self.episodes = metadata.read_episodes(self.folder, self.info, self.problems)
-        self.rows = Rows(self.folder, self.info, self.episodes)
-        if self.tasks:
-            with self.problems.caught():
-                self.rows.check_tasks(self.tasks)
-        self.rows.check_times(self.fps, resample, self.problems)
         self._films: dict[str, CameraFilms] = {}
+        for check in (lambda: self.tasks, lambda: self.rows, self._check_rows):
+            with self.problems.caught():
+                check()
+
+    @cached_property
+    def tasks(self) -> dict[int, str]:
+        """task_index -> instruction."""
+        return metadata.read_tasks(self.folder)
+
+    @cached_property
+    def episodes(self) -> list[EpisodeEntry]:
+        return metadata.read_episodes(self.folder, self.info, self.problems)
+
+    @cached_property
+    def rows(self) -> Rows:
+        return Rows(self.folder, self.info, self.episodes)
+
+    def _check_rows(self) -> None:
+        self.rows.check_times(self.fps, self.resample, self.problems)
+        self.rows.check_tasks(self.tasks)
 
     def __len__(self) -> int:
         return self.episodes[-1].end
@@ -118,8 +129,14 @@ class LeRobotDataset:
         """Every frame has a colour picture, as far as that shows without decoding; `problems` has what is found."""
         entry = self.feature(key)
         check_feature(f"{self.folder / INFO}: features: {key}", entry)
-        if entry["dtype"] == "video" and key not in self._films:
+        if entry["dtype"] == "image":
+            self.rows.check_column(key)
+        elif key not in self._films:
             self._films[key] = CameraFilms(key, self.rows, self.fps, self.resample, self.problems)
+
+    def has_pictures(self, key: str, episode: EpisodeEntry) -> bool:
+        """False where `check_camera` found that the episode's cannot be had."""
+        return self.feature(key)["dtype"] == "image" or (key in self._films and self._films[key].has(episode))
 
     def pictures(self, key: str, episode: EpisodeEntry, frames: Sequence[int] | None = None) -> Iterator[np.ndarray]:
         """(height, width, 3) uint8 RGB of the episode's frames, or of some (0: its first; rising)."""

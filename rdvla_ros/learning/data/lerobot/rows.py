@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from rdvla_ros.learning.data.lerobot import INFO, TASKS, DatasetError
 from rdvla_ros.learning.data.lerobot.fields import AGAIN, numbers, read_table, whole_numbers
@@ -62,6 +63,13 @@ class Rows:
             ) from error
         column = table.column(name)
         return column if self._order is None else column.take(pa.array(self._order))
+
+    def check_column(self, name: str) -> None:
+        """Every file has it."""
+        for file in self.files:
+            names = pq.read_schema(file).names
+            if name not in names:
+                raise DatasetError(f"{file}: expected a column '{name}' as {INFO} says, found {', '.join(names)}. {AGAIN}")
 
     def where(self, row: int) -> str:
         """File of a row, in the order of `column`, with its place there."""
