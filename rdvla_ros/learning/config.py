@@ -136,7 +136,7 @@ class DataSettings:
     cameras: camera of the model -> feature of the dataset (default observation.images.<camera>).
     joints: where the dataset does not use the robot's joint names. A list: names for all numbers of state and of action, in
         the dataset's order; names that are none of the robot's joints are left out. A mapping: the robot's joint -> the
-        dataset's name, or 'feature/name' where several features use the same name.
+        dataset's name, or 'left/waist' for the number 'waist' of the features that end in '.left'.
     units: of the arms' joints in the dataset: radians or degrees (sliding joints: m).
     gripper_units: policy (0 closed .. 1 open) or controller (as the robot description drives it).
     gripper_range: the dataset's numbers for a closed and an open gripper, for example [0, 100]; gripper_units is not used then.

@@ -20,6 +20,7 @@ from rdvla_ros.types import nearest_names
 # The same as for measured positions on the robot (nodes/common/conversions.py): sag, encoder offsets; degrees lie further out.
 RANGE_MARGIN = 0.1  # of a joint's range
 LEAST_MARGIN = 0.05  # [rad or m]
+MOST_RADIANS = 7.0  # a little over a turn: what goes further was hardly meant as radians
 SMALL_SPAN = 0.3  # [m or rad] of a gripper: its controller's positions cannot be taken for a share of its opening
 POSITION_SUFFIX = ".pos"  # LeRobot names a motor's position so
 NAMES_ADVICE = "List the joints in the dataset's order under data.joints of the configuration, with the robot's names"
@@ -85,18 +86,17 @@ def _by_name(data: LeRobotDataset, features: Sequence[str], renamed: Mapping[str
 
 
 def _column(data: LeRobotDataset, features: Sequence[str], wanted: str, short: list[str], full: list[str]) -> int:
-    """The one number with this name, with LeRobot's suffix, or with the feature before it."""
-    title = "', '".join(features)
-    if wanted in full:
-        return full.index(wanted)
-    if "/" in wanted and wanted.split("/")[-1] in short:  # meant for the other one of state and action
-        wanted = wanted.split("/")[-1]
+    """The one number with this name, with LeRobot's suffix, or as 'feature/name' ('left/waist' for action.left)."""
+    if "/" in wanted:
+        places = [i for i, place in enumerate(full) if place == wanted or place.endswith(f".{wanted}")]
+        if len(places) == 1:
+            return places[0]
     name = wanted if wanted in short else wanted + POSITION_SUFFIX if wanted + POSITION_SUFFIX in short else wanted
     advice = f"{NAMES_ADVICE}."
     if short.count(name) > 1:
-        places = ", ".join(f"'{place}'" for place, other in zip(full, short, strict=True) if other == name)
-        advice = f"Say which one under data.joints of the configuration, as a mapping from the robot's joints: {places}."
-    _require_once(data, title, name, short, advice)
+        places = [place.rsplit(".", 1)[-1] for place, other in zip(full, short, strict=True) if other == name]
+        advice = f"Say which one under data.joints of the configuration, as a mapping: {', '.join(places)}."
+    _require_once(data, "', '".join(features), name, short, advice)
     return short.index(name)
 
 
@@ -188,7 +188,7 @@ def likely_unit(raw: np.ndarray, joint: int, robot: RobotDescription) -> str:
     normalised = low >= -100.5 and high <= 100.5 and max(-low, high) > 95.0
     if normalised and (not fits or _touches_both_ends(arms)):
         return "LeRobot's -100 .. 100 of each joint's range, it seems: convert it to radians with the robot's calibration."
-    if fits or max(-low, high) > 7.0:
+    if max(-low, high) > MOST_RADIANS:
         return "Degrees, it seems: set data.units to degrees."
     return "Another zero, another robot, or wrong limits in the robot description?"
 

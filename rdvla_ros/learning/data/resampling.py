@@ -13,7 +13,7 @@ PAUSE_STEPS = 1.5  # of the median time between frames; longer than this and tha
 
 def even_frames(times: np.ndarray, step_s: float, horizon_s: float) -> np.ndarray:
     """times (T,) [s], rising -> the frames nearest to a grid of step_s, without those whose next horizon_s hold a pause."""
-    grid = np.arange(times[0], times[-1] + 1e-9, step_s)
+    grid = np.arange(times[0], times[-1] + 0.5 * step_s, step_s)
     after = np.clip(np.searchsorted(times, grid), 1, max(1, len(times) - 1))
     before, after = after - 1, np.minimum(after, len(times) - 1)
     nearest = np.where(grid - times[before] <= times[after] - grid, before, after)

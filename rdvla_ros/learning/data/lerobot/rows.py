@@ -22,6 +22,7 @@ from rdvla_ros.learning.data.lerobot.problems import Problems
 WHOLE = ("index", "episode_index", "frame_index", "task_index")
 TIME = "timestamp"
 STEP_SLACK = 0.5  # of a frame: by this much a time between two frames may differ; a frame left out differs by a whole one
+RATE_SLACK = 0.02  # of the rate, over all episodes
 DRIFT = 0.01  # of the time since the episode began: a clock, not another frame rate
 RESAMPLE = "Record it again, or set data.resample to true: then frames are taken by their time stamps."
 
@@ -102,6 +103,21 @@ class Rows:
         for episode in self.episodes:
             with problems.caught():
                 self._check_times(episode, fps, resample)
+        if not resample:
+            with problems.caught():
+                self._check_rate(fps)
+
+    def _check_rate(self, fps: float) -> None:
+        """Short episodes at a rate a few percent off: no frame is half a frame late, all of them together are no jitter."""
+        steps = np.concatenate([np.diff(self.timestamp[episode.begin : episode.end]) for episode in self.episodes]) * fps
+        off = abs(float(steps.mean()) - 1.0) if len(steps) else 0.0
+        if off > RATE_SLACK and off > 6.0 * float(steps.std()) / np.sqrt(len(steps)):
+            longest = max(self.episodes, key=len)
+            raise DatasetError(
+                f"{self.folder / 'data'}: '{TIME}': expected {fps:g} frames per second as {INFO} says, found "
+                f"{fps / steps.mean():.4g} by the time stamps, for example up to frame {len(longest) - 1} of episode {longest.index}. "
+                "Correct fps, or set data.resample to true: then frames are taken by their time stamps."
+            )
 
     def _check_times(self, episode: EpisodeEntry, fps: float, resample: bool) -> None:
         times = self.timestamp[episode.begin : episode.end]
