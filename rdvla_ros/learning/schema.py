@@ -96,11 +96,12 @@ def check_fields(settings: Any) -> None:
         object.__setattr__(settings, name, checked(hint, getattr(settings, name), name))
 
 
-def checked(hint: Any, value: Any, place: str) -> Any:
-    """The value as the field holds it (lists become tuples); TrainingError where it is not of the annotated type or range."""
+def checked(hint: Any, value: Any, place: str, expected: str = "") -> Any:
+    """The value as the field holds it (lists become tuples); TrainingError where it is not of the annotated type or range.
+    expected: what the error says, where that is more than the type."""
     origin, arguments = typing.get_origin(hint), typing.get_args(hint)
     if origin is Annotated:
-        value = checked(arguments[0], value, place)
+        value = checked(arguments[0], value, place, _named(hint))
         for bound in arguments[1:]:
             if not bound.holds(value):
                 raise TrainingError(f"{place}: expected {_named(hint)}, got {shown(value)}.{_nearest(bound, value)}")
@@ -115,10 +116,10 @@ def checked(hint: Any, value: Any, place: str) -> Any:
         return {checked(arguments[0], k, f"{place}: key"): checked(arguments[1], v, f"{place}: {k}") for k, v in value.items()}
     if dataclasses.is_dataclass(hint):
         return value if isinstance(value, hint) else build(hint, value, place)
-    return _plain(hint, value, place)
+    return _plain(hint, value, place, expected or _named(hint))
 
 
-def _plain(hint: type, value: Any, place: str) -> Any:
+def _plain(hint: type, value: Any, place: str, expected: str) -> Any:
     """bool, int, float or str, and nothing that only resembles it: True is no number, 8 is no text, NaN is no float."""
     kinds = (int, float) if hint is float else (hint,)
     right = isinstance(value, kinds) and (hint is bool or not isinstance(value, bool))
@@ -128,7 +129,7 @@ def _plain(hint: type, value: Any, place: str) -> Any:
         advice = ""
         if isinstance(value, str) and hint in (int, float) and EXPONENT.fullmatch(value):
             advice = f" YAML takes {value} for text: write it with a point and a signed exponent, such as 8.0e-4."
-        raise TrainingError(f"{place}: expected {_named(hint)}, got {shown(value)}.{advice}")
+        raise TrainingError(f"{place}: expected {expected}, got {shown(value)}.{advice}")
     return float(value) if hint is float else value
 
 

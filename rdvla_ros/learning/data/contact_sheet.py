@@ -8,6 +8,8 @@ import cv2
 import numpy as np
 
 from rdvla_ros.learning.config import TrainingError
+from rdvla_ros.learning.data.lerobot.metadata import EpisodeEntry
+from rdvla_ros.learning.data.lerobot.problems import Problems
 from rdvla_ros.learning.data.source import Source
 from rdvla_ros.types import RdvlaError
 
@@ -41,10 +43,11 @@ def contact_sheet(source: Source, path: Path) -> Path:
     return path
 
 
-def _cell(source: Source, key: str, episode, frame: int) -> np.ndarray:
+def _cell(source: Source, key: str, episode: EpisodeEntry, frame: int) -> np.ndarray:
     """(TITLE + HEIGHT, WIDTH, 3) uint8: the picture, with camera, episode and frame above it."""
     cell = np.full((TITLE + HEIGHT, WIDTH, 3), 255, np.uint8)
     try:
+        source.data.check_camera(key, Problems(collect=True))  # a camera that is not used may be anything
         picture = next(iter(source.data.pictures(key, episode, [frame])))
         scale = min(HEIGHT / picture.shape[0], (WIDTH - 4) / picture.shape[1])
         size = (max(1, round(picture.shape[1] * scale)), max(1, round(picture.shape[0] * scale)))

@@ -13,7 +13,6 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rdvla_ros.learning.data.lerobot import DatasetError
-from rdvla_ros.types import nearest_names
 
 AGAIN = "Download the dataset again, or write it again."
 
@@ -22,6 +21,11 @@ def found(value: Any) -> str:
     """A value in an error message."""
     text = repr(value)
     return "nothing" if value is None else text if len(text) <= 60 else f"{text[:60]}..."
+
+
+def listed(names: list[str]) -> str:
+    """The columns of a table in an error message."""
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "") if names else "none"
 
 
 def get(data: Mapping[str, Any], key: str, what: str, path: Path | str, advice: str = AGAIN) -> Any:
@@ -51,9 +55,7 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
             names = file.schema_arrow.names
             for name in columns or ():
                 if name not in names:
-                    raise DatasetError(
-                        f"{path}: data has no column '{name}': expected it, found {nearest_names(name, names)} {AGAIN}"
-                    )
+                    raise DatasetError(f"{path}: expected a column '{name}', found {listed(names)}. {AGAIN}")
             return file.read(columns=columns)
     except (pa.ArrowException, OSError, ValueError) as error:
         text = " ".join(str(error).split())

@@ -15,7 +15,7 @@ import numpy as np
 from rdvla_ros.learning.data.lerobot import DatasetError
 from rdvla_ros.learning.data.lerobot.metadata import EpisodeEntry, number_of, path_of, place
 from rdvla_ros.learning.data.lerobot.problems import Problems
-from rdvla_ros.learning.data.lerobot.rows import Rows
+from rdvla_ros.learning.data.lerobot.rows import DRIFT, Rows
 from rdvla_ros.learning.data.lerobot.video import Film
 
 HALF_FRAME = 0.501  # and rounding of stored times
@@ -42,6 +42,10 @@ class CameraFilms:
 
     def chosen(self, episode: EpisodeEntry) -> tuple[Film, np.ndarray]:
         """The film of an episode and (T,) the number of each frame's picture in it."""
+        if not self.has(episode):
+            raise DatasetError(
+                f"{self.key}: expected the pictures of episode {episode.index}, found that they do not fit its rows."
+            )
         return self._chosen[episode.index]
 
     def _path(self, episode: EpisodeEntry) -> Path:
@@ -82,7 +86,8 @@ class CameraFilms:
         gap_s = np.abs(film.times[chosen] - moments)
         far = np.flatnonzero(gap_s > HALF_FRAME * self.frame_s)
         twice = np.flatnonzero(np.diff(chosen) < 1)
-        if self.resample and (len(far) or len(twice)):
+        lasts_s = stamps[-1] - stamps[0] + self.frame_s
+        if self.resample and (len(far) or len(twice) or abs(end_s - begin_s - lasts_s) > HALF_FRAME * self.frame_s):
             return self._in_order(film, episode, begin_s, end_s)
         if len(far):
             frame = int(far[0])
@@ -114,7 +119,7 @@ class CameraFilms:
         lengths = [len(stamps) * self.frame_s]
         if self.resample:
             lengths.append(stamps[-1] - stamps[0] + self.frame_s)
-        drift_s = abs(stamps[-1] - stamps[0] + self.frame_s - lengths[0])  # of time stamps within what `Rows` allows
+        drift_s = min(abs(stamps[-1] - stamps[0] + self.frame_s - lengths[0]), DRIFT * lengths[0])
         slack_s = HALF_FRAME * self.frame_s + (0.0 if self.resample else drift_s)
         if min(abs(span_s - length) for length in lengths) > slack_s:
             raise DatasetError(

@@ -11,7 +11,7 @@ from typing import Any
 import pyarrow as pa
 
 from rdvla_ros.learning.data.lerobot import CODEBASE_VERSION, INFO, TASKS, DatasetError
-from rdvla_ros.learning.data.lerobot.fields import AGAIN, found, get, read_table, texts, whole_numbers
+from rdvla_ros.learning.data.lerobot.fields import AGAIN, found, get, listed, read_table, texts, whole_numbers
 from rdvla_ros.learning.data.lerobot.problems import Problems
 from rdvla_ros.types import nearest_names
 
@@ -151,7 +151,7 @@ def read_tasks(folder: Path) -> dict[int, str]:
     column = next((name for name in ("task", "__index_level_0__", *text) if name in text), None)
     if "task_index" not in table.column_names or column is None:
         raise DatasetError(
-            f"{path}: expected instructions with their task_index, found the columns {table.column_names}. {AGAIN}"
+            f"{path}: expected instructions with their task_index, found the columns {listed(table.column_names)}. {AGAIN}"
         )
     numbers = whole_numbers(table.column("task_index"), "task_index", path).tolist()
     tasks = dict(zip(numbers, texts(table.column(column), column, path), strict=True))
@@ -201,7 +201,7 @@ def _episodes_of(file: Path) -> list[EpisodeEntry]:
         if name not in table.column_names:
             if name == "length":
                 continue
-            raise DatasetError(f"{file}: expected a column '{name}', found {', '.join(table.column_names)}. {AGAIN}")
+            raise DatasetError(f"{file}: expected a column '{name}', found {listed(table.column_names)}. {AGAIN}")
         columns[name] = whole_numbers(table.column(name), name, file).tolist()
     entries = []
     for i, row in enumerate(table.to_pylist()):

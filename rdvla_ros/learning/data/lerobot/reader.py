@@ -125,14 +125,15 @@ class LeRobotDataset:
         """(N,) text of all frames."""
         return np.array([str(value) for value in self._column(key).to_pylist()])
 
-    def check_camera(self, key: str) -> None:
-        """Every frame has a colour picture, as far as that shows without decoding; `problems` has what is found."""
+    def check_camera(self, key: str, problems: Problems | None = None) -> None:
+        """Every frame has a colour picture, as far as that shows without decoding. problems: instead of the dataset's."""
         entry = self.feature(key)
         check_feature(f"{self.folder / INFO}: features: {key}", entry)
         if entry["dtype"] == "image":
             self.rows.check_column(key)
         elif key not in self._films:
-            self._films[key] = CameraFilms(key, self.rows, self.fps, self.resample, self.problems)
+            problems = self.problems if problems is None else problems
+            self._films[key] = CameraFilms(key, self.rows, self.fps, self.resample, problems)
 
     def has_pictures(self, key: str, episode: EpisodeEntry) -> bool:
         """False where `check_camera` found that the episode's cannot be had."""

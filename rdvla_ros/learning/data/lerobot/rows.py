@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from rdvla_ros.learning.data.lerobot import INFO, TASKS, DatasetError
-from rdvla_ros.learning.data.lerobot.fields import AGAIN, numbers, read_table, whole_numbers
+from rdvla_ros.learning.data.lerobot.fields import AGAIN, listed, numbers, read_table, whole_numbers
 from rdvla_ros.learning.data.lerobot.metadata import EpisodeEntry, path_of, place
 from rdvla_ros.learning.data.lerobot.problems import Problems
 
@@ -70,7 +70,7 @@ class Rows:
         for file in self.files:
             names = pq.read_schema(file).names
             if name not in names:
-                raise DatasetError(f"{file}: expected a column '{name}' as {INFO} says, found {', '.join(names)}. {AGAIN}")
+                raise DatasetError(f"{file}: expected a column '{name}' as {INFO} says, found {listed(names)}. {AGAIN}")
 
     def where(self, row: int) -> str:
         """File of a row, in the order of `column`, with its place there."""
@@ -115,8 +115,8 @@ class Rows:
             longest = max(self.episodes, key=len)
             raise DatasetError(
                 f"{self.folder / 'data'}: '{TIME}': expected {fps:g} frames per second as {INFO} says, found "
-                f"{fps / steps.mean():.4g} by the time stamps, for example up to frame {len(longest) - 1} of episode {longest.index}. "
-                "Correct fps, or set data.resample to true: then frames are taken by their time stamps."
+                f"{fps / steps.mean():.4g}, for example up to frame {len(longest) - 1} of episode {longest.index}. Correct "
+                "fps, or set data.resample to true: then frames are taken by their time stamps."
             )
 
     def _check_times(self, episode: EpisodeEntry, fps: float, resample: bool) -> None:
