@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from policy_cases import INSTRUCTION, robot, tiny_config, write_episodes
 
+from rdvla_ros import cli
 from rdvla_ros.learning.config import DataSettings, TrainingError
 from rdvla_ros.learning.data.dataset import Wanted, build_cache, open_cache
 from rdvla_ros.learning.data.lerobot import DatasetError
@@ -237,3 +238,23 @@ def test_lerobot_itself_reads_it(folder):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split("\n")[0].startswith("15 2 task 1 (3, 32, 48)")
+
+
+WRITTEN = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("name", ["lerobot_0_4_4", "lerobot_0_6_1"])
+def test_what_lerobot_itself_wrote_is_read(tmp_path, name):
+    """By LeRobotDataset.create, add_frame, save_episode, finalize: pictures in the rows (0.4.4), an AV1 film (0.6.1); episodes of
+    7, 12 and 9 frames, the last with two tasks; frame i of episode e has brightness 20 e + 15 i and joints 0.1 e + 0.01 i."""
+    folder = Path(shutil.copytree(WRITTEN / name, tmp_path / "set"))
+    data = LeRobotDataset(folder)
+    assert [(data.tasks_of(e), len(e)) for e in data.episodes] == [(["task 0"], 7), (["task 1"], 12), (["task 0", "task x"], 9)]
+    for i, episode in enumerate(data.episodes):
+        shades = [int(picture.mean()) for picture in data.pictures("observation.images.top", episode)]
+        np.testing.assert_allclose(shades, 20 * i + 15 * np.arange(len(episode)), atol=1)
+    state = data.numbers("observation.state")
+    np.testing.assert_allclose(state[:, 3], np.concatenate([0.1 * i + 0.01 * np.arange(n) for i, n in enumerate((7, 12, 9))]))
+    frames = _cache(folder, cameras=dict.fromkeys(("left_wrist", "right_wrist"), "observation.images.top"))
+    assert [frames.instructions[i] for i in frames.instruction_index[-6:]] == ["task 0"] * 2 + ["task x"] * 4
+    assert cli.main(["inspect", str(folder), "--contact-sheet", str(tmp_path / "sheet.png")]) == 1  # two cameras are not there

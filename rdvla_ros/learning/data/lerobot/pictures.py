@@ -20,9 +20,8 @@ END_BYTES = 64  # what may follow the end of a picture
 
 def check_feature(place: str, entry: Mapping[str, Any]) -> None:
     """A camera's entry of info.json: 8 bit colour. Depth maps are marked by LeRobot in `info`, or have one channel."""
-    info = entry.get("info")
-    marks = info if isinstance(info, Mapping) else {}
-    if any(marks.get(name) for name in ("is_depth_map", "video.is_depth_map")):
+    notes = [entry.get(name) for name in ("info", "video_info")]  # older sets use the second
+    if any(isinstance(note, Mapping) and note.get(mark) for note in notes for mark in ("is_depth_map", "video.is_depth_map")):
         raise DatasetError(f"{place}: expected a colour camera, found a depth map (is_depth_map). Choose a colour camera.")
     if entry["dtype"] not in ("video", "image"):
         raise DatasetError(
