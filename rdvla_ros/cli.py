@@ -50,7 +50,7 @@ COMMANDS = {
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
-    "inspect": Command("", "what a checkpoint or a robot description is"),
+    "inspect": Command("", "what a dataset, a checkpoint or a robot description is, and all that is wrong with a dataset"),
 }
 
 
@@ -117,11 +117,24 @@ def _missing(error: ImportError) -> str:
 def inspect(argv: Sequence[str]) -> int:
     """`rdvla inspect`: print what a file or folder is, after all checks that its use would make."""
     options = argparse.ArgumentParser(
-        prog="rdvla inspect", description="Check a robot description or a checkpoint, and print what it says."
+        prog="rdvla inspect", description="Check a robot description, a checkpoint or a LeRobotDataset, and print what it says."
     )
-    options.add_argument("path", type=Path, help="a robot description (YAML file) or a checkpoint folder")
-    options.add_argument("--robot", type=Path, help="with a checkpoint: also check that it fits this robot description")
+    options.add_argument("path", type=Path, help="a robot description (YAML file), a checkpoint folder or a dataset folder")
+    options.add_argument(
+        "--robot",
+        type=Path,
+        help="with a checkpoint: also check that it fits this robot description; with a dataset: the robot that it was "
+        "recorded with (default: that of 'rdvla train')",
+    )
+    options.add_argument("--config", type=Path, help="with a dataset: the training configuration that will read it")
+    options.add_argument(
+        "--contact-sheet", type=Path, help="with a dataset: PNG of its cameras (default: <name>_cameras.png here)"
+    )
     given = options.parse_args(argv)
+    if (given.path / "meta").is_dir():
+        from rdvla_ros.learning.data.inspect import inspect_dataset
+
+        return inspect_dataset(given.path, given.robot, given.config, given.contact_sheet)
     if given.path.is_dir():
         print(_checkpoint_text(given.path, given.robot))
     else:
