@@ -13,7 +13,7 @@ from policy_rig import QUICK, ROBOT, again, paused
 from sensor_msgs.msg import CompressedImage, Image
 
 from rdvla_ros.control.supervision.input_quality import FrozenFrames, ImageFlaws, digest
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, images
 from rdvla_ros.robot import Camera
 from rdvla_ros.types import ObservationError
 
@@ -142,7 +142,7 @@ def test_row_06_a_picture_whose_sizes_disagree_is_refused_before_it_is_shaped(ch
     message = Image(**fields)
     message.header.frame_id = camera.frame_id
     with pytest.raises(ObservationError, match="expected"):
-        conversions.rgb_image(message, camera)
+        images.rgb_image(message, camera)
 
 
 def test_row_06_malformed_pictures_among_good_ones_stop_nothing(make_rig):
@@ -160,7 +160,7 @@ def test_row_07_bgr_is_converted_and_an_encoding_that_is_not_colour_holds(make_r
     picture = rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)
     message = Image(height=240, width=320, step=960, encoding="bgr8", data=picture[..., ::-1].tobytes())
     message.header.frame_id = camera.frame_id
-    assert np.array_equal(conversions.rgb_image(message, camera), picture)
+    assert np.array_equal(images.rgb_image(message, camera), picture)
 
     rig = make_rig().moving()
 
@@ -201,7 +201,7 @@ def test_row_08_a_huge_picture_is_refused_without_being_allocated(message, trans
     tracemalloc.start()
     try:
         with pytest.raises(ObservationError, match="expected"):
-            conversions.rgb_image(message, camera)
+            images.rgb_image(message, camera)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()

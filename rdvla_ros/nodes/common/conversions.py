@@ -1,4 +1,4 @@
-"""Between ROS messages and the package's types. Nothing here keeps state or reads a clock.
+"""Between ROS messages and the package's types; images are in images.py. Nothing here keeps state or reads a clock.
 
 Input that cannot be trusted is refused with ObservationError: what was expected, what came. A = joints of the robot,
 J = joints of one message, N = points of a trajectory.
@@ -6,38 +6,24 @@ J = joints of one message, N = points of a trajectory.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.msg import Convergence
-from rdvla_ros.nodes.common.image_header import compressed_size
-from rdvla_ros.robot import Camera, Joint, RobotDescription
+from rdvla_ros.robot import Joint, RobotDescription
 from rdvla_ros.types import Decision, ObservationError, nearest_names
 
 NANOSECONDS = 1_000_000_000
-RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anything else is refused, never guessed
 # A measured position may lie this share of the joint's range outside its limits (sag, encoder offsets); degrees do not.
 RANGE_MARGIN = 0.1
 LEAST_MARGIN = 0.05  # [rad or m] also a finger of small range, which gives by centimetres when a whole arm presses on it
-HEADER_BYTES = 65536 * 2 + 64  # the frame header of a JPEG comes after at most two large segments of notes
-COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
-
-
-@functools.cache
-def _bridge() -> Any:
-    """Made when the first image is decoded: the gate converts trajectories here and needs no OpenCV."""
-    from rdvla_ros.compat import CvBridge
-
-    return CvBridge()
 
 
 def seconds(stamp: Time | Duration) -> float:
@@ -117,68 +103,6 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
                 f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
             )
     return values
-
-
-def check_image(message: Image | CompressedImage, camera: Camera) -> None:
-    """Refuse an image that is not what the robot description says, before any of its bytes are looked at."""
-    if camera.frame_id and message.header.frame_id != camera.frame_id:
-        raise Contradiction(
-            f"{camera.topic}: expected frame_id '{camera.frame_id}', got {printable(message.header.frame_id)!r}. "
-            "Are two cameras swapped?"
-        )
-    pixel_bytes = camera.width * camera.height * 3
-    if camera.transport == "compressed":
-        if not 0 < len(message.data) <= pixel_bytes + COMPRESSED_OVERHEAD:
-            raise ObservationError(
-                f"{camera.topic}: expected 1 .. {pixel_bytes + COMPRESSED_OVERHEAD} bytes for "
-                f"{camera.width}x{camera.height}, got {len(message.data)}."
-            )
-        _check_header(message, camera)
-        return
-    if (message.width, message.height) != (camera.width, camera.height):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels, got {message.width}x{message.height}. "
-            f"Set the camera or width and height of camera '{camera.name}' in the robot description."
-        )
-    if message.encoding not in RAW_CHANNELS:
-        raise Contradiction(
-            f"{camera.topic}: expected encoding {' or '.join(RAW_CHANNELS)}, got {printable(message.encoding)!r}. "
-            "Let the camera driver convert it."
-        )
-    row_bytes = message.width * RAW_CHANNELS[message.encoding]
-    if message.step < row_bytes or len(message.data) != message.step * message.height:
-        raise ObservationError(
-            f"{camera.topic}: expected {message.height} rows of at least {row_bytes} bytes, got a step of {message.step} and "
-            f"{len(message.data)} bytes."
-        )
-
-
-def _check_header(message: CompressedImage, camera: Camera) -> None:
-    """A header may ask the decoder for far more memory than the message has bytes."""
-    size = compressed_size(bytes(message.data[:HEADER_BYTES]))
-    if size is not None and size != (camera.width, camera.height):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels, got an image whose header says {size[0]}x{size[1]}."
-        )
-    if size is None:
-        raise ObservationError(f"{camera.topic}: expected a JPEG or PNG image, got bytes that begin like neither.")
-
-
-def rgb_image(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
-    """(height, width, 3) uint8 RGB. Shares the message's memory where it already is RGB."""
-    check_image(message, camera)
-    try:
-        if camera.transport == "compressed":
-            image = _bridge().compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
-        else:
-            image = _bridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except Exception as error:  # OpenCV, the real bridge and the stand-in each raise classes of their own
-        raise ObservationError(f"{camera.topic}: the image cannot be decoded: {error}") from None
-    if image.shape != (camera.height, camera.width, 3):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels in colour, got an array of shape {image.shape}."
-        )
-    return image
 
 
 def camera_info_topic(image_topic: str) -> str:

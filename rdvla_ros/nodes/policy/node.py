@@ -174,7 +174,7 @@ class PolicyNode(LifecycleNode):
         values = self._values
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
-        checks = Checks(values.frozen_frames, values.joint_jump_factor)
+        checks = Checks(values.frozen_frames, values.corrupt_images, values.joint_jump_factor)
         self._inputs = Inputs(self, robot, options, checks, self._now, self._complaints.log, self._on_contradiction)
         measured = partial(self._inputs.measured, self._max_age_s)
         self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._complaints)
@@ -311,7 +311,8 @@ class PolicyNode(LifecycleNode):
             self._deciding.new_epoch()
 
     def _what_is_wrong(self, now: Moment) -> list[str]:
-        wrong = [*self._inputs.contradictions(now), *self._inputs.too_old(now, self._pause_after_s), *self._inputs.frozen()]
+        wrong = [*self._inputs.contradictions(now), *self._inputs.too_old(now, self._pause_after_s)]
+        wrong += [*self._inputs.frozen(), *self._inputs.corrupt()]
         wrong += filter(None, [self._keeper.why_not(), self._deciding.unsettled, self._clock_stands(now), self._apart()])
         return wrong
 

@@ -15,8 +15,8 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.control.supervision.freshness import Skew, skew
-from rdvla_ros.control.supervision.input_quality import FrozenFrames, JointJumps, digest
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, JointJumps, digest
+from rdvla_ros.nodes.common import conversions, images
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
@@ -47,10 +47,12 @@ def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
 
 @dataclass(frozen=True)
 class Checks:
-    """frozen_frames: so many images in a row with the same pixels are a frozen camera; 0: never. jump_factor: how many times
-    its largest speed a joint may seem to move; 0: as fast as it likes."""
+    """frozen_frames: this many consecutive images with the same pixels are a frozen camera; 0: never.
+    corrupt_images: this many of ten images that their decoder calls corrupt are too many; 0: never.
+    jump_factor: how many times its largest speed a joint may seem to move; 0: as fast as it likes."""
 
     frozen_frames: int = 10
+    corrupt_images: int = 3
     jump_factor: float = 2.0
 
 
@@ -74,6 +76,12 @@ class Inputs:
         self._clock, self._on_contradiction = clock, on_contradiction
         self._contradicted = (-np.inf, "")  # when, on the steady clock, and how
         self._frozen = {camera.name: FrozenFrames(checks.frozen_frames) for camera in robot.cameras}
+        self._corrupt = {camera.name: CorruptImages(checks.corrupt_images) for camera in robot.cameras}
+        self.doubts: tuple[str, ...] = ()  # what the decoders say about the images of the last observation
+        if images.jpeg_decoder() is None and any(camera.transport == "compressed" for camera in robot.cameras):
+            log(
+                "warning", "simplejpeg is not installed: JPEG images that lost bytes are used as they are. pip install simplejpeg"
+            )
         self._groups = conversions.joint_groups(robot)
         self._subscribers: list[Any] = []
         cameras = {
@@ -95,10 +103,28 @@ class Inputs:
         self.synchronizer.registerCallback(callback)
 
     def observation(self, matched: Matched, instruction: str) -> Observation:
-        """Decodes the images; ObservationError when one cannot be."""
-        images = {camera.name: conversions.rgb_image(matched.images[camera.name], camera) for camera in self._robot.cameras}
+        """Decodes the images; ObservationError when one cannot be. `doubts` tells of those that are corrupt."""
+        self.doubts, pixels = (), {}
+        for camera in self._robot.cameras:
+            pixels[camera.name], flaw = self._decoded(matched.images[camera.name], camera, used=True)
+            if flaw:
+                self.doubts += (f"the image of camera '{camera.name}' is corrupt ({flaw})",)
         positions = self._robot.to_policy(self._in_robot_order(matched.positions))
-        return Observation(images=images, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+        return Observation(images=pixels, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+
+    def _decoded(self, message: Any, camera: Camera, used: bool) -> tuple[np.ndarray, str]:
+        """An image and its flaw. Every image is judged once: where it is used, or where it comes while its camera is in doubt."""
+        corrupt = self._corrupt[camera.name]
+        judged = not used or not corrupt.count
+        try:
+            image, flaw = images.decoded(message, camera)
+        except ObservationError as error:
+            if judged:
+                corrupt.see(str(error))
+            raise
+        if judged:
+            corrupt.see(flaw)
+        return image, flaw
 
     def frozen(self) -> list[str]:
         """One sentence per camera that repeats its last image."""
@@ -107,6 +133,15 @@ class Inputs:
             "(parameter frozen_frames: 0 where the scene may be without any noise)."
             for camera in self._robot.cameras
             if self._frozen[camera.name].frozen
+        ]
+
+    def corrupt(self) -> list[str]:
+        """One sentence per camera whose images are corrupt again and again."""
+        return [
+            f"{camera.topic}: {corrupt.count} of the last {corrupt.window} images are corrupt, the newest one: {corrupt.last}. "
+            "Does its link lose data? (parameter corrupt_images: 0 where a camera's images are right and always called so.)"
+            for camera, corrupt in ((camera, self._corrupt[camera.name]) for camera in self._robot.cameras)
+            if corrupt.repeated
         ]
 
     def contradictions(self, now: Moment) -> list[str]:
@@ -178,10 +213,12 @@ class Inputs:
         return JointJumps(np.array([joint.velocity for joint in group.joints]), factor=self._checks.jump_factor)
 
     def _checked_image(self, camera: Camera, message: Any) -> Any:
-        """An image is looked at when it comes and decoded when it is used: most are not."""
-        conversions.check_image(message, camera)
+        """An image is looked at when it comes and decoded when it is used: most are not, except while the camera is in doubt."""
+        images.check_image(message, camera)
         if self._checks.frozen_frames:
             self._frozen[camera.name].see(digest(message.data))
+        if self._corrupt[camera.name].count:
+            self._decoded(message, camera, used=False)
         return message
 
     def _checked_joints(self, group: conversions.JointGroup, jumps: JointJumps, message: JointState) -> np.ndarray:

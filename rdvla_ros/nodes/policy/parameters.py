@@ -98,6 +98,13 @@ class PolicyParameters(Schema):
         high=100000,
         change="unconfigured",
     )
+    corrupt_images: int = parameter(
+        3,
+        "of the last ten images of a camera, this many that their decoder calls corrupt pause; 0: only a doubt of each decision",
+        low=0,
+        high=10,
+        change="unconfigured",
+    )
     joint_jump_factor: float = parameter(
         2.0,
         "times its largest speed that a joint may move from one sample to the next; 0: as far as it likes",
