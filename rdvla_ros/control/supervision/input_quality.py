@@ -159,3 +159,26 @@ class JointJumps:
     def forget(self) -> None:
         self._recent.clear()
         self._last = None
+
+
+class SameStamp:
+    """Samples of one arm's joints that carry one stamp and are in different places: one source measures once at one time.
+
+    velocity: (J,) largest speeds. The clock of a simulation may stand between two samples of one source; so what the joints can
+    have moved between the receipts, with slack_s more, is no difference.
+    """
+
+    def __init__(self, velocity: np.ndarray, *, slack_s: float = 0.01, noise: float = 1e-4, depth: int = 64):
+        self._speed, self._slack_s, self._noise, self._depth = np.asarray(velocity, dtype=np.float64), slack_s, noise, depth
+        self._seen: dict[int, tuple[np.ndarray, float]] = {}
+
+    def check(self, positions: np.ndarray, stamp_ns: int, received_s: float) -> np.ndarray | None:
+        """The next sample (J,); returns the one (J,) of the same stamp that it contradicts. Times of receipt [s]."""
+        before = self._seen.get(stamp_ns)
+        if before is None:
+            self._seen[stamp_ns] = positions, received_s
+            if len(self._seen) > self._depth:
+                del self._seen[next(iter(self._seen))]
+            return None
+        allowed = self._noise + self._speed * (abs(received_s - before[1]) + self._slack_s)
+        return before[0] if (np.abs(positions - before[0]) > allowed).any() else None

@@ -7,7 +7,7 @@ J = joints of one message, N = points of a trajectory.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,11 +47,26 @@ def duration(seconds_: float) -> Duration:
 
 @dataclass(frozen=True)
 class JointGroup:
-    """The joints of one arm, in its order, and the topic that brings them; other arms may share the topic."""
+    """The joints of one arm, in its order, and the topic that brings them; other arms may share the topic.
+
+    gripper: the joint that may come in messages of its own; empty: there is none. gripper_topic: where these come; empty: on
+    `topic` as well.
+    """
 
     arm: str
     topic: str
     joints: tuple[Joint, ...]
+    gripper: str = ""
+    gripper_topic: str = ""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, (self.topic, self.gripper_topic))))
+
+    @property
+    def lead(self) -> str:
+        """The joint whose messages make the arm's samples, where it takes several messages to make one."""
+        return next((name for name in self.names if name != self.gripper), self.names[0])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -60,7 +75,16 @@ class JointGroup:
 
 def joint_groups(robot: RobotDescription) -> tuple[JointGroup, ...]:
     """One group per arm, also on a shared topic: its messages may carry one arm each, when several drivers publish there."""
-    return tuple(JointGroup(arm.name, arm.joint_states_topic, arm.joints) for arm in robot.arms)
+    return tuple(
+        JointGroup(
+            arm.name,
+            arm.joint_states_topic,
+            arm.joints,
+            arm.gripper.joint if arm.gripper else "",
+            arm.gripper.joint_states_topic if arm.gripper else "",
+        )
+        for arm in robot.arms
+    )
 
 
 class OtherJoints(ObservationError):
@@ -76,6 +100,19 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
 
     OtherJoints when the message has no joint of the group; ObservationError when it has, and they are in doubt.
     """
+    found = named_positions(message, group)
+    if missing := [name for name in group.names if name not in found]:
+        raise Contradiction(lacks(group, missing[0], message.name))
+    return np.array([found[name] for name in group.names], dtype=np.float64)
+
+
+def lacks(group: JointGroup, name: str, names: Iterable[str]) -> str:
+    """The sentence on a message that has other joints of the group, and not this one."""
+    return f"{group.topic}: expected joint '{name}', which the message lacks. {nearest_names(name, names)}"
+
+
+def named_positions(message: JointState, group: JointGroup) -> dict[str, float]:
+    """Joint -> position, of those joints of the group that the message has; raises as `joint_positions` does."""
     names, positions = list(message.name), message.position
     if not set(names) & set(group.names):
         raise OtherJoints(
@@ -84,25 +121,25 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         )
     if len(names) != len(positions):
         raise ObservationError(f"{group.topic}: expected as many positions as names, got {len(positions)} and {len(names)}.")
-    column = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in group.names if names.count(name) > 1), ""):
         raise Contradiction(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
-    missing = [name for name in group.names if name not in column]
-    if missing:
+    column = {name: i for i, name in enumerate(names)}
+    found = {joint.name: positions[column[joint.name]] for joint in group.joints if joint.name in column}
+    for joint in group.joints:
+        if joint.name in found:
+            _check_position(joint, found[joint.name], group.topic)
+    return found
+
+
+def _check_position(joint: Joint, value: float, topic: str) -> None:
+    margin = max(RANGE_MARGIN * (joint.upper - joint.lower), LEAST_MARGIN)
+    if not math.isfinite(value):
+        raise ObservationError(f"{topic}: joint '{joint.name}': expected a finite position, got {value}.")
+    if not joint.lower - margin <= value <= joint.upper + margin:
         raise Contradiction(
-            f"{group.topic}: expected joint '{missing[0]}', which the message lacks. {nearest_names(missing[0], names)}"
+            f"{topic}: joint '{joint.name}': expected a position within its limits {joint.lower:g} .. {joint.upper:g} "
+            f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
         )
-    values = np.array([positions[column[name]] for name in group.names], dtype=np.float64)
-    for joint, value in zip(group.joints, values, strict=True):
-        margin = max(RANGE_MARGIN * (joint.upper - joint.lower), LEAST_MARGIN)
-        if not math.isfinite(value):
-            raise ObservationError(f"{group.topic}: joint '{joint.name}': expected a finite position, got {value}.")
-        if not joint.lower - margin <= value <= joint.upper + margin:
-            raise Contradiction(
-                f"{group.topic}: joint '{joint.name}': expected a position within its limits {joint.lower:g} .. {joint.upper:g} "
-                f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
-            )
-    return values
 
 
 def camera_info_topic(image_topic: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -15,16 +15,16 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.control.supervision.freshness import Skew, skew
-from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, JointJumps, digest
+from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, digest
 from rdvla_ros.nodes.common import conversions, images
+from rdvla_ros.nodes.common.graph import alternating, node_names
+from rdvla_ros.nodes.common.joint_samples import CONTRADICTED_S, ArmSamples
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError
 
 IMAGE_TYPES = {"raw": Image, "compressed": CompressedImage}
-
-CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for so long
 
 
 def sensor_qos(depth: int) -> QoSProfile:
@@ -45,15 +45,27 @@ def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
     return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
 
+def joined(sources: Sequence[Any]) -> Any:
+    """One filter that passes what each of several passes."""
+    if len(sources) == 1:
+        return sources[0]
+    both = message_filters.SimpleFilter()
+    for source in sources:
+        source.registerCallback(both.signalMessage)
+    return both
+
+
 @dataclass(frozen=True)
 class Checks:
     """frozen_frames: this many consecutive images with the same pixels are a frozen camera; 0: never.
     corrupt_images: this many of ten images that their decoder calls corrupt are too many; 0: never.
-    jump_factor: how many times its largest speed a joint may seem to move; 0: as fast as it likes."""
+    jump_factor: how many times its largest speed a joint may seem to move; 0: as fast as it likes.
+    merge_s: joints of one arm that come in messages of their own lie at most this far apart."""
 
     frozen_frames: int = 10
     corrupt_images: int = 3
     jump_factor: float = 2.0
+    merge_s: float = 0.1
 
 
 class Inputs:
@@ -77,6 +89,7 @@ class Inputs:
         self._contradicted = (-np.inf, "")  # when, on the steady clock, and how
         self._frozen = {camera.name: FrozenFrames(checks.frozen_frames) for camera in robot.cameras}
         self._corrupt = {camera.name: CorruptImages(checks.corrupt_images) for camera in robot.cameras}
+        self.alternating: list[str] = []  # as of the last `look`
         self.doubts: tuple[str, ...] = ()  # what the decoders say about the images of the last observation
         if images.jpeg_decoder() is None and any(camera.transport == "compressed" for camera in robot.cameras):
             log(
@@ -92,9 +105,15 @@ class Inputs:
             )
             for camera in robot.cameras
         }
-        sources = {topic: self._subscribe(JointState, topic, 10) for topic in {group.topic: None for group in self._groups}}
+        topics = dict.fromkeys(topic for group in self._groups for topic in group.topics)
+        sources = {topic: self._subscribe(JointState, topic, 10) for topic in topics}
+        samples = {group.arm: self._arm_samples(group) for group in self._groups}
         joints = {
-            group.arm: (group.topic, sources[group.topic], partial(self._checked_joints, group, self._jumps(group)))
+            group.arm: (
+                group.topic,
+                joined([sources[topic] for topic in group.topics]),
+                partial(self._sample, samples[group.arm]),
+            )
             for group in self._groups
         }
         self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused)
@@ -134,6 +153,12 @@ class Inputs:
             for camera in self._robot.cameras
             if self._frozen[camera.name].frozen
         ]
+
+    def look(self) -> list[str]:
+        """Looks up the graph; one sentence per camera whose topic has several publishers, kept as `alternating`."""
+        cameras = (alternating(c.topic, self._node.get_publishers_info_by_topic(c.topic)) for c in self._robot.cameras)
+        self.alternating = [*filter(None, cameras)]
+        return self.alternating
 
     def corrupt(self) -> list[str]:
         """One sentence per camera whose images are corrupt again and again."""
@@ -209,8 +234,16 @@ class Inputs:
                 raise ObservationError(f"{group.topic}: expected joint states of arm '{group.arm}', none were received yet.")
         return np.concatenate([by_arm[group.arm] for group in self._groups])
 
-    def _jumps(self, group: conversions.JointGroup) -> JointJumps:
-        return JointJumps(np.array([joint.velocity for joint in group.joints]), factor=self._checks.jump_factor)
+    def _arm_samples(self, group: conversions.JointGroup) -> ArmSamples:
+        return ArmSamples(
+            group,
+            jump_factor=self._checks.jump_factor,
+            merge_s=self._checks.merge_s,
+            publishers=lambda topic: node_names(self._node.get_publishers_info_by_topic(topic)),
+        )
+
+    def _sample(self, samples: ArmSamples, message: JointState) -> np.ndarray:
+        return samples.take(message, self._clock().steady_s)
 
     def _checked_image(self, camera: Camera, message: Any) -> Any:
         """An image is looked at when it comes and decoded when it is used: most are not, except while the camera is in doubt."""
@@ -220,19 +253,6 @@ class Inputs:
         if self._corrupt[camera.name].count:
             self._decoded(message, camera, used=False)
         return message
-
-    def _checked_joints(self, group: conversions.JointGroup, jumps: JointJumps, message: JointState) -> np.ndarray:
-        positions = conversions.joint_positions(message, group)
-        jump = jumps.check(positions, conversions.seconds(message.header.stamp)) if self._checks.jump_factor else None
-        if jump is None:
-            return positions
-        text = (
-            f"{group.topic}: joint '{group.names[jump.joint]}' jumped by {jump.by:.3g} from one sample to the next, expected at "
-            f"most {jump.allowed:.3g} (rad or m)"
-        )
-        if jump.repeated:
-            raise conversions.Contradiction(f"{text}, again and again. Its encoder, or two publishers of the same joint?")
-        raise ObservationError(f"{text}.")
 
     def _refused(self, error: Exception) -> None:
         if isinstance(error, conversions.Contradiction):

@@ -112,6 +112,14 @@ class PolicyParameters(Schema):
         high=100.0,
         change="unconfigured",
     )
+    joint_merge_s: float = parameter(
+        0.1,
+        "joints of one arm that come in messages of their own (a gripper's driver) lie at most this far apart",
+        unit="s",
+        low=0.001,
+        high=1.0,
+        change="unconfigured",
+    )
     skew_warn_s: float = parameter(
         0.1, "stamps of one stream further behind those of another are told", unit="s", low=0.001, high=10.0
     )
