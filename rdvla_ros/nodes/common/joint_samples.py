@@ -16,7 +16,6 @@ from rdvla_ros.nodes.common.conversions import Contradiction, JointGroup, OtherJ
 from rdvla_ros.types import ObservationError
 
 NANOSECONDS = 1_000_000_000
-CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for this long
 
 
 class Part(OtherJoints):

@@ -26,7 +26,7 @@ from rdvla_ros.nodes.common.controller_states import (
     unreadable,
 )
 from rdvla_ros.nodes.common.graph import alternating, node_names, unheard
-from rdvla_ros.nodes.common.joint_samples import CONTRADICTED_S, ArmSamples
+from rdvla_ros.nodes.common.joint_samples import ArmSamples
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
 from rdvla_ros.nodes.gate.parameters import GateParameters
@@ -34,6 +34,7 @@ from rdvla_ros.nodes.policy.observations import qos_events, sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
 
+CONTRADICTED_S = 0.5  # joint states that cannot be of this robot are a cause for this long
 SKEWED_S = 0.06  # the arms' reports must be apart for so long: each controller reports in its own rhythm
 
 

@@ -18,13 +18,14 @@ from rdvla_ros.control.supervision.freshness import Skew, skew
 from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, digest
 from rdvla_ros.nodes.common import conversions, images
 from rdvla_ros.nodes.common.graph import alternating, node_names
-from rdvla_ros.nodes.common.joint_samples import CONTRADICTED_S, ArmSamples
+from rdvla_ros.nodes.common.joint_samples import ArmSamples
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError
 
 IMAGE_TYPES = {"raw": Image, "compressed": CompressedImage}
+CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for this long
 
 
 def sensor_qos(depth: int) -> QoSProfile:
