@@ -60,6 +60,10 @@ def test_a_joint_that_no_message_brings_contradicts_the_robot():
             arm.take(message(ARM[:2], (0.1, 0.2), 10.0 + at_s), at_s)
     with pytest.raises(Contradiction, match="expected joint 'finger', which the message lacks"):
         arm.take(message(ARM[:2], (0.1, 0.2), 10.2), 0.2)
+    whole = samples()
+    whole.take(message(NAMES, (0.0,) * 4, 10.0), 0.0)
+    with pytest.raises(Contradiction, match="lacks"):
+        whole.take(message(ARM, (0.0,) * 3, 10.02), 0.02)
 
 
 def test_the_parts_of_a_message_in_doubt_are_not_kept():

@@ -37,6 +37,7 @@ class ArmSamples:
         self._jumps = JointJumps(speed, factor=jump_factor) if jump_factor else None
         self._parts: dict[str, tuple[float, float]] = {}  # joint -> (stamp, position) of the newest message without all joints
         self._partial_since_s: float | None = None
+        self._was_whole = False
 
     def take(self, message: JointState, received_s: float) -> np.ndarray:
         """(J,) positions in the arm's order, controller units.
@@ -46,10 +47,9 @@ class ArmSamples:
         """
         found = conversions.named_positions(message, self._group)
         stamp_s = conversions.seconds(message.header.stamp)
-        if len(found) == len(self._group.joints):
-            self._partial_since_s = None
-        else:
+        if len(found) < len(self._group.joints):
             found = self._completed(found, stamp_s or received_s, received_s)
+        self._was_whole = True
         positions = np.array([found[name] for name in self._group.names], dtype=np.float64)
         self._check_same_stamp(positions, message, received_s)
         self._check_jump(positions, stamp_s)
@@ -63,10 +63,10 @@ class ArmSamples:
         if unknown := [name for name in missing if name not in self._parts]:
             if self._partial_since_s is None:
                 self._partial_since_s = received_s
-            if received_s - self._partial_since_s <= self._merge_s:  # what brings them may come at any moment
+            starting = not self._was_whole and received_s - self._partial_since_s <= self._merge_s
+            if starting:  # what brings them may come at any moment
                 raise Part(f"{self._group.topic}: joint '{unknown[0]}' of arm '{self._group.arm}' has not come yet.")
             raise Contradiction(conversions.lacks(self._group, unknown[0], found))
-        self._partial_since_s = None
         if self._group.lead not in found:
             raise Part(f"{self._group.topic}: no sample of arm '{self._group.arm}' by itself.")
         oldest = max(missing, key=lambda name: abs(stamp_s - self._parts[name][0]))
