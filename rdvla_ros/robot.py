@@ -140,6 +140,8 @@ class RobotDescription:
 
         fields = ("trajectory_topic", "joint_states_topic", "controller_state_topic")
         arms = tuple(replace(arm, **{field: full(getattr(arm, field)) for field in fields}) for arm in self.arms)
+        grippers = (arm.gripper and replace(arm.gripper, joint_states_topic=full(arm.gripper.joint_states_topic)) for arm in arms)
+        arms = tuple(replace(arm, gripper=gripper) for arm, gripper in zip(arms, grippers, strict=True))
         return replace(self, arms=arms, cameras=tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras))
 
     @property
