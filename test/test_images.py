@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image as PillowImage
 
+PillowImage = pytest.importorskip("PIL.Image", reason="needs Pillow, which matplotlib brings")
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
@@ -103,6 +103,20 @@ def test_yuv_of_an_odd_width_is_refused(encoding):
     data = np.zeros((4, 5, 2), np.uint8)
     with pytest.raises(ObservationError, match="expected an even width"):
         images.rgb_image(image(data, encoding), Camera("top", "/top", "raw", 5, 4, ""))
+
+
+@pytest.mark.ros_packages
+@pytest.mark.parametrize("encoding", images.RAW_ENCODINGS)
+def test_the_pixels_are_those_of_cv_bridge(encoding):
+    """Where it is installed. Rows without padding: cv_bridge shears those whose padding is no multiple of a pixel."""
+    real = pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 by apt and not from PyPI")
+    size, _ = images.RAW_ENCODINGS[encoding]
+    message = image(np.random.default_rng(0).integers(0, 256, (4, 6, size), dtype=np.uint8), encoding)
+    try:
+        expected = real.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
+    except Exception as error:
+        pytest.skip(f"the cv_bridge that is installed cannot convert {encoding}: {error}")
+    np.testing.assert_array_equal(images.rgb_image(message, CAMERA), expected)
 
 
 def changed(message, **fields):
