@@ -197,6 +197,8 @@ def robot_text(robot: RobotDescription) -> str:
     for arm in robot.arms:
         lines += ["", f"Arm '{arm.name}'", f"  trajectories      {arm.trajectory_topic}"]
         lines += [f"  joint states      {arm.joint_states_topic}"]
+        if arm.gripper and arm.gripper.joint_states_topic:
+            lines += [f"  of the gripper    {arm.gripper.joint_states_topic}"]
         lines += [f"  controller state  {arm.controller_state_topic or '(none)'}", *_joint_table(arm)]
     lines += ["", "Cameras (in the order of the policy)"]
     name_width = max(len(camera.name) for camera in robot.cameras)

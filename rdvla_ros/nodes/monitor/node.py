@@ -18,6 +18,7 @@ from rdvla_ros.msg import Convergence, Uncertainty
 from rdvla_ros.nodes.common import names, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates
 from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.graph import alternating
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
@@ -115,9 +116,11 @@ class MonitorNode(NodeHooks, Node):
     def _sensors(self, now_s: float, stale_s: float) -> Iterator[DiagnosticStatus]:
         rates = self._robot.rates
         for camera in self._robot.cameras:
-            topics = (camera.topic, names.camera_info(camera.topic))
-            publishers = tuple(self.count_publishers(topic) for topic in topics)
-            yield diagnostics.camera_status(camera, self._cameras[camera.name], publishers, rates.camera_hz, now_s, stale_s)
+            images = self.get_publishers_info_by_topic(camera.topic)
+            publishers = len(images), self.count_publishers(names.camera_info(camera.topic))
+            several = alternating(camera.topic, images)
+            heard = self._cameras[camera.name]
+            yield diagnostics.camera_status(camera, heard, publishers, rates.camera_hz, now_s, stale_s, several)
         for topic, heard in self._joints.items():
             publishers = self.count_publishers(topic)
             yield diagnostics.joints_status(topic, heard, publishers, rates.joint_states_hz, now_s, stale_s)
