@@ -64,6 +64,7 @@ class SimRobotNode(Node):
             task=values.task,
             seed=values.seed,
             speed=values.speed,
+            rule=self._robot.controller,
             wall_s=lambda: self._wall.now().nanoseconds / conversions.NANOSECONDS,
             on_problem=lambda text: self.get_logger().error(text),
         )
