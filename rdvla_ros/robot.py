@@ -89,8 +89,8 @@ class Rates:
 class ControllerRule:
     """What the joint_trajectory_controllers do with a new trajectory, and how often they are updated.
 
-    rule: 'humble'; 'jazzy' for Jazzy and Kilted, and for master with allow_trajectory_replacement switched off; 'master' for master
-    with it. docs/robot.md says what follows from each.
+    rule: 'humble'; 'jazzy' for Jazzy and Kilted, and for master with allow_trajectory_replacement switched off; 'master' for
+    master with it. docs/robot.md says what follows from each.
     """
 
     rule: str = "jazzy"

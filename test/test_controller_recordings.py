@@ -19,7 +19,9 @@ from rdvla_ros.sim.controller import JointTrajectoryController, Points
 DATA = Path(__file__).parent / "data"
 BASE_S = 1000.0  # times of the recordings count from the first sending
 LATEST = 5  # updates after the first possible one
-HELD_BY_TOLERANCE = "100 Hz, measured: seams, first point +5 ms from sending"  # `constraints`, which are not emulated: it lost its
+HELD_BY_TOLERANCE = (
+    "100 Hz, measured: seams, first point +5 ms from sending"  # `constraints`, which are not emulated: it lost its
+)
 # first message, was 0.3 rad away from the next ones, and held three times
 SETTLED_S = 0.25  # until then the first message bends the way by when the update before the first recorded one was, unknown too
 

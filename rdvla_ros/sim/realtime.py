@@ -24,6 +24,7 @@ from rdvla_ros.types import nearest_names
 WAKE_S = 0.004  # wall time between two looks at the clock
 LONGEST_CATCH_UP_S = 0.1  # simulated time that is made up after a stall; the rest is left out
 CLOCK_TOLERANCE_S = 0.005  # beyond this the stamps are set to the wall clock again
+DEFAULT_RULE = ControllerRule(update_rate_hz=500.0)
 FIRST_TIME_S = 1.0  # where simulated time begins when it is the ROS time: 0 means "no clock yet"
 
 
@@ -59,8 +60,9 @@ class RobotState:
 class RealTimeRobot:
     """Physics at 500 Hz with one trajectory controller per arm. All methods may be called from any thread.
 
-    arms: arm name -> joint names. rule: of the controllers; they are updated at its rate, though not more often than the physics. speed: simulated seconds per second. wall_s: ROS time as the wall clock has it, used for
-    stamps at speed 1; at another speed the simulated time is the ROS time.
+    arms: arm name -> joint names. speed: simulated seconds per second. rule: of the controllers; they are updated at its rate,
+    though not more often than the physics. wall_s: ROS time as the wall clock has it, used for stamps at speed 1; at another
+    speed the simulated time is the ROS time.
     """
 
     def __init__(
@@ -70,7 +72,7 @@ class RealTimeRobot:
         task: str,
         seed: int,
         speed: float = 1.0,
-        rule: ControllerRule = ControllerRule(),
+        rule: ControllerRule = DEFAULT_RULE,
         wall_s: Callable[[], float] = time.time,
         on_problem: Callable[[str], None] = lambda text: None,
     ):

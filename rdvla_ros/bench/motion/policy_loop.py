@@ -30,15 +30,16 @@ SWINGING_S = 3.0  # until then it grows from rest; only later boundaries count
 @dataclass(frozen=True)
 class LoopOptions:
     """inference_s: how long a decision takes. rows, step_s: of a chunk. disagreement_s: by how much a decision errs, in seconds
-    of the joints' largest speed. observation_s: between two observations. follows: master's controllers."""
+    of the joints' largest speed. observation_s: between two observations. rule, rate_hz: of the controllers."""
 
     inference_s: float
     rows: int = 16
     step_s: float = 0.1
     disagreement_s: float = 0.005
     observation_s: float = 0.1
-    lead_s: float = 0.03
-    follows: bool = False
+    lead_s: float = 0.06
+    rule: str = "jazzy"
+    rate_hz: float = 1000.0
     seed: int = 0
 
 
@@ -87,10 +88,10 @@ class Loop:
         moves = np.array([name not in robot.gripper_joints for name in robot.joint_names])
         self.ideal = IdealMotion(self.limits, moves, self._random)
         self._error = options.disagreement_s * self.limits.velocity * moves
-        self._plan = PlanOptions(knot_s=2.0 * options.lead_s, may_lag=robot.gripper_joints)
+        self._plan = PlanOptions(may_lag=robot.gripper_joints)
         self._schedule = Schedule(Latency(options.inference_s), lead_s=options.lead_s, observation_period_s=options.observation_s)
         self._gate = Passage(robot)
-        self._controllers = Playback(self.ideal.at(np.zeros(1)).position[0], follows=options.follows)
+        self._controllers = Playback(self.ideal.at(np.zeros(1)).position[0], rule=options.rule, rate_hz=options.rate_hz)
         self._put_out: list[Samples] = []
         self._boundaries_s: list[float] = []
         self._counts = {"planned": 0, "sent": 0, "refused": 0, "refused_by_gate": 0}
@@ -130,25 +131,23 @@ class Loop:
             motion = self._seam.plan(
                 self.ideal.at(due_s).position + self._error * self._random.standard_normal(len(self._error)),
                 step_s=options.step_s,
-                elapsed_s=over.stamp_s - observed_s,
+                elapsed_s=over.send_s - observed_s,
                 horizon=options.rows,
                 start=self._schedule.reference(over.switch_s, present),
                 limits=self.limits,
                 lead_s=over.lead_s,
-                now=self._schedule.reference(over.send_s, present),
-                now_s=over.send_s - over.stamp_s,
                 options=self._plan,
             )
         except TrajectoryError:
             self._counts["refused"] += 1
             return
-        self._send(motion, over.stamp_s, max(now_s, over.send_s) + WAY_S)
+        self._send(self._schedule.message(motion, over, present), over.stamp_s, now_s + WAY_S, over.switch_s)
 
-    def _send(self, motion: Trajectory, base_s: float, gate_s: float) -> None:
+    def _send(self, motion: Trajectory, base_s: float, gate_s: float, switch_s: float) -> None:
         self._counts["planned"] += 1
         parts = {arm: motion.select(limits.names) for arm, limits in self._gate.limits.items()}
         try:
-            parts = self._gate.check(parts, base_s, gate_s)
+            parts = self._gate.check(parts, base_s, gate_s).motions
         except TrajectoryError as error:
             self._counts["refused_by_gate"] += 1
             self._said[type(error).__name__] = self._said.get(type(error).__name__, 0) + 1
@@ -159,7 +158,7 @@ class Loop:
         self._controllers.accept(motion, base_s)
         self._gate.passed(parts, base_s, gate_s)
         self._schedule.sent(motion, base_s, self._plan.stop_s)
-        self._boundaries_s.append(base_s + motion.times_s[0])
+        self._boundaries_s.append(switch_s)
 
     def _present(self, now_s: float) -> Present:
         position, velocity = self._controllers.at(now_s)
