@@ -18,7 +18,7 @@ from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.seam import Seam, make_seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
+from rdvla_ros.control.supervision.motion_check import LateError, Passage, PassageOptions
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
@@ -34,12 +34,14 @@ RULES, RATES_HZ = ("humble", "jazzy"), (100.0, 250.0, 500.0, 1000.0)  # of the c
 
 @dataclass
 class Tally:
-    """What streams came to: chunks planned or refused (by the plan, by the gate), holds, the largest share of every limit, and
-    what went beyond one. waited: decisions that moved nothing because the arms still came to rest from a hold."""
+    """What streams came to: chunks planned or refused (by the plan, by the gate, by the gate as too late), holds, the largest
+    share of every limit, and what went beyond one. waited: decisions that moved nothing because the arms still came to rest
+    from a hold."""
 
     chunks: int = 0
     refused: int = 0
     refused_by_gate: int = 0
+    late: int = 0
     waited: int = 0
     holds: int = 0
     samples: int = 0
@@ -48,10 +50,10 @@ class Tally:
 
     @property
     def followed(self) -> int:
-        return self.chunks - self.refused - self.refused_by_gate - self.waited
+        return self.chunks - self.refused - self.refused_by_gate - self.late - self.waited
 
     def add(self, other: Tally) -> None:
-        for name in ("chunks", "refused", "refused_by_gate", "waited", "holds", "samples"):
+        for name in ("chunks", "refused", "refused_by_gate", "late", "waited", "holds", "samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for what, share in other.largest.items():
             self.largest[what] = max(share, self.largest.get(what, 0.0))
@@ -156,6 +158,9 @@ class Stream:
         gate_s = send_s + float(self._random.uniform(0.0, self._random.choice([0.005, 0.05, 0.15], p=[0.6, 0.3, 0.1])))
         try:
             out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, base_s, gate_s)
+        except LateError:
+            self.tally.late += 1
+            return
         except TrajectoryError:
             self.tally.refused_by_gate += 1
             return

@@ -19,7 +19,8 @@ RATE_HZ = 1000.0
 
 @dataclass(frozen=True)
 class Samples:
-    """times_s (M,) of the updates; position, velocity, acceleration (M, J) of the command, by the controller's interpolation."""
+    """One row for each update: position, velocity, acceleration (M, J) of the command, by the controller's interpolation, and
+    the times_s (M,) of the path that it is for (a period after the update on Jazzy)."""
 
     times_s: np.ndarray
     position: np.ndarray
@@ -92,9 +93,9 @@ class Playback:
     def advance(self, until_s: float) -> Samples:
         """What is commanded from the last call up to until_s (not including it)."""
         last = self._ticks_before(until_s)
-        times_s = self._begin_s + np.arange(self._tick, last) / self._rate_hz
+        times_s = self._begin_s + np.arange(self._tick, last) / self._rate_hz + self._ahead_s
         self._tick = last
-        return Samples(times_s, *self._at(times_s + self._ahead_s))
+        return Samples(times_s, *self._at(times_s))
 
     def accept(self, motion: Trajectory, base_s: float) -> None:
         """A motion has arrived, after what `advance` gave last: from the next update on it counts."""

@@ -67,21 +67,22 @@ def rejoin(
     smooth_s: float | None = None,
     slack_s: float = 0.0,
 ) -> Trajectory:
-    """The motion, left out up to over.switch_s, where one cubic leads from the running motion to its next point, or one of those
-    after it; TrajectoryError where none of them is legal.
+    """The motion from where one cubic leads to it from the running one; TrajectoryError where that would not be legal.
 
-    smooth_s: the acceleration changes at both ends of the cubic by no more than the jerk limit does in this time. slack_s: see
-    `check_ramp`.
+    The running motion is left at over.switch_s; where it is not known, the controller goes to the first point by itself, from
+    now on. smooth_s: the acceleration may change at both ends of the cubic by what the jerk limit allows in this time; then
+    a few more points are tried as its end. slack_s: see `check_ramp`.
     """
     due_s = stamp_s + motion.times_s - over.send_s
-    ahead = np.flatnonzero(due_s >= over.lead_s + APART_S)
+    ahead = np.flatnonzero(due_s >= over.lead_s + (APART_S if path.known else 0.0))
     if not len(ahead):
         raise TrajectoryError("The motion came when all of its points were past.")
-    leaves, problem = path.at(over.switch_s), None
-    for first in ahead[:RAMPS]:
+    leaves_s = over.lead_s if path.known else 0.0
+    leaves, problem = path.at(over.send_s + leaves_s), None
+    for first in ahead[: 1 if smooth_s is None else RAMPS]:
         positions = np.concatenate([leaves.position[None], motion.positions[first:]])
         velocities = np.concatenate([leaves.velocity[None], motion.velocities[first:]])
-        times_s = np.concatenate([[over.lead_s], due_s[first:]])
+        times_s = np.concatenate([[leaves_s], due_s[first:]])
         try:
             check_ramp(times_s[1] - times_s[0], positions[:2], velocities[:2], limits, tolerances=tolerances, slack_s=slack_s)
             if smooth_s is not None:
@@ -89,7 +90,8 @@ def rejoin(
         except TrajectoryError as error:
             problem = problem or error
             continue
-        return repeated(Trajectory(motion.joint_names, times_s, positions, velocities), path, over)
+        kept = slice(0 if path.known else 1, None)
+        return repeated(Trajectory(motion.joint_names, times_s[kept], positions[kept], velocities[kept]), path, over)
     raise problem
 
 

@@ -15,7 +15,7 @@ from rdvla_ros.control.motion.handover import Handover, handover
 from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_trajectory
 from rdvla_ros.control.motion.speed_estimate import Speeds
 from rdvla_ros.control.motion.stop import Onward, stop
-from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.motion.trajectory import EXACT, LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
 from rdvla_ros.control.supervision.joining import Path, rejoin, repeated, repeats
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
@@ -32,10 +32,11 @@ class JumpError(TrajectoryError):
 @dataclass(frozen=True)
 class PassageOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
-    longest_s: the longest motion that may go on the wire at once. reach_s: within this time the controllers have what passes.
-    join_s: a motion that begins ahead of now is begun this long after it passes. ramp_slack_s: where the controller leaves what it
-    follows, the new motion may be off by what a joint's largest speed covers in this time, however soon its next point is due: two
-    nodes do not know the arms' state to the last digit."""
+    longest_s: the longest motion that may go on the wire at once.
+    reach_s: in this time the controllers have what passes.
+    join_s: a motion that begins ahead of now is begun this long after it passes.
+    ramp_slack_s: where it is begun it may be off by what a joint's largest speed covers in this time, however soon its next point
+    is due: two nodes do not know the arms' state to the last digit."""
 
     longest_age_s: float = 0.2
     future_s: float = 0.05
@@ -214,20 +215,20 @@ class Passage:
     def _rejoined(self, arm: str, motion: Trajectory, stamp_s: float, path: Path, over: Handover) -> Trajectory:
         """Where it lies ahead, the arm goes to its first point. Where it has begun, it must be where the arm is: late motions
         that would need more acceleration, or jerk, to be caught up with are not taken."""
-        limits, began = self.limits[arm], stamp_s + motion.times_s[0] <= over.send_s
-        first_s = max(stamp_s + motion.times_s[0], over.switch_s)
-        new, running = motion.at(first_s - stamp_s), path.at(first_s)
-        try:
-            check_continuity(new.position, new.velocity, running.position, running.velocity, limits)
-        except TrajectoryError as error:
-            raise JumpError(str(error)) from None
-        how = {"smooth_s": self._period_s} if began else {"slack_s": self._options.ramp_slack_s}
-        try:
-            return rejoin(motion, stamp_s, path, over, limits, self._options.tolerances, **how)
-        except TrajectoryError as error:
-            if began:
-                raise LateError(f"The motion came when the arms should have begun it already. {error}") from None
-            raise JumpError(str(error)) from None
+        limits, first_s = self.limits[arm], stamp_s + motion.times_s[0]
+        began = path.known and first_s <= over.send_s
+        error_kind = LateError if began and not _apart(motion, stamp_s, path, first_s, limits) else JumpError
+        problem = _apart(motion, stamp_s, path, max(first_s, over.switch_s), limits)
+        if not problem:
+            try:
+                if began:
+                    return rejoin(motion, stamp_s, path, over, limits, EXACT, smooth_s=self._period_s)
+                slack_s = self._options.ramp_slack_s
+                return rejoin(motion, stamp_s, path, over, limits, self._options.tolerances, slack_s=slack_s)
+            except TrajectoryError as error:
+                problem = str(error)
+        late = "The motion came when the arms should have left what they follow already. "
+        raise error_kind(f"{late if error_kind is LateError else ''}{problem}")
 
     def _known_path(self, arm: str, now_s: float) -> Path:
         path = self._path(arm, now_s)
@@ -236,6 +237,16 @@ class Passage:
                 f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard."
             )
         return path
+
+
+def _apart(motion: Trajectory, stamp_s: float, path: Path, at_s: float, limits: JointLimits) -> str:
+    """How the motion differs from the running one at a time, in one sentence; empty where it hardly does."""
+    new, running = motion.at(at_s - stamp_s), path.at(at_s)
+    try:
+        check_continuity(new.position, new.velocity, running.position, running.velocity, limits)
+    except TrajectoryError as error:
+        return str(error)
+    return ""
 
 
 def _both(states: list[Reference]) -> Reference:

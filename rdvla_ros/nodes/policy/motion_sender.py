@@ -15,7 +15,7 @@ from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.control.motion.stop import stop
-from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
@@ -48,7 +48,18 @@ class Motions:
             arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", newest)
             for arm in robot.arms
         }
+        self._warm_up()
         self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+
+    def _warm_up(self) -> None:
+        """The first plan of a process takes several times as long as the others, and would come too late."""
+        rows = np.repeat((self._limits.lower + self._limits.upper)[None] / 2, 8, axis=0)
+        rest = Reference.at_rest(rows[0])
+        for _ in range(2):
+            self._seam.plan(
+                rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=rest, limits=self._limits, lead_s=0.05, options=self._options
+            )
+        stop(rest, limits=self._limits)
 
     def send(self, decision: Decision, now_s: float, *, publish_unconverged: bool) -> int:
         """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
