@@ -171,7 +171,7 @@ def test_a_motion_that_comes_after_it_should_have_begun_is_late_or_elsewhere(pas
     with pytest.raises(LateError, match="should have left"):
         passage.check(parts(motion(change=0.03)), NOW_S - 0.12, NOW_S)
     with pytest.raises(JumpError):
-        passage.check(parts(motion(change=0.3)), NOW_S - 0.19, NOW_S)
+        passage.check(parts(motion(MIDDLE + 0.1 * LIMITS.range)), NOW_S - 0.12, NOW_S)
 
 
 def test_a_stop_begins_on_the_motion_that_is_followed_and_rests_in_half_a_second(passage):
