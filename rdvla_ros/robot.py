@@ -95,6 +95,7 @@ class ControllerRule:
 
     rule: str = "jazzy"
     update_rate_hz: float = 100.0  # [Hz] of the controller manager
+    stated: frozenset[str] = frozenset()  # which of the two the description says; only these are compared with the controllers
 
     @property
     def period_s(self) -> float:
@@ -314,7 +315,7 @@ def _controller(node: Section) -> ControllerRule:
     default = ControllerRule()
     rule = node.choice("rule", CONTROLLER_RULES) if "rule" in node.data else default.rule
     rate_hz = node.number("update_rate_hz", above=0.0) if "update_rate_hz" in node.data else default.update_rate_hz
-    return ControllerRule(rule, rate_hz)
+    return ControllerRule(rule, rate_hz, frozenset(node.data))
 
 
 def _check_unique(source: str, what: str, names: list[str]) -> None:

@@ -103,6 +103,11 @@ class RealTimeRobot:
         """ROS time of the last physics step."""
         return self._time_s
 
+    @property
+    def update_rate_hz(self) -> float:
+        """Of the controllers."""
+        return 1.0 / (self._every * self._sim.timestep_s)
+
     def start(self) -> None:
         self._thread.start()
 

@@ -16,7 +16,8 @@ from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_ramp
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 from rdvla_ros.types import TrajectoryError
 
-STEP = 0.02  # share of what the acceleration, or the jerk, covers in a period by which a motion may be off the running one
+STEP = 0.02  # share of what the acceleration, or the jerk, covers in a period by which a motion may be off the running one; the
+# plan keeps more than that in reserve
 RAMPS = 4  # points of the new motion that are tried as the end of the way to it
 
 
@@ -41,7 +42,7 @@ def repeats(
         return False
     for at_s in np.linspace(from_s, until_s, 3):
         new, running = motion.at(at_s - stamp_s), path.at(at_s)
-        off = np.abs(new.acceleration - running.acceleration) > limits.jerk * period_s
+        off = np.abs(new.acceleration - running.acceleration) > STEP * limits.jerk * period_s
         off |= np.abs(new.velocity - running.velocity) > STEP * limits.acceleration * period_s
         off |= np.abs(new.position - running.position) > STEP * limits.acceleration * period_s**2
         if off.any():
@@ -70,8 +71,8 @@ def rejoin(
     """The motion from where one cubic leads to it from the running one; TrajectoryError where that would not be legal.
 
     The running motion is left at over.switch_s; where it is not known, the controller goes to the first point by itself, from
-    now on. smooth_s: the acceleration may change at both ends of the cubic by what the jerk limit allows in this time; then
-    a few more points are tried as its end. slack_s: see `check_ramp`.
+    now on. smooth_s: the period of the controllers, where the acceleration may not step at the ends of the cubic; then a few
+    more points are tried as its end. slack_s: see `check_ramp`.
     """
     due_s = stamp_s + motion.times_s - over.send_s
     ahead = np.flatnonzero(due_s >= over.lead_s + (APART_S if path.known else 0.0))
@@ -103,10 +104,10 @@ def _check_smooth(
     steps = [begins[0] - leaves.acceleration]
     if len(begins) > 1:
         steps.append(begins[1] - (begins[0] + jerk[0] * (times_s[1] - times_s[0])))
-    over = np.abs(steps).max(axis=0) > limits.jerk * smooth_s
+    over = np.abs(steps).max(axis=0) > STEP * limits.jerk * smooth_s
     if over.any():
         joint = int(np.argmax(over))
         raise TrajectoryError(
             f"Joint '{limits.names[joint]}' would jerk: its acceleration would change by {np.abs(steps).max(axis=0)[joint]:.3g} "
-            f"at once, expected at most {limits.jerk[joint] * smooth_s:.3g}."
+            f"at once, expected at most {STEP * limits.jerk[joint] * smooth_s:.3g}."
         )
