@@ -236,7 +236,9 @@ class GateRig:
             self.until(lambda before=before: passed() or self.status.refused > before.refused, "the motion to pass")
             if passed():
                 return stamp
-            late = any(word in self.status.last_refusal for word in ("old", "would jerk", "would jump", "were past"))
+            late = any(
+                word in self.status.last_refusal for word in ("old", "would jerk", "would jump", "were past", "should have left")
+            )
             assert "stamp_s" not in options and late, self.status.last_refusal
 
     def held(self):
@@ -257,5 +259,5 @@ def stops(rig):
     stamps = {conversions.seconds(messages[-1].header.stamp) for messages in rig.received.values()}
     assert len(stamps) == 1
     assert len({part.duration_s for part in parts.values()}) == 1
-    assert all(part.duration_s <= 0.55 and not part.velocities[-1].any() for part in parts.values())
+    assert all(part.duration_s <= 0.6 and not part.velocities[-1].any() for part in parts.values())
     return stamps.pop(), parts

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present, followed
-from rdvla_ros.control.motion.handover import Handover, handover
+from rdvla_ros.control.motion.handover import HISTORY_S, Handover, handover
 from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_trajectory
 from rdvla_ros.control.motion.speed_estimate import Speeds
 from rdvla_ros.control.motion.stop import Onward, stop
@@ -193,7 +193,7 @@ class Passage:
                 "Do all nodes use the same clock (use_sim_time)?"
             )
         for arm, part in parts.items():
-            if part.duration_s > self._options.longest_s:
+            if part.duration_s > self._options.longest_s + HISTORY_S:  # which a motion may begin before it is sent
                 raise LateError(
                     f"The motion of arm '{arm}' lasts {part.duration_s:.2f} s, expected at most {self._options.longest_s:g} s: "
                     f"what is on the wire must end soon after its last executed row (stop of at most {LONGEST_STOP_S:g} s)."
