@@ -128,6 +128,7 @@ class Loop:
             self._counts["refused"] += 1
             return
         over = self._schedule.handover(now_s, present)
+        over = over if self._seam.joins else over.without_history()
         due_s = observed_s + (np.arange(options.rows) + 1) * options.step_s
         try:
             motion = self._seam.plan(

@@ -17,7 +17,7 @@ ROS clock.
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 
@@ -47,6 +47,10 @@ class Handover:
     def lead_s(self) -> float:
         """From sending to the switch."""
         return round(self.switch_s - self.send_s, 6)
+
+    def without_history(self) -> Handover:
+        """For a motion that does not begin on the running one."""
+        return replace(self, history_s=())
 
     def message(self, motion: Trajectory, history: Sequence[Reference]) -> Trajectory:
         """A motion whose times count from send_s, as it goes out: from the stamp, after the states (at history_s) of the running

@@ -54,7 +54,7 @@ def repeated(motion: Trajectory, path: Path, over: Handover) -> Trajectory:
     """A motion whose times count from over.send_s as it goes out: from over.stamp_s, after the running one where it is known."""
     if path.known:
         return over.message(motion, [path.at(at_s) for at_s in over.history_s])
-    return replace(over, history_s=()).message(replace(motion, before=path.at(over.send_s)), [])
+    return over.without_history().message(replace(motion, before=path.at(over.send_s)), [])
 
 
 def rejoin(

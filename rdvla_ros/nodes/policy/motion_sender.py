@@ -74,6 +74,7 @@ class Motions:
         if not self.schedule.joinable(present):
             raise NotNowError("The arms still come to rest from what was stopped.")
         over = self.schedule.handover(now_s, present)
+        over = over if self._seam.joins else over.without_history()
         elapsed_s = over.send_s - chunk.stamp_s
         if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s):
             raise NotNowError(
