@@ -413,3 +413,32 @@ def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(ri
     assert rig.call(SetMode, mode=GateStatus.HOLD, who="operator", reason="enough").accepted
     rig.held()
     rig.go()
+
+
+# -- what the controllers are set to
+
+
+def test_controllers_of_another_kind_than_described_are_a_cause_until_they_are_set_right():
+    """The gate reads it over their parameter services, as `ros2 param get` does."""
+    with contextlib.closing(GateRig(wait=False, settings={"open_loop_control": True, "update_rate": 250})) as rig:
+        rig.until(lambda: rig.status and sum("update_rate_hz" in cause for cause in rig.status.causes) == 2, "what was read")
+        assert sum("'humble'" in cause and "{rule: humble}" in cause for cause in rig.status.causes) == 2
+        answer = rig.call(Resume, hold_id=rig.status.hold_id, who="test")
+        assert not answer.accepted and "250 Hz, expected 500" in answer.message
+        rig.settings = {"interpolate_from_desired_state": True, "update_rate": 500}
+        rig.start_controllers()  # set right, and begun anew
+        rig.until(lambda: not rig.status.causes, "a gate with nothing in the way")
+        rig.go()
+
+
+def test_controllers_that_agree_or_have_no_parameters_stand_in_no_way():
+    for settings in ({"interpolate_from_desired_state": True, "update_rate": 500}, {"gains": 1}, None):
+        with contextlib.closing(GateRig(settings=settings)) as rig:
+            rig.go()
+            rig.pass_motion(motion())
+
+
+def test_trajectory_replacement_blocks_a_resume():
+    with contextlib.closing(GateRig(wait=False, settings={"allow_trajectory_replacement": True})) as rig:
+        rig.until(lambda: rig.status and any("allow_trajectory_replacement" in c for c in rig.status.causes), "what was read")
+        assert not rig.call(Resume, hold_id=rig.status.hold_id, who="test").accepted
