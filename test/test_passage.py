@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.motion.handover import handover
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
@@ -233,6 +234,23 @@ def test_a_stop_begins_where_the_arms_are_when_they_did_not_follow(passage, tell
         held = stop.motions[arm]
         moves = ~np.isin(held.joint_names, ROBOT.gripper_joints)  # nor do measured grippers follow, but they may not
         np.testing.assert_allclose(held.positions[:, moves] - MIDDLE[columns][moves], 0.0, atol=1e-9)
+
+
+def test_nothing_repeats_a_motion_that_the_controller_has_left(passage):
+    """It holds since its tolerance was exceeded, say: 80 ms of way from where it was sent. To repeat that would be a step."""
+    first = motion(change=0.2)
+    passage.passed(parts(first), NOW_S)
+    stays = first.at(0.42).position
+    report(passage, stays, NOW_S + 0.5)
+    over = handover(NOW_S + 0.51, 0.06, (NOW_S + first.times_s).tolist())
+    start = first.at(0.57)
+    new = plan(start.position + np.zeros((8, 1)), step_s=0.1, elapsed_s=0.0, horizon=8, start=start, limits=LIMITS, lead_s=0.06)
+    new = over.message(new, [first.at(round(at_s - NOW_S, 6)) for at_s in over.history_s])
+    with pytest.raises(JumpError):
+        passage.check(parts(new), over.stamp_s, NOW_S + 0.515)
+    stop = passage.stop(NOW_S + 0.51, 0.02)
+    for arm, columns in ROBOT.arm_slices.items():
+        np.testing.assert_allclose(stop.motions[arm].positions - stays[columns], 0.0, atol=1e-9)
 
 
 def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_holds_something(passage):

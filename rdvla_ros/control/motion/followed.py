@@ -42,8 +42,8 @@ class Present:
         ahead_s = min(max(at_s - self.at_s, -LONGEST_AHEAD_S), LONGEST_AHEAD_S)
         return Reference(self.position + ahead_s * self.velocity, self.velocity, np.zeros_like(self.position))
 
-    def departs(self, motion: Trajectory, base_s: float) -> bool:
-        """Whether it shows that the motion, sent with the time base base_s, is not what is followed.
+    def departs(self, motion: Trajectory, base_s: float, share: float = 1.0) -> bool:
+        """Whether it shows that the motion, sent with the time base base_s, is not what is followed. share: of the tolerance.
 
         Until the motion has begun nothing does. A controller's reference lies on it from its first point on; measured joints
         lie where it was within the last LAG_S, which is not known before it has lasted so long.
@@ -57,7 +57,7 @@ class Present:
                 return False
             path = motion.sample(self.at_s - base_s - np.linspace(0.0, LAG_S, 16))[0]
         below, above = path.min(axis=0) - self.position, self.position - path.max(axis=0)
-        return bool((np.maximum(below, above) > self.tolerance).any())
+        return bool((np.maximum(below, above) > share * self.tolerance).any())
 
 
 def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: float) -> Reference:

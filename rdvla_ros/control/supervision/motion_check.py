@@ -20,6 +20,8 @@ from rdvla_ros.control.supervision.joining import Path, rejoin, repeated, repeat
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 
+REPORTED = 0.4  # share of the tolerance by which a controller may be off what was sent to it: what repeats that would be a step
+
 
 class LateError(TrajectoryError):
     """Too old, not for now, or longer than may be sent at once: no harm is in the plan itself, it is only not taken."""
@@ -171,7 +173,8 @@ class Passage:
         """What the arm does from now on. Where only the joints themselves are heard of, they have the speed they were seen with,
         and a gripper keeps the place it was sent to last: from where it is measured, what it holds would fall."""
         sent, present = self._followed.get(arm), self._present(arm, now_s)
-        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s)):
+        share = REPORTED if present is not None and present.commanded else 1.0
+        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s, share)):
             motion, base_s = sent.trajectory, sent.stamp_s
             return Path(lambda at_s: motion.at(round(at_s - base_s, 6)), tuple((base_s + motion.times_s).tolist()), sent=True)
         if present is None:
