@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import signal
 import sys
@@ -9,14 +10,16 @@ import threading
 from collections.abc import Callable
 
 import rclpy
-from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.signals import SignalHandlerOptions
 
-from rdvla_ros.nodes.common.executor import StepWatch, kind_of, make_executor
+from rdvla_ros.nodes.common import transport
+from rdvla_ros.nodes.common.executor import StepWatch, kind_of, make_executor, spin_until
 from rdvla_ros.types import RdvlaError
 
 SWITCH_S = 0.0005  # for sys.setswitchinterval: how long a thread keeps the others waiting; 5 ms by default
+LOOK_S = 0.1  # longest time until a signal is seen: it does not end a wait for callbacks
 EXIT_WITHIN_S = 1.8  # after a signal; whatever still runs then (a load, a decision, a blocked call) is given up
 
 
@@ -28,7 +31,11 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
     """
     sys.setswitchinterval(SWITCH_S)  # heartbeats and services beside the callbacks
     try:
+        transport.choose()
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
+    except RdvlaError as error:
+        print(f"[ERROR] {error}", file=sys.stderr, flush=True)
+        return 1
     except Exception as error:  # a parameter file that cannot be read, say; rclpy has no common class for these
         print(f"[ERROR] The arguments were not understood: {error}", file=sys.stderr, flush=True)
         return 1
@@ -50,6 +57,8 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
             print(f"[ERROR] {error}", file=sys.stderr, flush=True)
             return 1
         executor.add_node(node)
+        for sentence in transport.remarks(os.environ, images=getattr(node, "RECEIVES_IMAGES", False)):
+            node.get_logger().warning(sentence)
         if hasattr(node, "begin"):
             node.begin()
         steps = None if isinstance(executor, SingleThreadedExecutor) else StepWatch(node)
@@ -73,18 +82,15 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
 def spin(executor: Executor, node: Node, stopped: Callable[[], bool]) -> None:
     """Spin until `stopped()`. An exception that escapes a callback is logged and counted, never the end of the node, which may
     have an `on_escaped(text)`."""
-    escaped = 0
-    while not stopped() and rclpy.ok(context=node.context):
-        try:
-            executor.spin_once(timeout_sec=0.1)
-        except ExternalShutdownException:
-            return
-        except Exception as error:
-            escaped += 1
-            text = f"{type(error).__name__}: {error}"
-            node.get_logger().error(f"Exception number {escaped} escaped a callback: {text}")
-            if hasattr(node, "on_escaped"):
-                node.on_escaped(f"an exception that escaped a callback ({text})")
+    count = itertools.count(1)
+
+    def escaped(error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        node.get_logger().error(f"Exception number {next(count)} escaped a callback: {text}")
+        if hasattr(node, "on_escaped"):
+            node.on_escaped(f"an exception that escaped a callback ({text})")
+
+    spin_until(executor, lambda: stopped() or not rclpy.ok(context=node.context), escaped, LOOK_S)
 
 
 def leave(code: int) -> None:

@@ -240,7 +240,6 @@ class GateNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    realtime.without_shared_memory()
     return run(GateNode, args)
 
 

@@ -52,6 +52,7 @@ SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FA
 
 
 class PolicyNode(LifecycleNode):
+    RECEIVES_IMAGES = True
     EXECUTOR = WAIT_SET  # its cleanup destroys what events may wait for
     load = LOAD  # what the decision process runs
 
@@ -227,8 +228,6 @@ class PolicyNode(LifecycleNode):
     def _on_gate(self, before: int | None, mode: int) -> None:
         """Another mode, or another hold. What the gate has stopped is not joined; a resume lifts what was held here."""
         self._deciding.new_epoch()
-        if mode == GateStatus.HOLD:
-            self._heart.hold = ""  # it was heard
         if mode == GateStatus.AUTO and before != GateStatus.PAUSE:
             self._halts.lifted()
             self._deciding.believe()
