@@ -58,8 +58,8 @@ class FakeGate:
     """Says what the test wants, 20 times a second, and beats. `heard`: what the policy beats."""
 
     def __init__(self, rig):
-        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        publisher = rig.robot.create_publisher(GateStatus, "/gate/status", qos)
+        latched = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = rig.robot.create_publisher(GateStatus, "/gate/status", latched)
         self.status = GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="start-up")
         self.timer = rig.robot.create_timer(0.05, lambda: publisher.publish(self.status))
         self.beats, self.heard = Beats(rig.robot, "/gate/heartbeat"), []

@@ -113,12 +113,12 @@ class Schedule:
         """One slow plan must not put off all that follow."""
         return min(self.planning.estimate_s, LONGEST_PLANNING_S)
 
-    def handover(self, now_s: float, present: Present | None) -> Handover:
-        """Where the next motion, planned from now_s on, leaves what the controllers follow.
+    def handover(self, now_s: float, present: Present | None, lead_s: float | None = None) -> Handover:
+        """Where the next motion, planned from now_s on, leaves what the controllers follow: when it is there, or after lead_s.
 
         present None: it is not known, and they are believed to follow what was sent; so in `reference`, while something was.
         """
-        lead_s = self.planning_s + self._lead_s
+        lead_s = self.planning_s + self._lead_s if lead_s is None else lead_s
         if self._sent and not (present and present.departs(self._sent[-1].trajectory, self._sent[-1].base_s)):
             return handover(now_s, lead_s, (self._sent[-1].base_s + self._sent[-1].trajectory.times_s).tolist())
         return handover(now_s, lead_s, () if present.commanded else None)

@@ -21,6 +21,7 @@ from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Decision, ObservationError, StopReason, TrajectoryError
 
+STOP_LEAD_S = 0.02  # from sending a stop until it leaves the running motion, as the gate's holds
 FIRST_PLANNING_S = 0.01  # assumed before a plan was measured
 
 
@@ -107,7 +108,7 @@ class Motions:
             present = self._arms.present()
         except ObservationError:
             present = None
-        over = self.schedule.handover(now_s, present)
+        over = self.schedule.handover(now_s, present, STOP_LEAD_S)
         start, onward = self.schedule.reference(over.switch_s, present), self.schedule.onward(over.switch_s, present)
         motion = stop(start, limits=self._limits, lead_s=over.lead_s, onward=onward)
         self._publish(self.schedule.message(motion, over, present), over.stamp_s)
