@@ -118,7 +118,7 @@ class Session:
     def _run_episodes(self, link: Link, processes: launcher.Processes) -> None:
         count = self._settings["episodes"]
         runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
-        runner.wait_for_policy(processes["policy"])
+        runner.wait_for_policy()
         for i in range(count):
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
             self.episodes.append(episode)

@@ -57,11 +57,6 @@ def make_executor(context: Context | None = None, kind: str | None = None) -> Ex
     return EventsExecutor(context=context) if events else SingleThreadedExecutor(context=context)
 
 
-def kind_of(node: Node) -> str | None:
-    """What the node's class asks for."""
-    return getattr(node, "EXECUTOR", None)
-
-
 class StepWatch:
     """Starts a node's timers anew when the wall clock was set back.
 

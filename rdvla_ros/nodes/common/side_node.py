@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.common.executor import kind_of, make_executor, spin_until
+from rdvla_ros.nodes.common.executor import make_executor, spin_until
 from rdvla_ros.nodes.common.guard import Guard
 
 JOIN_S = 0.5  # longest wait for the thread at the end
@@ -40,7 +40,7 @@ class Side:
             start_parameter_services=False,
             parameter_overrides=[Parameter("start_type_description_service", value=False)],
         )
-        self._executor = make_executor(main.context, kind_of(main))
+        self._executor = make_executor(main.context, main.EXECUTOR)
         self._executor.add_node(self.node)
         self._tasks: list[_Task] = []
         self._ends = threading.Event()
