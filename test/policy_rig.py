@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.nodes.policy.node import PolicyNode
 from rdvla_ros.nodes.policy.worker.loading import LOAD
