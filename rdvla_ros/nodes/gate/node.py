@@ -119,7 +119,7 @@ class GateNode(NodeHooks, Node):
         except (TrajectoryError, ObservationError) as error:
             self._illegal(error)
         else:
-            self._arms.send(checked, message.header.stamp)
+            self._arms.send(checked)
             self._jumps.succeeded()
             self._passed += 1
 
