@@ -17,7 +17,7 @@ from sensor_msgs.msg import Image
 from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.nodes.common.executor import make_executor
-from rdvla_ros.srv import Hold, ResetTask, Resume
+from rdvla_ros.srv import Hold, ResetTask, Resume, SetInstruction
 
 WHO = "rdvla demo"
 VIEW_TOPIC = "/sim_robot/view/image_raw"
@@ -52,6 +52,7 @@ class Link(Node):
         self._resuming = self.create_client(Resume, "/gate/resume")
         self._asking = self.create_client(GetState, "/policy/get_state")
         self._resetting = self.create_client(ResetTask, "/sim_robot/reset")
+        self._instructing = self.create_client(SetInstruction, "/policy/set_instruction")
 
     def _picture(self, message: Image) -> None:
         rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
@@ -106,6 +107,12 @@ class Link(Node):
         if not answer.success:
             raise BringupError(f"/sim_robot/reset: expected task '{task}' with seed {seed} to begin, got: {answer.message}")
         return answer.episode
+
+    def instruct(self, text: str) -> None:
+        """Tell the policy what to do from its next decision on."""
+        answer = self._call(self._instructing, SetInstruction.Request(instruction=text))
+        if not answer.accepted:
+            raise BringupError(f"/policy/set_instruction: expected '{text}' to be taken, got: {answer.message}")
 
     @property
     def gate_mode(self) -> str:
