@@ -65,10 +65,15 @@ class SymbolReader(nn.Module):
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))  # the token of a context group that has no other
         self.head = RDVLAHead(head_config)
 
+    def pads(self, scenes: SymbolScenes) -> Tensor:
+        """(B, P, D): one token per pad."""
+        marks = self.colours if self.others is None else self.others[0]
+        colours = self.colours(scenes.own) + self.mark(marks(scenes.following))
+        return colours + self.place(scenes.place) + self.hands(scenes.hand)
+
     def encode(self, scenes: SymbolScenes) -> HeadContext:
-        marks, names = (self.colours, self.colours) if self.others is None else self.others
-        pads = self.colours(scenes.own) + self.mark(marks(scenes.following)) + self.place(scenes.place) + self.hands(scenes.hand)
-        start = (names(scenes.start) + self.instruction).unsqueeze(1)
+        names = self.colours if self.others is None else self.others[1]
+        pads, start = self.pads(scenes), (names(scenes.start) + self.instruction).unsqueeze(1)
         nothing = self.nothing.expand(len(start), -1, -1)
         if self.config.pads_as == "vision":
             task, latents = pads, start
