@@ -121,8 +121,7 @@ def test_rank_correlation_is_scipys():
 def test_colours_are_recognised_in_both_roles_by_one_embedding():
     """The pads' own colours and the marks' share their weights in the default recipe, and only there."""
     names = {
-        name: [n for n, _ in SymbolReader(r.reader, r.reader.head_config(5.0, 6)).named_parameters()]
-        for name, r in RECIPES.items()
+        name: [n for n, _ in SymbolReader(r.reader, r.reader.head_config(6)).named_parameters()] for name, r in RECIPES.items()
     }
     assert not [n for n in names["default"] if n.startswith("others")]
     assert [n for n in names["two_embeddings"] if n.startswith("others")]

@@ -30,6 +30,7 @@ from rdvla_ros.learning.evaluation.symbols.recipes import RECIPES
 from rdvla_ros.learning.evaluation.symbols.training import SymbolTrainer
 from rdvla_ros.learning.training.recurrence import unroll
 from rdvla_ros.model.halting import make_halting
+from rdvla_ros.sim.tasks.follow_trail import trail_scene
 from rdvla_ros.sim.trails import LONGEST
 
 FIRST_SEED, HELD_OUT = 30000, 100
@@ -76,34 +77,38 @@ class Run:
         rate = 2e-3 if self.stage == 0 else 1e-3
         self.rate, self.optimiser = rate, torch.optim.AdamW(self.trained, lr=rate, weight_decay=0.01, betas=(0.9, 0.95))
 
-    def train(self, pictures: Pictures, steps: tuple[int, int], batch_sizes: tuple[int, int]) -> None:
-        for stage, title in enumerate(("seeing", "following")):
-            if self.stage > stage:
-                continue
-            tokens = None if stage == 0 else self.tokens(pictures)
-            progress = tqdm(total=steps[stage], initial=self.step, desc=title, unit="step", mininterval=2.0)
-            while self.step < steps[stage]:
-                rng = np.random.default_rng((stage, self.step))
-                indices = rng.integers(len(pictures), size=batch_sizes[stage])
-                with sdpa_kernel(SDPBackend.MATH):
-                    loss, shown = self._loss(pictures, tokens, indices, rng)
-                    loss.backward()
-                torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-                left = 3.0 * (1.0 - self.step / steps[stage])
-                for group in self.optimiser.param_groups:
-                    group["lr"] = self.rate * min(1.0, (self.step + 1) / 50, max(0.02, left))
-                self.optimiser.step()
-                self.optimiser.zero_grad(set_to_none=True)
-                self.step += 1
-                self.log.append([stage, self.step, round(shown, 5)])
-                progress.update()
-                progress.set_postfix_str(f"{np.mean([row[2] for row in self.log[-20:]]):.4f}", refresh=False)
-                if self.step % SAVE_EVERY_STEPS == 0 or self.step == steps[stage]:
-                    self._save()
-            progress.close()
-            self.stage, self.step = stage + 1, 0
-            self._begin()
-            self._save()
+    def train(self, pictures: Pictures, stage: int, steps: int, batch_size: int) -> None:
+        """One stage, to its end; nothing where it is over already."""
+        if self.stage != stage:
+            return
+        tokens = None if stage == 0 else self.tokens(pictures)
+        title = ("seeing", "following")[stage]
+        progress = tqdm(total=steps, initial=self.step, desc=title, unit="step", mininterval=2.0)
+        while self.step < steps:
+            rng = np.random.default_rng((stage, self.step))
+            indices = rng.integers(len(pictures), size=batch_size)
+            with sdpa_kernel(SDPBackend.MATH):
+                loss, shown = self._loss(pictures, tokens, indices, rng)
+                loss.backward()
+            self._update(self.step / steps)
+            self.log.append([stage, self.step, round(shown, 5)])
+            progress.update()
+            progress.set_postfix_str(f"{np.mean([row[2] for row in self.log[-20:]]):.4f}", refresh=False)
+            if self.step % SAVE_EVERY_STEPS == 0:
+                self._save()
+        progress.close()
+        self.stage, self.step = stage + 1, 0
+        self._begin()
+        self._save()
+
+    def _update(self, done: float) -> None:
+        """done: share of the stage's steps."""
+        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.rate * min(1.0, (self.step + 1) / 50, max(0.02, 3.0 * (1.0 - done)))
+        self.optimiser.step()
+        self.optimiser.zero_grad(set_to_none=True)
+        self.step += 1
 
     def _loss(self, pictures: Pictures, features: Tensor | None, indices, rng) -> tuple[Tensor, float]:
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
@@ -182,8 +187,6 @@ def measure(run: Run, folder: Path, count: int) -> dict[str, Any]:
 
 
 def starts_of(hops: int, count: int) -> np.ndarray:
-    from rdvla_ros.sim.tasks.follow_trail import trail_scene
-
     return np.array([trail_scene(seed, hops).start for seed in range(count)])
 
 
@@ -203,23 +206,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.pictures)
     pictures = pictures_of(seeds, arguments.output / "pictures" / "training.npz")
     run = Run(arguments.symbols, arguments.recipe, arguments.output)
-    results = {}
-    run.train(pictures, (arguments.steps[0], 0), tuple(arguments.batch_sizes)) if run.stage == 0 else None
     path = arguments.output / f"{NAME}.json"
-    if path.is_file():
-        results = json.loads(path.read_text(encoding="utf-8"))["results"]
-    if "seen" not in results and run.stage == 1 and run.step == 0:
-        results["seen"] = {"0": _row(run, arguments.output)}
-        _write(path, results, arguments)
-    run.train(pictures, tuple(arguments.steps), tuple(arguments.batch_sizes))
-    results["trained"] = {"0": _row(run, arguments.output)}
-    _write(path, results, arguments)
+    results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
+    for stage, name in enumerate(("seen", "trained")):
+        run.train(pictures, stage, arguments.steps[stage], arguments.batch_sizes[stage])
+        if name not in results and run.stage == stage + 1:
+            results[name] = {"0": {"parameters": _parameters(run.reader), **measure(run, arguments.output, HELD_OUT)}}
+            _write(path, results, arguments)
+    print(path.read_text(encoding="utf-8"))
     return 0
 
 
-def _row(run: Run, folder: Path) -> dict[str, Any]:
-    parameters = sum(p.numel() for p in run.reader.parameters())
-    return {"mastered": {}, "seconds": 0, "parameters": parameters, **measure(run, folder, HELD_OUT)}
+def _parameters(reader: PictureReader) -> int:
+    return sum(p.numel() for p in reader.parameters())
 
 
 def _write(path: Path, results: dict[str, Any], arguments: argparse.Namespace) -> None:

@@ -11,14 +11,14 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from rdvla_ros.learning.evaluation.pictures.scenes import TOP, Pictures
+from rdvla_ros.learning.evaluation.pictures.scenes import CAMERA_SIZE, HALF_M, MIDDLE_M, TOP, Pictures
 from rdvla_ros.learning.evaluation.symbols.reader import LAYER, SymbolReader
-from rdvla_ros.learning.evaluation.symbols.scenes import SymbolScenes
 from rdvla_ros.model.backbones.compact import CameraStem
 from rdvla_ros.model.context import HeadContext
 from rdvla_ros.sim.trails import PADS
 
 MAP_WEIGHT = 0.3
+CAMERA_HEIGHT_M, CAMERA_Y_M, TAN_HALF_VIEW = 0.785, 0.6, 0.8098  # of the top camera, over the pads
 
 
 class PictureReader(nn.Module):
@@ -53,17 +53,12 @@ class PictureReader(nn.Module):
         return self.head.encode({LAYER: nothing}, {LAYER: torch.cat([tokens, start_token], 1)}, torch.zeros(len(start), 1))
 
 
-def symbol_tokens(symbols: SymbolReader, scenes: SymbolScenes) -> Tensor:
-    """(B, 10, D): what the symbol reader makes of the pads."""
-    return symbols.pads(scenes)
-
-
 def seeing_loss(reader: PictureReader, pictures: Pictures, indices, rng: torch.Generator) -> tuple[Tensor, Tensor]:
     """(loss, the share of the tokens' variance that is not explained)."""
     scenes = pictures.symbols(indices, torch.zeros(len(indices), dtype=torch.long).numpy())
     tokens, maps = reader.see(disturbed(pictures.images[indices], rng))
     with torch.no_grad():
-        wanted = symbol_tokens(reader.symbols, scenes)
+        wanted = reader.symbols.pads(scenes)
     unexplained = F.mse_loss(tokens, wanted) / wanted.var(dim=(0, 1)).mean()
     where = F.cross_entropy(maps.flatten(0, 1).flatten(1), cells_of(scenes.place, maps.shape[-2:]).flatten())
     return unexplained + MAP_WEIGHT * where, unexplained.detach()
@@ -79,8 +74,6 @@ def cells_of(places: Tensor, size: tuple[int, int]) -> Tensor:
 
 def picture_place(places: Tensor) -> Tensor:
     """(.., 2) -> (.., 2): x to the right, y downwards, both 0..1 over the cut picture."""
-    from rdvla_ros.learning.evaluation.pictures.scenes import CAMERA_SIZE, HALF_M, MIDDLE_M
-
     metres = places * torch.tensor(HALF_M, dtype=places.dtype) + torch.tensor(MIDDLE_M, dtype=places.dtype)
     scale = CAMERA_SIZE[1] / 2 / (CAMERA_HEIGHT_M * TAN_HALF_VIEW)  # [px/m]
     x = CAMERA_SIZE[0] / 2 + scale * metres[..., 0]
@@ -88,9 +81,6 @@ def picture_place(places: Tensor) -> Tensor:
     left, top, right, bottom = TOP.crop
     across = (x / CAMERA_SIZE[0] - left) / (right - left)
     return torch.stack([across, (y / CAMERA_SIZE[1] - top) / (bottom - top)], -1)
-
-
-CAMERA_HEIGHT_M, CAMERA_Y_M, TAN_HALF_VIEW = 0.785, 0.6, 0.8098  # of the top camera, over the pads
 
 
 def disturbed(images: Tensor, rng: torch.Generator) -> Tensor:

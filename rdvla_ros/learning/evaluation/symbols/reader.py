@@ -25,13 +25,13 @@ class ReaderConfig:
     pads: int = PADS
     width: int = 64
     heads: int = 4
-    core_layers: int = 2
+    core_layers: int = 1
     rows: int = 1
     shared_colours: bool = True
     pads_as: str = "latents"
     head: dict[str, Any] = field(default_factory=dict)
 
-    def head_config(self, mean_depth: float, backprop_depth: int) -> HeadConfig:
+    def head_config(self, backprop_depth: int) -> HeadConfig:
         values: dict[str, Any] = {
             "hidden_dim": self.width,
             "num_heads": self.heads,
@@ -42,7 +42,7 @@ class ReaderConfig:
             "action_dim": ACTION_DIM,
             "proprio_dim": 1,
             "scratchpad_rows": self.rows,
-            "mean_recurrence": max(1, round(mean_depth)),
+            "mean_recurrence": 1,  # in the scale of the first output maps: small ones cost hundreds of steps here
             "backprop_depth": backprop_depth,
             "ffn_multiple": 2,
         }
@@ -60,6 +60,7 @@ class SymbolReader(nn.Module):
         self.others = None if config.shared_colours else nn.ModuleList(nn.Embedding(config.pads, width) for _ in range(2))
         self.mark = nn.Linear(width, width)  # tells a mark's colour from the pad's own
         self.hands = nn.Embedding(HANDS, width)
+        nn.init.normal_(self.hands.weight, std=0.3)
         self.place = nn.Sequential(nn.Linear(2, width), nn.GELU(), nn.Linear(width, width))
         self.instruction = nn.Parameter(0.5 * torch.randn(width))
         self.nothing = nn.Parameter(torch.zeros(1, 1, width))  # the token of a context group that has no other

@@ -8,8 +8,9 @@ from rdvla_ros.learning.config import DepthSampler
 from rdvla_ros.learning.evaluation.symbols.reader import ReaderConfig
 from rdvla_ros.learning.evaluation.symbols.training import Recipe
 
-DEFAULT = Recipe("partial targets, K = 1, gradient through 6, depth drawn around 5, curriculum from 0 hops")
-CORE = DEFAULT.reader.core_layers
+DEFAULT = Recipe(
+    "partial targets, naming helper, one core layer, K = 1, gradient through 6, depth drawn around 5, curriculum from 0 hops"
+)
 
 
 def _reader(title: str, **changes) -> Recipe:
@@ -27,13 +28,14 @@ def _always(depth: int) -> DepthSampler:
 SHALLOW = DepthSampler(mean=5.0, shallow_fraction=0.5, shallow_limit=4, limit=24)
 RECIPES = {
     "default": DEFAULT,
+    "unnamed": replace(DEFAULT, title="partial targets without the naming helper", naming_weight=0.0),
     "final": replace(DEFAULT, title="final target only", partial=False),
     "shallow": replace(DEFAULT, title="final target, half of the batches 1..4 deep, loss on a shallower state", partial=False,
                        depth=SHALLOW, early_weight=0.3),
     "all_at_once": replace(DEFAULT, title="no curriculum", curriculum=False),
     "from_one": replace(DEFAULT, title="curriculum from 1 hop", first_level=1),
     "k4": _reader("K = 4 rows", rows=4),
-    "core1": _reader("one core layer", core_layers=1),
+    "core2": _reader("two core layers", core_layers=2),
     "backprop1": replace(DEFAULT, title="gradient through 1 iteration", backprop_depth=1),
     "backprop3": replace(DEFAULT, title="gradient through 3", backprop_depth=3),
     "backprop12": replace(DEFAULT, title="gradient through 12", backprop_depth=12),

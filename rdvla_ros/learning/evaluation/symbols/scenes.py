@@ -37,9 +37,13 @@ class SymbolScenes:
         """(B,) the pad to press."""
         return self.route[:, -1]
 
+    def pad_after(self, hops: int) -> Tensor:
+        """(B,) the pad after that number of hops, or the end where it comes first."""
+        return self.route[:, min(hops, self.route.shape[1] - 1)]
+
     def target(self, hops: int) -> Tensor:
-        """(B, 1, 4): the chunk that leads to the pad after that number of hops, or to the end where it comes first."""
-        pads = self.route[:, min(hops, self.route.shape[1] - 1)]
+        """(B, 1, 4): the chunk that leads to that pad."""
+        pads = self.pad_after(hops)
         return self.press[torch.arange(len(pads)), pads].unsqueeze(1)
 
     def pressed(self, chunk: Tensor) -> Tensor:

@@ -34,6 +34,8 @@ class Recipe:
     backprop_depth: iterations that carry gradient.
     partial: after iteration k the chunk is to lead to the pad after k - 1 hops (a signal of training only); else every chunk that
         is supervised, the last one, is to lead to the end.
+    naming_weight: with partial targets, a helper of training only, which is to name the colour of that pad and of its mark from
+        the scratchpad: cross entropy against the chunk's error.
     early_weight: with the final target only, loss of one shallower state against the last one's.
     curriculum: lengths come in one by one, the next when the present one is right in 90 %; else all at once.
     first_level, last_level: shortest and longest trails that are trained.
@@ -44,11 +46,12 @@ class Recipe:
     depth: DepthSampler = DepthSampler(mean=5.0, shallow_fraction=0.0, limit=24)
     backprop_depth: int = 6
     partial: bool = True
+    naming_weight: float = 0.1
     early_weight: float = 0.0
     curriculum: bool = True
     first_level: int = 0
     last_level: int = 5
-    batch_size: int = 128
+    batch_size: int = 64
     learning_rate: float = 2e-3
     weight_decay: float = 0.01
 
@@ -62,10 +65,12 @@ class SymbolTrainer:
     def __init__(self, recipe: Recipe, seed: int, steps: int):
         torch.manual_seed(seed)
         self.recipe, self.seed, self.steps, self.step = recipe, seed, steps, 0
-        head = recipe.reader.head_config(recipe.depth.mean, recipe.backprop_depth)
+        head = recipe.reader.head_config(recipe.backprop_depth)
         self.reader = SymbolReader(recipe.reader, head)
+        self.naming = torch.nn.Linear(recipe.reader.width, 2 * recipe.reader.width)
+        parameters = [*self.reader.parameters(), *self.naming.parameters()]
         self.optimiser = torch.optim.AdamW(
-            self.reader.parameters(), lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95), fused=True
+            parameters, lr=recipe.learning_rate, weight_decay=recipe.weight_decay, betas=(0.9, 0.95), fused=True
         )
         self.level = recipe.first_level if recipe.curriculum else recipe.last_level
         self.rate = 0.0  # of right answers at `level`, a moving average
@@ -116,7 +121,19 @@ class SymbolTrainer:
         first = depth - len(states)
         chunks = [head.decode(context, state) for state in states]
         errors = [(chunk - scenes.target(first + i)).abs().mean() for i, chunk in enumerate(chunks)]
-        return torch.stack(errors).mean(), chunks[-1].detach()
+        loss = torch.stack(errors).mean()
+        if recipe.naming_weight:
+            loss = loss + recipe.naming_weight * self._naming_loss(scenes, states, first)
+        return loss, chunks[-1].detach()
+
+    def _naming_loss(self, scenes: SymbolScenes, states: list[Tensor], first: int) -> Tensor:
+        """Cross entropy of the colours that the scratchpads name, by the embedding that pads, marks and words share."""
+        found = self.naming(torch.stack([state.mean(1) for state in states])).unflatten(-1, (2, -1))  # (states, B, 2, D)
+        logits = found @ self.reader.colours.weight.T
+        pads = torch.stack([scenes.pad_after(first + i) for i in range(len(states))])
+        rows = torch.arange(pads.shape[1])
+        named = torch.stack([scenes.own[rows, pads], scenes.following[rows, pads]], 2)
+        return torch.nn.functional.cross_entropy(logits.flatten(0, 2), named.flatten())
 
     def _follow(self, scenes: SymbolScenes, depth: int, last: Tensor) -> None:
         """The curriculum: only depths that suffice for the level say whether it is mastered."""
@@ -131,6 +148,7 @@ class SymbolTrainer:
     def state(self) -> dict[str, Any]:
         return {
             "reader": self.reader.state_dict(),
+            "naming": self.naming.state_dict(),
             "optimiser": self.optimiser.state_dict(),
             "numbers": [self.step, self.level, self.rate, self.seconds],
             "mastered": self.mastered,
@@ -138,6 +156,7 @@ class SymbolTrainer:
 
     def restore(self, state: dict[str, Any]) -> None:
         self.reader.load_state_dict(state["reader"])
+        self.naming.load_state_dict(state["naming"])
         self.optimiser.load_state_dict(state["optimiser"])
         self.step, self.level, self.rate, self.seconds = state["numbers"]
         self.mastered = dict(state["mastered"])
