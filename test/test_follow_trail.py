@@ -209,3 +209,18 @@ def test_the_launch_knows_the_tasks_that_the_simulator_has():
 
     assert processes.TASK_NAMES == TASK_NAMES
     assert processes.instruction_of("follow_trail:2", 5) == trail_scene(5, 2).instruction
+
+
+def test_a_reset_of_the_robot_takes_a_length_and_keeps_it():
+    """What the reset service does with its text; physics not started."""
+    from rdvla_ros.sim.realtime import RealTimeRobot
+    from rdvla_ros.sim.scene import JOINT_NAMES
+
+    body = RealTimeRobot({"left": JOINT_NAMES[:7], "right": JOINT_NAMES[7:]}, task="insertion", seed=0)
+    for text, seed, length in (("follow_trail:2", 3, 2), ("", 4, 2), ("follow_trail", 5, None)):
+        body.reset(text, seed)
+        assert (body.state().task, body._sim.task.length) == ("follow_trail", length)
+        assert body._sim.target == pad_body(list(COLOURS)[trail_scene(seed, length).end])
+    with pytest.raises(SimulationError, match="0 to 8"):
+        body.reset("follow_trail:9", 0)
+    assert body.state().stage_name == "start"

@@ -204,8 +204,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     torch.set_num_threads(arguments.threads)
     seeds = range(FIRST_SEED, FIRST_SEED + arguments.pictures)
-    pictures = pictures_of(seeds, arguments.output / "pictures" / "training.npz")
     run = Run(arguments.symbols, arguments.recipe, arguments.output)
+    pictures = pictures_of(seeds, arguments.output / "pictures" / "training.npz")
     path = arguments.output / f"{NAME}.json"
     results = json.loads(path.read_text(encoding="utf-8"))["results"] if path.is_file() else {}
     for stage, name in enumerate(("seen", "trained")):

@@ -24,7 +24,7 @@ from rdvla_ros.learning.evaluation.symbols.report import plot, tables
 from rdvla_ros.learning.evaluation.symbols.training import Recipe, train
 from rdvla_ros.types import nearest_names
 
-STEPS = 3000
+STEPS = 2000
 NAME = "symbols"
 
 
