@@ -43,6 +43,8 @@ COMMANDS = {
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record how the expert would go on"),
     "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
+    "study symbols": Command("rdvla_ros.learning.evaluation.symbols.main", "the head alone learns to follow trails, on symbols"),
+    "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
@@ -78,7 +80,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options = top.parse_args(words)
     name, rest = options.command, options.arguments
-    if name not in COMMANDS and rest and f"{name} {rest[0]}" in COMMANDS:
+    if rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         print(f"rdvla: unknown command '{name}'. {nearest_names(name, COMMANDS)}", file=sys.stderr)

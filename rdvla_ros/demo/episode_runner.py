@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.bringup.processes import BringupError, instruction_of
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.demo.client import Link
 from rdvla_ros.demo.episode import DecisionRecord, Episode
@@ -56,6 +56,7 @@ class Runner:
         waiting = self._waiting_line(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
+        link.instruct(instruction_of(episode.task, episode.seed))
         link.wait(lambda: self._settled(number), SILENCE_S, f"{names.SIM_TASK_STAGE} of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
         self._begun_s = link.stage.elapsed_s
