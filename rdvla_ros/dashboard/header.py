@@ -1,0 +1,92 @@
+"""The top of the window: the mode with its sentence, and how the processes are. Read from two metres."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+from rdvla_ros.dashboard import sentences, style
+from rdvla_ros.dashboard.binding import Qt, QtWidgets
+from rdvla_ros.dashboard.freshness import Seen, State
+from rdvla_ros.dashboard.model import Snapshot
+from rdvla_ros.dashboard.texts import Label
+
+PROCESSES = ("gate", "policy", "monitor")
+
+
+class Badge(Label):
+    """The mode: a sign, a word, and a colour. Grey and dashed where it is not known or not of now."""
+
+    def __init__(self):
+        super().__init__("? UNKNOWN", size="huge")
+        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.setWordWrap(False)
+        self.setMinimumWidth(80)
+        self._colour = ""
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        seen, mode = snapshot.seen("gate"), sentences.known_mode(snapshot.gate)
+        self.set(sentences.mode_words(snapshot.gate, seen))
+        known = seen.live and mode is not None
+        colour = style.MODE_COLOURS[mode] if known else style.GREY
+        if colour != self._colour:
+            self._colour = colour
+            border = "4px solid #ffffff" if known else "4px dashed #ffffff"
+            self.setStyleSheet(f"background: {colour}; color: #ffffff; border: {border}; border-radius: 8px; padding: 0 16px;")
+
+
+class SourceLine(Label):
+    """'● gate live': a sign, a name, a word."""
+
+    def __init__(self, name: str):
+        super().__init__("", size="")
+        self.setWordWrap(False)
+        self._name = name
+        self.show_seen(Seen(State.UNKNOWN, float("inf")))
+
+    def show_seen(self, seen: Seen) -> None:
+        colour = style.STATE_COLOURS[seen.state]
+        self.set(f'<span style="color:{colour}">{seen.state.symbol} {self._name} {seen.text()}</span>', rich=True)
+
+
+class Header(QtWidgets.QWidget):
+    def __init__(self, arms: Sequence[str], robot: str, spectator: bool):
+        super().__init__()
+        self._arms = arms
+        self.badge, self.sentence = Badge(), Label("", size="big")
+        self.remark = Label("", tone="warn")
+        self.sources = {name: SourceLine(name) for name in PROCESSES}
+        words = QtWidgets.QVBoxLayout()
+        words.setSpacing(2)
+        words.addWidget(self.sentence, 1)
+        words.addWidget(self.remark)
+        right = QtWidgets.QVBoxLayout()
+        right.setSpacing(0)
+        title = Label(f"{robot} — spectator, no acts" if spectator else robot, size="small", tone="faint")
+        title.setWordWrap(False)
+        right.addWidget(title)
+        for line in self.sources.values():
+            right.addWidget(line)
+        layout = QtWidgets.QHBoxLayout(self)
+        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setSpacing(16)
+        layout.addWidget(self.badge)
+        layout.addLayout(words, 1)
+        layout.addLayout(right)
+
+    def show_snapshot(self, snapshot: Snapshot) -> None:
+        self.badge.show_snapshot(snapshot)
+        seen = snapshot.seen("gate")
+        self.sentence.set(sentences.mode_sentence(snapshot.gate, seen, self._arms, time.time()))
+        self.remark.set(_remark(snapshot), tone="warn")
+        for name, line in self.sources.items():
+            line.show_seen(snapshot.seen(name))
+
+
+def _remark(snapshot: Snapshot) -> str:
+    """The one thing beside the mode that is most worth knowing; all of them stand in /diagnostics and the log."""
+    uncertainty = snapshot.uncertainties[-1] if snapshot.uncertainties else None
+    fresh = uncertainty is not None and snapshot.seen("decisions").live
+    candidates = [uncertainty.reason if fresh and uncertainty.alarm else "", sentences.decisions_remark(snapshot)]
+    candidates += sentences.parts_remarks(snapshot)[:1]
+    return next(("⚠ " + text for text in candidates if text), "")
