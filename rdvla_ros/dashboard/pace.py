@@ -1,4 +1,4 @@
-"""How often the window is drawn: as often as asked while that is cheap, less often where it is not. Times come in as arguments [s]."""
+"""How often the plots are drawn: less often where that is not cheap. Times come in as arguments [s]."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the operator may do now, and why not. No Qt, no ROS: the gate decides in the end; this says beforehand what it will say."""
+"""What the operator may do now, and why not. The gate decides in the end; this says beforehand what it will say."""
 
 from __future__ import annotations
 

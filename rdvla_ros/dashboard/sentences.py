@@ -59,7 +59,8 @@ def _mode_said(gate: Gate, seen: Seen, arms: Sequence[str], now_wall_s: float) -
     else:
         meaning = MEANING[mode]
     number = f" {gate.hold_id}" if mode in (Mode.HOLD, Mode.PAUSE) else ""
-    return f"{mode.name}{number}: {meaning}, {_since(gate, seen, now_wall_s)}, by {gate.who or 'nobody named'}: {gate.reason or 'no reason given'}."
+    since, who, reason = _since(gate, seen, now_wall_s), gate.who or "nobody named", gate.reason or "no reason given"
+    return f"{mode.name}{number}: {meaning}, {since}, by {who}: {reason}."
 
 
 def _since(gate: Gate, seen: Seen, now_wall_s: float) -> str:

@@ -38,7 +38,10 @@ READ_HZ = {"beats": 5.0, "joints": 10.0, "chunks": 5.0, "decisions": 50.0, "pict
 
 
 class Station:
-    """spectator: no service is called and no heartbeat sent. Call `beat` regularly where the gate asks for the operator's sign."""
+    """spectator: no service is called and no heartbeat sent.
+
+    heartbeat_topic: where the operator's sign goes, see `beat`; empty: there is none.
+    """
 
     def __init__(self, node: Node, robot: RobotDescription, *, spectator: bool = False, heartbeat_topic: str = ""):
         self.node, self.robot, self.spectator = node, robot, spectator

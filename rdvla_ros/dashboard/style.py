@@ -41,7 +41,8 @@ def sheet(height: int) -> str:
         border-radius: 6px; padding: {px["axis"] // 3}px {px["axis"]}px; }}
     #rdvla_dashboard QPushButton:disabled {{ color: #7d8a97; background: #20272f; border: 2px dashed #3c4752; }}
     #rdvla_dashboard QPushButton:pressed {{ background: #4b5b6c; }}
-    #rdvla_dashboard QPushButton#hold {{ background: {RED}; border: 4px solid #ffffff; font-size: {px["huge"]}px; font-weight: bold; }}
+    #rdvla_dashboard QPushButton#hold {{ background: {RED}; border: 4px solid #ffffff;
+        font-size: {px["huge"]}px; font-weight: bold; }}
     #rdvla_dashboard QPushButton#hold:pressed {{ background: #8f1022; }}
     #rdvla_dashboard QPushButton[asks="true"] {{ background: #b26a00; border: 3px solid #ffffff; font-weight: bold; }}
     #rdvla_dashboard QPushButton:checked {{ background: {MODE_COLOURS[Mode.TAKEOVER]}; border: 3px solid #ffffff; }}

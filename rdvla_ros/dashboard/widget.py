@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 from rdvla_ros.dashboard import plots, style
+from rdvla_ros.dashboard.arm_tile import ArmTile
 from rdvla_ros.dashboard.binding import QShortcut, Qt, QtCore, QtGui, QtWidgets
 from rdvla_ros.dashboard.cameras import Cameras, OpenPicture
 from rdvla_ros.dashboard.controls import Controls
@@ -35,12 +36,11 @@ class DashboardWidget(QtWidgets.QWidget):
         self.cameras.opened.connect(self.open_picture)
         self.tiles = [
             plots.IterationsTile(), plots.ChangeTile(), plots.UncertaintyTile(), plots.HorizonTile(), plots.TimingTile(),
-            *(plots.ArmTile(arm.name, arm.joints) for arm in robot.arms),
+            *(ArmTile(arm.name, arm.joints) for arm in robot.arms),
         ]  # fmt: skip
         self.opened = OpenPicture()
         self.opened.closed.connect(self.close_picture)
         self._feed: PictureFeed | None = None
-        self._feed_source = Source("picture", stale_s=STALE_S["camera"][0], dead_s=STALE_S["camera"][1])
         self.controls = Controls(station.acts, arms, operator, self.snapshot) if station.acts else None
         self._lay_out()
         if self.controls:
@@ -50,7 +50,6 @@ class DashboardWidget(QtWidgets.QWidget):
         if station.beats:
             self._every(BEAT_MS, station.beat)
         self._draw_words()
-        self._draw_plots()
 
     def _lay_out(self) -> None:
         plots_page = QtWidgets.QWidget()
@@ -124,7 +123,7 @@ class DashboardWidget(QtWidgets.QWidget):
             self._draw_open_picture()
 
     def _draw_plots(self) -> None:
-        self._timers[1].setInterval(int(1000 * self._pace.look(time.monotonic(), time.process_time()))) if self._height else None
+        self._timers[-1].setInterval(int(1000 * self._pace.look(time.monotonic(), time.process_time())))
         if not self.isVisible():
             return
         snapshot = self.snapshot()
