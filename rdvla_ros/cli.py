@@ -38,6 +38,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command("rdvla_ros.demo.main", "the simulated robot under the policy, over ROS 2"),
+    "dashboard": Command("rdvla_ros.dashboard.main", "the operator's window: what the robot does and why, hold, resume"),
     "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record how the expert would go on"),

@@ -47,6 +47,7 @@ SIM_POLICY = {
 }
 TASKS = ("transfer_cube", "insertion")
 MODULES = {  # of each executable in scripts/
+    "dashboard": "rdvla_ros.dashboard.main",
     "gate_node": "rdvla_ros.nodes.gate.node",
     "monitor_node": "rdvla_ros.nodes.monitor.node",
     "policy_node": "rdvla_ros.nodes.policy.node",
@@ -62,13 +63,15 @@ class BringupError(RdvlaError):
 class ProcessSpec:
     """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
-    node: the name the executable gives its node. parameters and remappings are for that node.
+    node: the name the executable gives its node. parameters and remappings are for that node. needed: without this process the
+    others cannot do their work and are stopped; an operator who closes the dashboard stops nothing.
     """
 
     executable: str
     node: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
+    needed: bool = True
 
     @property
     def module(self) -> str:
@@ -152,11 +155,6 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
             "robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. "
             "docs/robot.md shows how to write one."
         )
-    if values["dashboard"]:
-        raise BringupError(
-            "dashboard: expected false, got true: this version has no dashboard. "
-            "/gate/status, /monitor/uncertainty and /diagnostics say the same."
-        )
     robot_file = Path(values["robot"]) if values["robot"] else shipped(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
@@ -165,6 +163,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
         values["instruction"] = _instruction_of(values["task"])
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
+    listed += [_dashboard(values)] if values["dashboard"] else []
     return tuple(([_sim_robot(values, view)] if values["sim"] else []) + listed)
 
 
@@ -195,6 +194,10 @@ def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
     if not values["gate"]:
         remappings = tuple((policy_topic(arm.name), arm.trajectory_topic) for arm in robot.arms)
     return ProcessSpec("policy_node", "policy", {**parameters, **_clock(values)}, remappings)
+
+
+def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
+    return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
 
 
 def policy_topic(arm: str) -> str:

@@ -18,7 +18,7 @@ class ArmTile(Tile):
     """One arm: a lane per joint over its range. Solid: measured; dashed: the chunk the policy wants."""
 
     def __init__(self, name: str, joints: tuple):
-        super().__init__(f"Arm {name}", "s from now (solid: measured, dashed: wanted)")
+        super().__init__(f"Arm {name}: ━ measured  ╍ wanted", "seconds from now")
         self._name, self._joints = name, joints
         self._lower = np.array([joint.lower for joint in joints])
         self._range_of = np.maximum(np.array([joint.upper for joint in joints]) - self._lower, 1e-9)
@@ -33,7 +33,7 @@ class ArmTile(Tile):
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         motion, seen = snapshot.arms[self._name], snapshot.seen(f"joints {self._name}")
-        self.say(f"{seen.state.symbol} joints {seen.text()}", old=not seen.live)
+        self.say(f"{seen.state.symbol} joints {seen.text()}", alarm=not seen.live)
         now_s = self._reference_s(motion)
         self._measured.setData(*self._lanes(motion.times_s - now_s, motion.measured))
         if motion.chunk is None:

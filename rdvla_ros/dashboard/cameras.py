@@ -111,7 +111,7 @@ class OpenPicture(QtWidgets.QWidget):
         self._layout.setContentsMargins(0, 0, 0, 0)
         self.close_button = QtWidgets.QPushButton("Close the picture")
         self.close_button.clicked.connect(self.closed)
-        self._hint = Label("Full size and rate, straight from the camera: heavy on a slow network.", size="small", tone="faint")
+        self._hint = Label("Full size and rate, straight from the camera: heavy on a slow network.", level="small", tone="faint")
         row = QtWidgets.QHBoxLayout()
         row.addWidget(self._hint, 1)
         row.addWidget(self.close_button)

@@ -45,10 +45,18 @@ class Controls(QtWidgets.QWidget):
         self._asked: tuple[Callable[[], None], Callable[[Snapshot], bool]] | None = None
         self.hold = QtWidgets.QPushButton(objectName="hold")
         self.hold.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Expanding)
+        self.hold_word, self.hold_hint = Label("■ HOLD", level="huge"), Label("")
+        self.hold_layout = QtWidgets.QVBoxLayout(self.hold)
+        self.hold_layout.addStretch(1)
+        for label in (self.hold_word, self.hold_hint):
+            label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
+            label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            self.hold_layout.addWidget(label)
+        self.hold_layout.addStretch(1)
         self.hold.pressed.connect(self.on_hold)  # when the button goes down, not when it is let go
         self.resume = QtWidgets.QPushButton("Resume")
         self.resume.clicked.connect(self._on_resume)
-        self.obstacles = Label("", size="small", tone="warn")
+        self.obstacles = Label("", level="small", tone="warn")
         self.question = Question()
         self.question.yes.clicked.connect(self._on_yes)
         self.question.no.clicked.connect(self.drop_question)
@@ -59,7 +67,7 @@ class Controls(QtWidgets.QWidget):
         self.instruction = InstructionLine()
         self.instruction.sent.connect(self._on_instruction)
         self.name.returnPressed.connect(self.name.clearFocus)
-        self.log = Label("", size="small", tone="faint")
+        self.log = Label("", level="small", tone="faint")
         self._timer = QtCore.QTimer(self, singleShot=True)
         self._timer.timeout.connect(self.drop_question)
         self._lay_out()
@@ -185,7 +193,7 @@ class Controls(QtWidgets.QWidget):
         hint = "Ctrl + space while typing" if typing else "space bar"
         if any(act.what == "hold" for act in snapshot.under_way):
             hint = "asked, no answer yet"
-        self._set_text(self.hold, f"■ HOLD\n{hint}" if hint == "space bar" else f"■ HOLD\n{hint}")
+        self.hold_hint.set(hint)
 
     @staticmethod
     def _set_text(button: QtWidgets.QPushButton, text: str) -> None:

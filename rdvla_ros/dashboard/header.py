@@ -9,37 +9,16 @@ from rdvla_ros.dashboard import sentences, style
 from rdvla_ros.dashboard.binding import Qt, QtWidgets
 from rdvla_ros.dashboard.freshness import Seen, State
 from rdvla_ros.dashboard.model import Snapshot
-from rdvla_ros.dashboard.texts import Label
+from rdvla_ros.dashboard.texts import Label, restyle
 
 PROCESSES = ("gate", "policy", "monitor")
-
-
-class Badge(Label):
-    """The mode: a sign, a word, and a colour. Grey and dashed where it is not known or not of now."""
-
-    def __init__(self):
-        super().__init__("? UNKNOWN", size="huge")
-        self.setAlignment(Qt.AlignmentFlag.AlignCenter)
-        self.setWordWrap(False)
-        self.setMinimumWidth(80)
-        self._colour = ""
-
-    def show_snapshot(self, snapshot: Snapshot) -> None:
-        seen, mode = snapshot.seen("gate"), sentences.known_mode(snapshot.gate)
-        self.set(sentences.mode_words(snapshot.gate, seen))
-        known = seen.live and mode is not None
-        colour = style.MODE_COLOURS[mode] if known else style.GREY
-        if colour != self._colour:
-            self._colour = colour
-            border = "4px solid #ffffff" if known else "4px dashed #ffffff"
-            self.setStyleSheet(f"background: {colour}; color: #ffffff; border: {border}; border-radius: 8px; padding: 0 16px;")
 
 
 class SourceLine(Label):
     """'● gate live': a sign, a name, a word."""
 
     def __init__(self, name: str):
-        super().__init__("", size="")
+        super().__init__("", level="")
         self.setWordWrap(False)
         self._name = name
         self.show_seen(Seen(State.UNKNOWN, float("inf")))
@@ -49,11 +28,16 @@ class SourceLine(Label):
         self.set(f'<span style="color:{colour}">{seen.state.symbol} {self._name} {seen.text()}</span>', rich=True)
 
 
-class Header(QtWidgets.QWidget):
+class Header(QtWidgets.QFrame):
+    """The mode as a sign, a word and a colour; grey with a dashed edge where it is not known or not of now."""
+
     def __init__(self, arms: Sequence[str], robot: str, spectator: bool):
-        super().__init__()
-        self._arms = arms
-        self.badge, self.sentence = Badge(), Label("", size="big")
+        super().__init__(objectName="header")
+        self._arms, self._mode = arms, ""
+        self.badge, self.sentence = Label("? UNKNOWN", level="huge"), Label("", level="big")
+        self.badge.setObjectName("badge")
+        self.badge.setAlignment(Qt.AlignmentFlag.AlignCenter)
+        self.badge.setWordWrap(False)
         self.remark = Label("", tone="warn")
         self.sources = {name: SourceLine(name) for name in PROCESSES}
         words = QtWidgets.QVBoxLayout()
@@ -62,21 +46,26 @@ class Header(QtWidgets.QWidget):
         words.addWidget(self.remark)
         right = QtWidgets.QVBoxLayout()
         right.setSpacing(0)
-        title = Label(f"{robot} — spectator, no acts" if spectator else robot, size="small", tone="faint")
+        title = Label(f"{robot} — spectator, no acts" if spectator else robot, level="small", tone="faint")
         title.setWordWrap(False)
         right.addWidget(title)
         for line in self.sources.values():
             right.addWidget(line)
         layout = QtWidgets.QHBoxLayout(self)
-        layout.setContentsMargins(0, 0, 0, 0)
+        layout.setContentsMargins(8, 6, 12, 6)
         layout.setSpacing(16)
         layout.addWidget(self.badge)
         layout.addLayout(words, 1)
         layout.addLayout(right)
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
-        self.badge.show_snapshot(snapshot)
-        seen = snapshot.seen("gate")
+        seen, mode = snapshot.seen("gate"), sentences.known_mode(snapshot.gate)
+        self.badge.set(sentences.mode_words(snapshot.gate, seen))
+        word = mode.name if seen.live and mode is not None else ""
+        if word != self._mode:
+            self._mode = word
+            for widget in (self, self.badge):
+                restyle(widget, "mode", word)
         self.sentence.set(sentences.mode_sentence(snapshot.gate, seen, self._arms, time.time()))
         self.remark.set(_remark(snapshot), tone="warn")
         for name, line in self.sources.items():

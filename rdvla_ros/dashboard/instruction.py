@@ -53,7 +53,7 @@ class InstructionLine(QtWidgets.QWidget):
         self.edit = HistoryEdit()
         self.send = QtWidgets.QPushButton("Send")
         self.earlier = QtWidgets.QPushButton("↑")
-        self.force, self.problem = Label("", size="small"), Label("", size="small", tone="warn")
+        self.force, self.problem = Label("", level="small"), Label("", level="small", tone="warn")
         self.edit.returnPressed.connect(self._send)
         self.send.clicked.connect(self._send)
         self.earlier.clicked.connect(lambda: self.edit.step(-1))

@@ -21,7 +21,7 @@ class IterationsTile(Tile):
     """How long the head thought about each decision."""
 
     def __init__(self):
-        super().__init__("Iterations", "decisions ago")
+        super().__init__("Iterations of the newest decision", "decisions ago")
         self._limit = self.line(style.ORANGE, "limit")
         self._curve = self.curve(style.BLUE, 3)
 
@@ -39,7 +39,7 @@ class HorizonTile(Tile):
     """How much of each chunk is executed before the next one."""
 
     def __init__(self):
-        super().__init__("Horizon", "decisions ago")
+        super().__init__("Horizon: steps executed of each chunk", "decisions ago")
         self._limit = self.line(style.ORANGE, "chunk")
         self._curve = self.curve(style.BLUE, 3)
 
@@ -68,10 +68,10 @@ class ChangeTile(Tile):
     """Change of the plan over the iterations, the newest decision bright, those before it faint; logarithmic."""
 
     def __init__(self):
-        super().__init__("Change", "iteration", y_axis=LogAxis("left"))
+        super().__init__("Change of the plan over the iterations", "iteration", y_axis=LogAxis("left"))
         self._threshold = self.line(style.ORANGE, "threshold")
-        self._before = self.curve(style.GREY, 1)
-        self._newest = self.curve(style.BLUE, 4)
+        self._before = self.curve(style.GREY, 1), self.dots(style.GREY, 5)
+        self._newest = self.curve(style.BLUE, 3), self.dots(style.BLUE, 11)  # a trace may have a single point
         self._bounds = (-6.0, 0.0)
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
@@ -91,8 +91,10 @@ class ChangeTile(Tile):
         self.set_range((1.0, roof(longest + 0.5, 10.0)), self._bounds)
         put(self._threshold, threshold)
         before = traces[:-1] or [np.array([math.nan])]
-        self._before.setData(np.concatenate([np.arange(1.0, len(t) + 1) for t in before]), np.concatenate(before))
-        self._newest.setData(np.arange(1.0, len(traces[-1]) + 1), traces[-1])
+        for items, shown in ((self._before, before), (self._newest, traces[-1:])):
+            x, y = np.concatenate([np.arange(1.0, len(t) + 1) for t in shown]), np.concatenate(shown)
+            items[0].setData(x, y)
+            items[1].setData(x[np.isfinite(y)], y[np.isfinite(y)])
         return None
 
     def _fits(self, low: float, high: float) -> bool:
@@ -117,7 +119,8 @@ class UncertaintyTile(Tile):
     def show_snapshot(self, snapshot: Snapshot) -> None:
         rows = snapshot.uncertainties[-SHOWN:]
         newest = rows[-1] if rows else None
-        self.say(sentences.uncertainty_words(newest), old=decisions_old(snapshot))
+        self.title.set(f"Uncertainty, {sentences.calibration_words(newest)}", tone="" if newest and newest.calibrated else "warn")
+        self.say(sentences.uncertainty_words(newest), old=decisions_old(snapshot), alarm=bool(newest and newest.alarm))
         line = newest.alarm_threshold if newest else math.nan
         scores, windows = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("score", "window_score"))
         finite = [v for v in (*scores, *windows, line) if math.isfinite(v)]
@@ -133,10 +136,12 @@ class TimingTile(Tile):
     """The stages of each decision, one above the other."""
 
     def __init__(self):
-        super().__init__("Time", "decisions ago", "ms")
-        self._legend = Label("", size="small")
-        self.layout().insertWidget(1, self._legend)
-        self._curves = [self.curve(colour, 2) for colour in style.STAGES]
+        super().__init__("Time of a decision [ms]", "decisions ago")
+        self._legend = Label("", level="axis")
+        self._legend.setWordWrap(False)
+        self._legend.setMinimumWidth(1)
+        self.layout().insertWidget(2, self._legend)
+        self._curves = [self.curve(colour, 1, filled=True) for colour in reversed(style.STAGES)][::-1]  # the lowest in front
 
     def show_snapshot(self, snapshot: Snapshot) -> None:
         decisions = snapshot.decisions[-SHOWN:]

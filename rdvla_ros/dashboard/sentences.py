@@ -105,8 +105,15 @@ def uncertainty_words(uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
         return "none yet"
     score = f"{uncertainty.window_score:.2f}" if math.isfinite(uncertainty.window_score) else "not finite"
-    alarm = "ALARM" if uncertainty.alarm else "no alarm" if math.isfinite(uncertainty.alarm_threshold) else "no alarm line set"
-    return f"{score}, {alarm}, {'calibrated' if uncertainty.calibrated else 'UNCALIBRATED'}"
+    if uncertainty.alarm:
+        return f"{score}, ⚠ ALARM"
+    return f"{score}, no alarm" if math.isfinite(uncertainty.alarm_threshold) else f"{score}, no alarm line set"
+
+
+def calibration_words(uncertainty: Uncertainty | None) -> str:
+    if uncertainty is None:
+        return "nothing known yet"
+    return "calibrated" if uncertainty.calibrated else "UNCALIBRATED"
 
 
 def timing_words(decision: Decision | None) -> str:

@@ -6,13 +6,13 @@ from rdvla_ros.dashboard.binding import Qt, QtWidgets
 
 
 class Label(QtWidgets.QLabel):
-    """size: 'huge', 'big', '' or 'small', see style. Text is plain unless it is said to be rich."""
+    """level: 'huge', 'big', '' or 'small', see style. Text is plain unless it is said to be rich."""
 
-    def __init__(self, text: str = "", size: str = "", tone: str = ""):
+    def __init__(self, text: str = "", level: str = "", tone: str = ""):
         super().__init__(text)
         self.setTextFormat(Qt.TextFormat.PlainText)
         self.setWordWrap(True)
-        self.setProperty("size", size)
+        self.setProperty("level", level)
         self.setProperty("tone", tone)
         self._shown = (text, tone, False)
 
@@ -20,9 +20,14 @@ class Label(QtWidgets.QLabel):
         if (text, tone, rich) == self._shown:
             return
         if tone != self._shown[1]:
-            self.setProperty("tone", tone)
-            self.style().unpolish(self)
-            self.style().polish(self)
+            restyle(self, "tone", tone)
         self._shown = (text, tone, rich)
         self.setTextFormat(Qt.TextFormat.RichText if rich else Qt.TextFormat.PlainText)
         self.setText(text)
+
+
+def restyle(widget: QtWidgets.QWidget, name: str, value: str) -> None:
+    """Change a property that the style sheet asks for."""
+    widget.setProperty(name, value)
+    widget.style().unpolish(widget)
+    widget.style().polish(widget)

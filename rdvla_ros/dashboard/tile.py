@@ -14,6 +14,8 @@ from rdvla_ros.dashboard.binding import Qt, QtGui, QtWidgets, pyqtgraph
 from rdvla_ros.dashboard.model import Snapshot
 from rdvla_ros.dashboard.texts import Label
 
+HEADROOM = 0.06
+
 pyqtgraph.setConfigOptions(antialias=False, background=style.PANEL, foreground=style.FAINT)
 
 
@@ -23,28 +25,31 @@ class Tile(QtWidgets.QFrame):
     def __init__(self, title: str, x_label: str, y_label: str = "", y_axis: pyqtgraph.AxisItem | None = None):
         super().__init__()
         self.setProperty("panel", True)
-        self._words = Label(title, size="big")
-        self._words.setWordWrap(False)
-        self._words.setMinimumWidth(1)
-        self._title = title
+        self.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
+        self.title, self.words = Label(title, level="small", tone="faint"), Label("", level="big")
+        for label in (self.title, self.words):
+            label.setWordWrap(False)
+            label.setMinimumWidth(1)
         self.plot = pyqtgraph.PlotWidget(axisItems={"left": y_axis} if y_axis else None)
         self.plot.setMouseEnabled(False, False)
         self.plot.setMenuEnabled(False)
         self.plot.hideButtons()
         self.plot.disableAutoRange()
         self.plot.setFocusPolicy(Qt.FocusPolicy.NoFocus)
-        self.plot.setMinimumSize(80, 60)
+        self.plot.setMinimumSize(80, 40)
         self._labels = {"bottom": x_label, "left": y_label}
+        self._lines: list[pyqtgraph.InfiniteLine] = []
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(8, 4, 8, 4)
-        layout.setSpacing(2)
-        layout.addWidget(self._words)
+        layout.setSpacing(0)
+        layout.addWidget(self.title)
+        layout.addWidget(self.words)
         layout.addWidget(self.plot, 1)
         self._range: tuple | None = None
 
-    def say(self, words: str, old: bool = False) -> None:
+    def say(self, words: str, old: bool = False, alarm: bool = False) -> None:
         """old: the value is not of now."""
-        self._words.set(f"{self._title}: {words}" + (" — OLD" if old else ""), tone="warn" if old else "")
+        self.words.set(f"OLD: {words}" if old else words, tone="warn" if old or alarm else "")
 
     def resize_text(self, px: int) -> None:
         font = QtGui.QFont()
@@ -53,16 +58,25 @@ class Tile(QtWidgets.QFrame):
             axis = self.plot.getAxis(side)
             axis.setTickFont(font)
             if label:
-                axis.setLabel(label, **{"font-size": f"{px}px"})
+                axis.setLabel(label, **{"font-size": f"{px}px", "color": style.FAINT})
+        for line in self._lines:
+            line.label.setFont(font)
 
     def set_range(self, x: tuple[float, float], y: tuple[float, float]) -> None:
         if (x, y) != self._range:
             self._range = (x, y)
-            self.plot.setRange(xRange=x, yRange=y, padding=0.0, disableAutoRange=True)
+            above = y[1] + HEADROOM * (y[1] - y[0])  # or the uppermost number of the axis would be cut
+            self.plot.setRange(xRange=x, yRange=(y[0], above), padding=0.0, disableAutoRange=True)
 
-    def curve(self, colour: str, width: int = 2, dashed: bool = False, points: bool = False):
+    def curve(self, colour: str, width: int = 2, dashed: bool = False, filled: bool = False):
         pen = pyqtgraph.mkPen(colour, width=width, style=Qt.PenStyle.DashLine if dashed else Qt.PenStyle.SolidLine)
-        item = pyqtgraph.PlotCurveItem(pen=pen, connect="finite")
+        fill = {"fillLevel": 0.0, "brush": colour} if filled else {}
+        item = pyqtgraph.PlotCurveItem(pen=pen, connect="all" if filled else "finite", **fill)
+        self.plot.addItem(item)
+        return item
+
+    def dots(self, colour: str, size: int) -> pyqtgraph.ScatterPlotItem:
+        item = pyqtgraph.ScatterPlotItem(pen=None, brush=colour, size=size)
         self.plot.addItem(item)
         return item
 
@@ -72,6 +86,7 @@ class Tile(QtWidgets.QFrame):
         options = {"color": colour, "position": 0.03, "anchors": [(0, 1), (0, 1)], "fill": style.PANEL}
         item = pyqtgraph.InfiniteLine(angle=0, pen=pen, label=label, labelOpts=options)
         item.setVisible(False)
+        self._lines.append(item)
         self.plot.addItem(item)
         return item
 

@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
+    options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
     return options
 
 
@@ -63,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
     settings = vars(parser().parse_args(argv))
     status = StatusLine()
-    given = {"sim": True, **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed")}}
+    given = {"sim": True, **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed", "dashboard")}}
     try:
         specs = bringup.processes(given, view=not settings["no_films"])
         folder = _new_folder(settings["out"])
