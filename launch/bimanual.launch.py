@@ -1,6 +1,7 @@
 """The robot (simulated with sim:=true), the policy, the gate and the monitor.
 
     ros2 launch rdvla_ros bimanual.launch.py sim:=true
+    ros2 launch rdvla_ros bimanual.launch.py sim:=true namespace:=cell_1
     ros2 launch rdvla_ros bimanual.launch.py robot:=my_robot.yaml checkpoint:=my_checkpoint instruction:='...'
 
 The processes come from rdvla_ros.bringup.processes, which `rdvla demo` uses too.
@@ -32,6 +33,7 @@ def node_action(spec):
     return Node(
         package=bringup.PACKAGE,
         executable=spec.executable,
+        namespace=spec.namespace,
         parameters=[dict(spec.parameters)],
         remappings=list(spec.remappings),
         output="screen",

@@ -7,7 +7,7 @@ expected and what came. `docs/robot.md` leads from two arms on a table to such a
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -122,12 +122,23 @@ class RobotDescription:
         )
         _check_unique(source, "arm", [arm.name for arm in description.arms])
         _check_unique(source, "joint", list(description.joint_names))
-        _check_unique(source, "trajectory_topic", [arm.trajectory_topic for arm in description.arms])
-        states = [arm.controller_state_topic for arm in description.arms if arm.controller_state_topic]
+        resolved = description.in_namespace("/")  # left/joint_states and /left/joint_states may be one topic
+        _check_unique(source, "trajectory_topic", [arm.trajectory_topic for arm in resolved.arms])
+        states = [arm.controller_state_topic for arm in resolved.arms if arm.controller_state_topic]
         _check_unique(source, "controller_state_topic", states)
         _check_unique(source, "camera", [camera.name for camera in description.cameras])
-        _check_unique(source, "camera topic", [camera.topic for camera in description.cameras])
+        _check_unique(source, "camera topic", [camera.topic for camera in resolved.cameras])
         return description
+
+    def in_namespace(self, namespace: str) -> RobotDescription:
+        """The same robot with topics in full, as a node in this namespace ('/' or '/cell_1') resolves them."""
+
+        def full(topic: str) -> str:
+            return topic if not topic or topic.startswith("/") else f"/{namespace.strip('/')}/{topic}".replace("//", "/")
+
+        fields = ("trajectory_topic", "joint_states_topic", "controller_state_topic")
+        arms = tuple(replace(arm, **{field: full(getattr(arm, field)) for field in fields}) for arm in self.arms)
+        return replace(self, arms=arms, cameras=tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras))
 
     @property
     def joints(self) -> tuple[Joint, ...]:

@@ -11,7 +11,7 @@ import yaml
 
 from rdvla_ros.types import RobotDescriptionError, nearest_names
 
-TOPIC = re.compile(r"(/[A-Za-z_][A-Za-z0-9_]*)+")  # what every ROS 2 distribution takes as a full name
+TOPIC = re.compile(r"/?[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")  # what every ROS 2 distribution takes as a name
 
 
 class _UniqueKeys(yaml.SafeLoader):
@@ -76,7 +76,10 @@ class Section:
     def topic(self, key: str, default: str | None = None) -> str:
         value = self.text(key, default)
         if value and not TOPIC.fullmatch(value):
-            what = "an absolute topic such as /left/joint_states (each level a letter or _, then letters, digits, _)"
+            what = (
+                "a topic such as left/joint_states or, outside every namespace, /left/joint_states (each level a letter or _, "
+                "then letters, digits, _)"
+            )
             raise self._expected(key, what, value)
         return value
 

@@ -23,7 +23,7 @@ from rdvla_ros.control.motion.limits import POSITION_MARGIN
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.control.supervision import modes
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common import conversions, guard, heartbeat
+from rdvla_ros.nodes.common import conversions, guard, heartbeat, names
 from rdvla_ros.nodes.gate import authority, robot_monitor, supervisor
 from rdvla_ros.nodes.gate import node as gate_node
 from rdvla_ros.nodes.policy import decision_loop, gate_client, motion_sender
@@ -159,11 +159,11 @@ class FuzzedGate(Fuzzed):
             gate._arms.outputs[arm.name] = Output(arm, self.clock, self.tally, self.broken, self.stopping)
         self.outputs = gate._arms.outputs
         self.services = {s.srv_name.rsplit("/", 1)[1]: s for s in gate._side.node.services}
-        self.on_joints = gate._safe(gate._robot_watch._on_joints)
-        self.on_controller = gate._safe(gate._robot_watch._on_controller)
-        self.on_motion = gate._safe(gate._on_motion)
-        self.on_joy = gate._safe(gate._watch._on_joy)
-        self.tick = gate._safe(gate._tick)
+        self.on_joints = gate._guard.wrap(gate._robot_watch._on_joints)
+        self.on_controller = gate._guard.wrap(gate._robot_watch._on_controller)
+        self.on_motion = gate._guard.wrap(gate._on_motion)
+        self.on_joy = gate._guard.wrap(gate._watch._on_joy)
+        self.tick = gate._guard.wrap(gate._tick)
 
     @property
     def state(self):
@@ -173,7 +173,7 @@ class FuzzedGate(Fuzzed):
         return self.state.mode in (modes.Mode.HOLD, modes.Mode.PAUSE)
 
     def exceptions(self):
-        return self.node._authority.exceptions + self.node._side.exceptions
+        return self.node._authority.exceptions + self.node._side.guard.exceptions
 
     def desired(self, arm):
         return self.outputs[arm.name].model.update(self.clock.ros_s)
@@ -196,7 +196,7 @@ class FuzzedGate(Fuzzed):
             self.on_joints(arm.joint_states_topic, joints(arm, desired.position, self.clock.ros_s))
             self.on_controller(arm, controller_state(arm, desired, self.clock.ros_s, self.outputs[arm.name].model.accepted))
         self.beats += 1
-        self.node._watch.heart._on_heard("/policy/heartbeat", beat(self.beats, self.clock.ros_s))
+        self.node._watch.heart._on_heard(names.POLICY_HEARTBEAT, beat(self.beats, self.clock.ros_s))
         self.on_joy(joy(pressed, self.clock.ros_s))
 
     def call(self, name, **fields):
@@ -247,8 +247,8 @@ class FuzzedPolicy(Fuzzed):
         values = {"checkpoint": "none", "instruction": "calm", "healthy_s": 0.1, "first_latency_s": 0.05, "gate_heartbeat_s": 0.5}
         self.node = self.settle(Settled(**self.options(**values)))
         self.complaints, self.outputs = [], {}
-        self.node._complaints._repeat_s = 0.0
-        self.node._complaints.log = lambda severity, text: self.complaints.append(text)
+        self.node._guard._repeat_s = 0.0
+        self.node._guard.log = lambda severity, text: self.complaints.append(text)
         self.pixels = [array.array("B", bytes(230400 - 1) + bytes([level])) for level in (1, 2)]
         self.images = 0
         self.configure()
@@ -281,15 +281,15 @@ class FuzzedPolicy(Fuzzed):
         return message
 
     def status(self, mode=GateStatus.AUTO, **fields):
-        self.node._complaints.guarded(self.node._gate._on_status)(GateStatus(mode=mode, **fields))
+        self.node._guard.wrap(self.node._gate._on_status)(GateStatus(mode=mode, **fields))
 
     def beat(self):
         self.beats += 1
-        self.node._heart._on_heard("/gate/heartbeat", beat(self.beats, self.clock.ros_s))
+        self.node._heart._on_heard(names.GATE_HEARTBEAT, beat(self.beats, self.clock.ros_s))
 
     def work(self):
         """What the node does by itself: its timers, and what it does when a decision is there."""
-        guarded = self.node._complaints.guarded
+        guarded = self.node._guard.wrap
         for callback in (self.node._heart._callbacks_run, self.node._watch, self.node._take_result, self.node._tick):
             guarded(callback)()
 

@@ -16,9 +16,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
 from rdvla_ros.msg import ControllerState, GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.executor import make_executor
-from rdvla_ros.nodes.common.heartbeat import QOS
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.robot import RobotDescription
@@ -26,7 +25,7 @@ from rdvla_ros.sim.controller import JointTrajectoryController
 from rdvla_ros.srv import Hold, Resume, SetMode
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
-ROBOT = RobotDescription.load(ROBOT_FILE)
+ROBOT = RobotDescription.load(ROBOT_FILE).in_namespace("/")
 LIMITS = JointLimits.of_robot(ROBOT)
 HOME = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03], len(ROBOT.arms))
 SLICES = ROBOT.arm_slices
@@ -43,7 +42,7 @@ class Beats:
     def __init__(self, node, topic="/policy/heartbeat", period_s=0.02):
         self.alive, self.grows, self.causes, self.hold, self.offset_s, self.count = True, True, [], "", 0.0, 0
         self._node, self._period_s = node, period_s
-        self._publisher = node.create_publisher(Heartbeat, topic, QOS)
+        self._publisher = node.create_publisher(Heartbeat, topic, qos.HEARTBEAT)
         self._ends = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self._thread.start()

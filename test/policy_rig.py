@@ -24,14 +24,13 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.executor import make_executor
-from rdvla_ros.nodes.common.heartbeat import QOS
 from rdvla_ros.nodes.policy.node import PolicyNode
 from rdvla_ros.nodes.policy.worker.loading import LOAD
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
 
 ROBOT_FILE = Path(__file__).resolve().parents[1] / "config" / "aloha_sim.yaml"
-ROBOT = RobotDescription.load(ROBOT_FILE)
+ROBOT = RobotDescription.load(ROBOT_FILE).in_namespace("/")
 INSTRUCTION = "pick up the red cube"
 CASES = "worker_cases:led"
 HOME = np.array([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.03])
@@ -64,7 +63,7 @@ class FakeGate:
         self.status = GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="start-up")
         self.timer = rig.robot.create_timer(0.05, lambda: publisher.publish(self.status))
         self.beats, self.heard = Beats(rig.robot, "/gate/heartbeat"), []
-        rig.robot.create_subscription(Heartbeat, "/policy/heartbeat", self.heard.append, QOS)
+        rig.robot.create_subscription(Heartbeat, "/policy/heartbeat", self.heard.append, qos.HEARTBEAT)
 
     def auto(self):
         self.status = GateStatus(mode=GateStatus.AUTO, hold_id=self.status.hold_id)

@@ -12,17 +12,12 @@ from gate_rig import PATIENT, ROBOT, ROBOT_FILE, GateRig
 from sensor_msgs.msg import Image
 
 from rdvla_ros.msg import GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.srv import Resume
 
 TESTS = Path(__file__).resolve().parent
 # The policy node with a stand-in for the network: what it decides needs no torch, so that its process starts in a moment.
-POLICY = (
-    "from rdvla_ros.nodes import policy_node;"
-    "policy_node.PolicyNode.load = 'worker_cases:led';"
-    "raise SystemExit(policy_node.main())"
-)
+POLICY = "from rdvla_ros.nodes.policy import node;node.PolicyNode.load = 'worker_cases:led';raise SystemExit(node.main())"
 PROGRAMS = {"gate": ["-m", "rdvla_ros.nodes.gate.node"], "policy": ["-c", POLICY]}
 VALUES = {
     "gate": {**PATIENT, "heartbeat_timeout_s": 1.5, "longest_age_s": 1.0, "clock_tolerance_s": 10.0, "predecessor_s": 60.0},
@@ -52,7 +47,7 @@ class ProcessRig(GateRig):
         self._profile = Path(self._folder.name) / "profile.xml"
         self._profile.write_text(PROFILE)
         self.beats = []
-        self.node.create_subscription(Heartbeat, "/policy/heartbeat", self.beats.append, QOS)
+        self.node.create_subscription(Heartbeat, "/policy/heartbeat", self.beats.append, qos.HEARTBEAT)
         self._images = {camera.name: self.node.create_publisher(Image, camera.topic, 1) for camera in ROBOT.cameras}
         self._pixels = array.array("B", np.random.default_rng(0).integers(0, 255, 320 * 240 * 3, dtype=np.uint8).tobytes())
         self.node.create_timer(0.1, self.publish_images)

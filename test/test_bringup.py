@@ -54,7 +54,7 @@ def test_without_the_gate_the_policy_speaks_to_the_controllers(arguments):
     specs = by_node(processes({**arguments, "gate": "false"}))
     assert "gate" not in specs and specs["policy"].parameters["gate"] is False
     assert dict(specs["policy"].remappings) == {
-        f"/policy/{arm}/joint_trajectory": f"/{arm}_arm_controller/joint_trajectory" for arm in ("left", "right")
+        f"policy/{arm}/joint_trajectory": f"{arm}_arm_controller/joint_trajectory" for arm in ("left", "right")
     }
 
 
@@ -170,7 +170,7 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
     program = textwrap.dedent(f"""
         import sys, time
         from pathlib import Path
-        from rdvla_ros.nodes import starter
+        from rdvla_ros.bringup import launcher
         from rdvla_ros.bringup.processes import ProcessSpec
         launcher.command = lambda spec, _: [sys.executable, "-S", "-c", spec.executable]
         running = launcher.start([ProcessSpec({STUBBORN!r}, "a"), ProcessSpec({STUBBORN!r}, "b")], Path({str(tmp_path)!r}))

@@ -60,7 +60,7 @@ def test_the_example_has_what_the_simulated_robot_has_not():
     from rdvla_ros.robot import RobotDescription
 
     robot = RobotDescription.load(ROOT / "config" / "example_two_arms.yaml")
-    assert {arm.joint_states_topic for arm in robot.arms} == {"/joint_states"}
+    assert {arm.joint_states_topic for arm in robot.arms} == {"joint_states"}
     assert {camera.transport for camera in robot.cameras} == {"compressed"}
     assert robot.representation == "relative"
     closed = [joint == "left_finger_joint" for joint in robot.joint_names].index(True)

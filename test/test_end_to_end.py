@@ -33,7 +33,7 @@ SILENCE_IMAGES = 15  # 1.5 s of images: many decisions long
 @pytest.fixture(scope="module")
 def system(tmp_path_factory):
     """The started processes, and a wire that hears them. The tests of this file run in their order and share it."""
-    robot = RobotDescription.load(ROOT / bringup.SIM_ROBOT)
+    robot = RobotDescription.load(ROOT / bringup.SIM_ROBOT).in_namespace("/")
     with launcher.free_domain() as domain:
         processes = launcher.start(bringup.processes({"sim": True}), tmp_path_factory.mktemp("logs"), domain)
         wire = Wire(robot, int(domain["ROS_DOMAIN_ID"]), processes.check)

@@ -117,7 +117,7 @@ def test_a_side_waits_without_taking_the_processor(node):
     time.sleep(1.0)
     used_s = time.process_time() - before_s
     side.close()
-    assert used_s < 0.5 and side.exceptions == 0  # an executor that comes back at once takes all of it
+    assert used_s < 0.5 and side.guard.exceptions == 0  # an executor that comes back at once takes all of it
 
 
 def test_an_unknown_kind_is_refused(monkeypatch):

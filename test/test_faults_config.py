@@ -61,7 +61,7 @@ def test_row_65_over_the_parameter_services_all_or_nothing_is_refused_with_a_rea
     [
         ({"heartbeat_period_s": 0.05, "heartbeat_timeout_s": 0.06}, "heartbeat_timeout_s: expected at least two beats"),
         ({"bad_joint_s": 2.0, "joint_timeout_s": 0.2}, "bad_joint_s: expected at most joint_timeout_s"),
-        ({"takeover_prefix": "/policy"}, "takeover_prefix: expected another one than policy_prefix"),
+        ({"takeover_prefix": "policy"}, "takeover_prefix: expected another one than policy_prefix"),
         ({"longest_motion_s": math.nan}, "longest_motion_s: expected a number"),
         ({"hart_beat": 1.0}, "Unknown parameter 'hart_beat'"),
     ],

@@ -66,7 +66,7 @@ def test_row_45_joint_states_at_ten_thousand_a_second_leave_the_decisions_their_
         rig.moving()
         rig.moving()
         assert float(process.stdout.readline()) > 500.0, "too slow to be a flood"
-    assert bounded(rig) and not rig.line("Hold: ") and rig.policy._complaints.exceptions == 0
+    assert bounded(rig) and not rig.line("Hold: ") and rig.policy._guard.exceptions == 0
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before_kib < 64 * 1024
 
 
@@ -95,6 +95,6 @@ def test_row_45_malformed_pictures_in_a_flood_at_worst_pause(make_rig):
     with flood("images", ROBOT.cameras[0].topic):
         assert rig.until(lambda: rig.line("Message refused", ROBOT.cameras[0].topic)), rig.log
         rig.spin(1.0)
-    assert bounded(rig) and rig.policy._complaints.exceptions == 0
+    assert bounded(rig) and rig.policy._guard.exceptions == 0
     rig.moving()
     assert not rig.line("Hold: ")

@@ -194,7 +194,7 @@ def test_row_34_a_chunk_of_another_shape_is_refused_and_holds(make_rig):
         rig.instruct(command)
         assert rig.holds("Expected a chunk of 8 steps of 0.1 s for 14 joints"), command
         again(rig)
-    assert rig.policy._complaints.exceptions == 0
+    assert rig.policy._guard.exceptions == 0
 
 
 @pytest.mark.parametrize(
@@ -294,7 +294,7 @@ def test_row_38_a_process_that_crashes_or_never_answers_is_replaced_and_the_node
     assert rig.rests()
     assert rig.until(lambda: not rig.policy._keeper.why_not()) and worker_pid(rig) != process
     again(rig)
-    assert rig.policy._complaints.exceptions == 0
+    assert rig.policy._guard.exceptions == 0
 
 
 def test_row_39_two_processes_of_one_seed_decide_the_same_to_the_last_bit(checkpoint):

@@ -12,7 +12,7 @@ from gate_rig import HOME, MOVES, ROBOT, SLICES, Beats, GateRig, motion
 from sensor_msgs.msg import Joy
 
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.common import qos
 from rdvla_ros.srv import Hold, Resume, SetMode
 from rdvla_ros.types import RdvlaError
 
@@ -140,7 +140,7 @@ class Joystick:
     def __init__(self, rig, topic="/operator/heartbeat"):
         self.pressed, self.repeats, self.alive = False, False, True
         self._rig, self._last = rig, None
-        self._publisher = rig.node.create_publisher(Joy, topic, QOS)
+        self._publisher = rig.node.create_publisher(Joy, topic, qos.HEARTBEAT)
         rig.node.create_timer(0.02, self.send)
 
     def send(self):

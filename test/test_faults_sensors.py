@@ -111,7 +111,7 @@ def test_row_05_black_saturated_and_torn_pictures_are_told_and_end_nothing(make_
         assert rig.until(lambda words=words: rig.line(words, severity="WARN")), rig.log
         assert rig.until(lambda words=words: any(words in doubt for d in rig.decisions[-2:] for doubt in d.doubts))
         rig.moving()
-    assert rig.policy._complaints.exceptions == 0
+    assert rig.policy._guard.exceptions == 0
 
 
 def test_row_05_real_pictures_have_no_flaw():

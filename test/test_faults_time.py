@@ -96,7 +96,7 @@ def test_row_22_a_step_of_the_host_s_clock_drops_what_was_before_and_disturbs_no
     offset["s"], rig.delay_s = step_s, -step_s
     assert rig.until(lambda: rig.line("The clock jumped by", severity="ERROR")), rig.log
     rig.moving()
-    assert not rig.line("Hold: ") and rig.policy._complaints.exceptions == 0
+    assert not rig.line("Hold: ") and rig.policy._guard.exceptions == 0
     assert abs(conversions.seconds(rig.sent["left"][-1].header.stamp) - time.time() - step_s) < 2.0
 
 

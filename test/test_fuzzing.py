@@ -24,7 +24,7 @@ from gate_rig import HOME, ROBOT, motion
 
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.worker.protocol import WorkerLost
@@ -92,7 +92,7 @@ def do(gate, kind, spoils, choice, value):
         message = messages.beat(gate.beats, now_s)
         for spoil in spoils:
             messages.spoil_beat(message, spoil)
-        gate.node._watch.heart._on_heard("/policy/heartbeat", message)
+        gate.node._watch.heart._on_heard(names.POLICY_HEARTBEAT, message)
     elif kind == "joy":
         message = messages.joy(choice.b % 2, now_s)
         for spoil in spoils:
@@ -104,8 +104,8 @@ def do(gate, kind, spoils, choice, value):
         number = gate.state.hold_id if choice.how % 2 else whole(choice.number, 0, (1 << 64) - 1)
         gate.call("resume", hold_id=number, who=choice.text)
     elif kind == "set_mode":
-        names = [[], [arm.name], [choice.text]][choice.b % 3]
-        gate.call("set_mode", mode=choice.how % 6, who=choice.text, reason=choice.text, arms=names)
+        arms = [[], [arm.name], [choice.text]][choice.b % 3]
+        gate.call("set_mode", mode=choice.how % 6, who=choice.text, reason=choice.text, arms=arms)
     elif kind == "parameter":
         known = [field.name for field in fields(GateParameters)]
         gate.parameter(known[choice.a % len(known)] if choice.how else "use_sim_tim", value)
@@ -151,7 +151,7 @@ def test_whatever_comes_the_gate_lives_sends_nothing_beyond_a_limit_and_can_be_r
         do(gate, *step)
         gate.tally["cases"] = gate.tally.get("cases", 0) + 1
         gate.tally[gate.state.mode.name] = gate.tally.get(gate.state.mode.name, 0) + 1
-        assert gate.exceptions() == 0, (step, gate.node._authority.last_exception, gate.node._side.last_exception)
+        assert gate.exceptions() == 0, (step, gate.node._authority.last_exception, gate.node._side.guard.last)
         assert not gate.broken, (step, gate.broken)
     assert gate.node._values is parameters
     assert np.isfinite(gate.reference()).all()
@@ -222,7 +222,7 @@ def policy():
 
 def do_policy(policy, kind, spoils, choice, value):
     node, arm = policy.node, ROBOT.arms[choice.a % len(ROBOT.arms)]
-    guarded = node._complaints.guarded
+    guarded = node._guard.wrap
     if kind == "decision":
         node.decider.next = lambda observation: spoiled(observation, spoils)
         if node._configured:
@@ -251,7 +251,7 @@ def do_policy(policy, kind, spoils, choice, value):
         message = messages.beat(policy.beats, policy.clock.ros_s)
         for spoil in spoils:
             messages.spoil_beat(message, spoil)
-        node._heart._on_heard("/gate/heartbeat", message)
+        node._heart._on_heard(names.GATE_HEARTBEAT, message)
     elif kind == "instruction":
         request = SetInstruction.Request(instruction=choice.text)
         answer = guarded(node._set_instruction)(request, SetInstruction.Response())
@@ -326,11 +326,11 @@ def fail(*_):
 def test_row_60_an_exception_in_a_callback_of_the_policy_is_counted_and_holds_until_a_resume(policy, monkeypatch, where):
     policy_recover(policy)
     node = policy.node
-    before = node._complaints.exceptions
+    before = node._guard.exceptions
     with monkeypatch.context() as patched:
         patched.setattr(node._deciding, "consider" if where == "on_matched" else where, fail)
         policy.run(0.2)
-        assert node._complaints.exceptions > before and "a bug" in node._halts.holding
+        assert node._guard.exceptions > before and "a bug" in node._halts.holding
         assert "a bug" in node._heart.hold, "the gate is told"
         count = policy.sent()
         policy.run(0.5)

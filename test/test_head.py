@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from rdvla_ros.model.checks import HeadInputError
 from rdvla_ros.model.config import HeadConfig, HeadConfigError
-from rdvla_ros.model.context import HeadInputError
 from rdvla_ros.model.halting import ActionChange, FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.initial_state import Previous, StartError, make_start, shift_plan

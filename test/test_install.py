@@ -52,7 +52,7 @@ def test_the_command_and_the_shipped_files_are_installed(installed):
 
 
 def test_the_list_of_processes_names_installed_files(installed):
-    code = 'from rdvla_ros.nodes import bringup; print(*[s.parameters for s in bringup.processes({"sim": True})])'
+    code = 'from rdvla_ros.bringup import processes as bringup; print(*[s.parameters for s in bringup.processes({"sim": True})])'
     out = installed(f"{sys.executable} -c '{code}'")
     assert out.returncode == 0, out.stderr
     assert str(installed.share / "config" / "aloha_sim.yaml") in out.stdout

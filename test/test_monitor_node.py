@@ -19,7 +19,7 @@ from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, JointState
 
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names
 from rdvla_ros.nodes.common.parameters import ParameterError
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
@@ -52,7 +52,7 @@ class MonitorRig:
         self.controllers = {
             arm.name: node.create_publisher(ControllerState, arm.controller_state_topic, 10) for arm in ROBOT.arms
         }
-        topic = conversions.camera_info_topic(ROBOT.cameras[0].topic)
+        topic = names.camera_info(ROBOT.cameras[0].topic)
         self.camera = node.create_publisher(CameraInfo, topic, 10)
         publishers = (self.decisions, self.gate, *self.controllers.values(), self.camera)
         self.until(lambda: all(p.get_subscription_count() for p in publishers), "the monitor to listen")

@@ -65,15 +65,14 @@ def test_a_misspelt_key_names_the_likely_one(data):
         (("arms", 0, "gripper", "joint"), "left_griper", "Did you mean 'left_gripper'?"),
         (("arms", 0, "gripper", "open"), 0.5, "within the joint's limits"),
         (("arms", 0, "gripper", "open"), 0.021, "different positions"),
-        (("arms", 0, "joint_states_topic"), "joint_states", "absolute topic"),
-        (("arms", 0, "joint_states_topic"), "/left//joint_states", "absolute topic"),
-        (("arms", 0, "joint_states_topic"), "/left/", "absolute topic"),
-        (("arms", 0, "joint_states_topic"), "/2left/joint_states", "absolute topic"),
-        (("arms", 0, "joint_states_topic"), "/left/joint-states", "absolute topic"),
-        (("arms", 0, "trajectory_topic"), "/left arm/joint_trajectory", "absolute topic"),
-        (("arms", 0, "controller_state_topic"), "~/state", "absolute topic"),
-        (("cameras", 0, "topic"), "/cämera/image_raw", "absolute topic"),
-        (("cameras", 0, "topic"), "/top/image_raw\n", "absolute topic"),
+        (("arms", 0, "joint_states_topic"), "/left//joint_states", "a topic such as"),
+        (("arms", 0, "joint_states_topic"), "/left/", "a topic such as"),
+        (("arms", 0, "joint_states_topic"), "/2left/joint_states", "a topic such as"),
+        (("arms", 0, "joint_states_topic"), "/left/joint-states", "a topic such as"),
+        (("arms", 0, "trajectory_topic"), "/left arm/joint_trajectory", "a topic such as"),
+        (("arms", 0, "controller_state_topic"), "~/state", "a topic such as"),
+        (("cameras", 0, "topic"), "/cämera/image_raw", "a topic such as"),
+        (("cameras", 0, "topic"), "/top/image_raw\n", "a topic such as"),
         (("arms", 1, "controller_state_topic"), "/left_arm_controller/controller_state", "stands 2 times"),
         (("arms", 0, "name"), "left arm", "letters, digits"),
         (("arms",), [], "at least one entry"),
@@ -152,3 +151,18 @@ def test_what_pip_installs_finds_its_robot_and_weights_without_the_source_tree(t
     environment = {"PATH": os.environ["PATH"], "PYTHONPATH": str(tmp_path / "lib")}
     out = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=60)
     assert out.returncode == 0 and " True " in out.stdout and str(tmp_path / "lib") in out.stdout, out.stdout + out.stderr
+
+
+def test_topics_without_a_leading_slash_lie_in_the_namespace_of_the_node(data):
+    robot = RobotDescription.from_dict(data)
+    data["arms"][0]["trajectory_topic"] = "/elsewhere/joint_trajectory"
+    mixed = RobotDescription.from_dict(data).in_namespace("/cell_1")
+    assert robot.in_namespace("/").cameras[0].topic == robot.in_namespace("").cameras[0].topic == "/cameras/top/image_raw"
+    assert robot.in_namespace("/cell_1").arms[0].joint_states_topic == "/cell_1/left/joint_states"
+    assert mixed.arms[0].trajectory_topic == "/elsewhere/joint_trajectory"
+    assert mixed.in_namespace("/cell_2") == mixed  # in full already
+
+
+def test_one_topic_written_in_two_ways_is_found(data):
+    data["arms"][1]["trajectory_topic"] = "/" + data["arms"][0]["trajectory_topic"]
+    assert "stands 2 times" in refusal(data)

@@ -124,7 +124,7 @@ def test_the_shipped_file_is_what_the_command_prints_and_has_no_wildcard(capsys)
 
 
 def test_another_robot_has_its_own_topics():
-    robot = RobotDescription.load(ROBOT_FILE.with_name("example_two_arms.yaml"))
+    robot = RobotDescription.load(ROBOT_FILE.with_name("example_two_arms.yaml")).in_namespace("/")
     allowed = security.allowed(security.profiles(robot)["gate"])
     assert {arm.trajectory_topic for arm in robot.arms} <= allowed["publish"]
     assert not {arm.trajectory_topic for arm in ROBOT.arms} - {arm.trajectory_topic for arm in robot.arms} & allowed["publish"]

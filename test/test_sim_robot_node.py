@@ -22,11 +22,11 @@ from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import Reference, plan
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names
 from rdvla_ros.robot import RobotDescription
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
-ROBOT = RobotDescription.load(ROBOT_FILE)
+ROBOT = RobotDescription.load(ROBOT_FILE).in_namespace("/")
 LIMITS = JointLimits.of_robot(ROBOT)
 START = np.tile([0.0, -0.96, 1.16, 0.0, -0.3, 0.0, 0.02239], len(ROBOT.arms))
 MOVES = np.array([name not in ROBOT.gripper_joints for name in ROBOT.joint_names])
@@ -45,7 +45,7 @@ class SimRig(Wire):
     def __init__(self, domain, description=ROBOT, **parameters):
         self.process = node_process(domain, **parameters)
         super().__init__(description, int(domain["ROS_DOMAIN_ID"]), self._alive)
-        self._hear(CameraInfo, conversions.camera_info_topic(TOP.topic))
+        self._hear(CameraInfo, names.camera_info(TOP.topic))
         self._hear(Clock, "/clock")
         self.commands = {arm.name: self.node.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in ROBOT.arms}
         self.until(lambda: all(p.get_subscription_count() for p in self.commands.values()), "the controllers")
@@ -120,7 +120,7 @@ def test_pictures_are_of_the_described_size_and_show_something(rig):
 
 
 def test_camera_info_fits_the_camera(rig):
-    info = rig.until(lambda: rig.heard[conversions.camera_info_topic(TOP.topic)], "camera info")[-1]
+    info = rig.until(lambda: rig.heard[names.camera_info(TOP.topic)], "camera info")[-1]
     focal = TOP.height / 2 / np.tan(np.radians(78.0) / 2)  # the scene's vertical opening angle
     np.testing.assert_allclose(np.reshape(info.k, (3, 3)), [[focal, 0, 159.5], [0, focal, 119.5], [0, 0, 1]])
     np.testing.assert_allclose(np.reshape(info.p, (3, 4))[:, :3], np.reshape(info.k, (3, 3)))
@@ -247,9 +247,9 @@ def test_a_reset_that_cannot_be_is_refused_and_changes_nothing(rig, task, seed, 
 def test_a_camera_can_be_silenced_for_other_tests(rig):
     name, topic = ROBOT.cameras[-1].name, ROBOT.cameras[-1].topic
     rig.set_parameter("/sim_robot", "silent_camera", name)
-    rig.more(conversions.camera_info_topic(TOP.topic), 2)
+    rig.more(names.camera_info(TOP.topic), 2)
     count = len(rig.heard[topic])
-    rig.more(conversions.camera_info_topic(TOP.topic), 5)
+    rig.more(names.camera_info(TOP.topic), 5)
     assert len(rig.heard[topic]) <= count + 1
     rig.set_parameter("/sim_robot", "silent_camera", "")
     rig.more(topic, 2)
@@ -279,7 +279,7 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
     file.write_text(
         text.replace("topic: /cameras/top/image_raw, transport: raw", "topic: /cameras/top/compressed, transport: compressed")
     )
-    robot = RobotDescription.load(file)
+    robot = RobotDescription.load(file).in_namespace("/")
     assert robot.cameras[0].transport == "compressed"
     with launcher.free_domain() as domain:
         rig = SimRig(domain, robot, robot=file, view_camera="angle", view_width=160, view_height=120)
@@ -300,7 +300,7 @@ def test_the_cameras_can_be_given_another_size():
         rig = SimRig(domain, camera_width=160, camera_height=120)
         try:
             image = rig.until(lambda: rig.heard[ROBOT.cameras[-1].topic], "an image")[-1]
-            info = rig.until(lambda: rig.heard[conversions.camera_info_topic(TOP.topic)], "camera info")[-1]
+            info = rig.until(lambda: rig.heard[names.camera_info(TOP.topic)], "camera info")[-1]
             assert (image.width, image.height, len(image.data)) == (160, 120, 160 * 120 * 3)
             assert (info.width, info.height) == (160, 120) and info.k[2] == pytest.approx(79.5)
         finally:

@@ -17,17 +17,19 @@ from trajectory_msgs.msg import JointTrajectory
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.srv import Hold, ResetTask, Resume
 
+OURS = ("/policy/", "/monitor/", "/gate/", "/sim_robot/", "/diagnostics")
 PATIENCE_S = 60.0  # only ever waited when something is broken
 
 
 class Wire:
-    """Hears a robot's topics. `heard[topic]` is the list of messages so far. check: raises when waiting is of no use."""
+    """Hears a robot's topics. `heard[topic]` is the list of messages so far, by the names without a namespace. check: raises when
+    waiting is of no use."""
 
-    def __init__(self, robot, domain, check=lambda: None):
+    def __init__(self, robot, domain, check=lambda: None, namespace=""):
         self.robot, self._check = robot, check
         self.context = rclpy.Context()
         rclpy.init(args=[], context=self.context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-        self.node = rclpy.create_node("wire", context=self.context)
+        self.node = rclpy.create_node("wire", context=self.context, namespace=namespace)
         self.executor = SingleThreadedExecutor(context=self.context)
         self.executor.add_node(self.node)
         self.heard = defaultdict(list)
@@ -46,7 +48,8 @@ class Wire:
         self._hear(GateStatus, "/gate/status", latched)
 
     def _hear(self, kind, topic, qos=50):
-        self.node.create_subscription(kind, topic, self.heard[topic].append, qos)
+        name = topic.lstrip("/") if topic.startswith(OURS) else topic  # the robot's are in full already
+        self.node.create_subscription(kind, name, self.heard[topic].append, qos)
 
     def until(self, condition, what, seconds=PATIENCE_S):
         """Spin until the condition holds, and return its value."""
@@ -67,7 +70,7 @@ class Wire:
         self.until(lambda: len(self.heard[topic]) >= target, f"{count} more messages on {topic}")
 
     def call(self, kind, name, **fields):
-        client = self.node.create_client(kind, name)
+        client = self.node.create_client(kind, name.lstrip("/"))
         try:
             self.until(client.service_is_ready, f"service {name}")
             future = client.call_async(kind.Request(**fields))

@@ -35,6 +35,8 @@ def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
     arguments = ["--ros-args", "--params-file", str(parameter_file)]
     for source, target in spec.remappings:
         arguments += ["-r", f"{source}:={target}"]
+    if spec.namespace:
+        arguments += ["-r", f"__ns:={spec.namespace}"]
     return [sys.executable, "-u", "-m", spec.module, *arguments]
 
 

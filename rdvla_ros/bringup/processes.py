@@ -9,11 +9,13 @@ is on the wire ends at rest by itself.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from rdvla_ros.nodes.common import names
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RdvlaError, nearest_names
 
@@ -46,6 +48,7 @@ SIM_POLICY = {
     "stall_s": 1.0,
 }
 TASKS = ("transfer_cube", "insertion")
+NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 MODULES = {  # of each executable in scripts/
     "dashboard": "rdvla_ros.dashboard.main",
     "gate_node": "rdvla_ros.nodes.gate.node",
@@ -63,14 +66,15 @@ class BringupError(RdvlaError):
 class ProcessSpec:
     """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
-    node: the name the executable gives its node. parameters and remappings are for that node. needed: without this process the
-    others cannot do their work and are stopped; an operator who closes the dashboard stops nothing.
+    node: the name the executable gives its node. parameters and remappings are for that node. namespace: '' or '/cell_1'.
+    needed: the others cannot do their work without this process and are stopped with it; not so an operator's window.
     """
 
     executable: str
     node: str
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
+    namespace: str = ""
     needed: bool = True
 
     @property
@@ -99,6 +103,14 @@ def _seed(text: str) -> int:
     return value
 
 
+def namespace(text: str) -> str:
+    """'' or '/cell_1' from what a user wrote; ValueError says what is expected."""
+    name = text.strip("/")
+    if name and not NAMESPACE.fullmatch(name):
+        raise ValueError("a name such as cell_1 or hall/cell_1 (each level a letter or _, then letters, digits, _), or nothing")
+    return f"/{name}" if name else ""
+
+
 def _task(text: str) -> str:
     if text not in TASKS:
         raise ValueError(f"one of {', '.join(TASKS)}")
@@ -121,6 +133,7 @@ ARGUMENTS = (
     Argument("sim", "false", "true: also start the simulated robot; false: the robot described by robot:= is there", _boolean),
     Argument("instruction", "", "what the policy is told to do; empty with sim:=true: the instruction of the task"),
     Argument("gate", "true", "false: no gate, the policy's trajectories go straight to the arm controllers", _boolean),
+    Argument("namespace", "", "namespace of all nodes, so that several robots fit one ROS graph; empty: none", namespace),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
     Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}", _task),
@@ -164,7 +177,14 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
     listed += [_dashboard(values)] if values["dashboard"] else []
-    return tuple(([_sim_robot(values, view)] if values["sim"] else []) + listed)
+    listed = ([_sim_robot(values, view)] if values["sim"] else []) + listed
+    return tuple(_in_namespace(spec, values["namespace"]) for spec in listed)
+
+
+def _in_namespace(spec: ProcessSpec, space: str) -> ProcessSpec:
+    """Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace."""
+    clock = ((names.CLOCK, names.CLOCK.strip("/")),) if space else ()
+    return replace(spec, namespace=space, remappings=(*spec.remappings, *clock))
 
 
 def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,17 +194,17 @@ def _clock(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sim_robot(values: Mapping[str, Any], view: bool) -> ProcessSpec:
     parameters = {name: values[name] for name in ("robot", "task", "seed", "speed")}
-    return ProcessSpec("sim_robot_node", "sim_robot", parameters | ({"view_camera": VIEW_CAMERA} if view else {}))
+    return ProcessSpec("sim_robot_node", names.SIM_ROBOT, parameters | ({"view_camera": VIEW_CAMERA} if view else {}))
 
 
 def _gate(values: Mapping[str, Any]) -> ProcessSpec:
     """Real arms wait for an operator's ~/resume; the simulated ones begin as soon as everything is there."""
     simulated = SIM_GATE if values["sim"] else {}
-    return ProcessSpec("gate_node", "gate", {"robot": values["robot"], **simulated, **_clock(values)})
+    return ProcessSpec("gate_node", names.GATE, {"robot": values["robot"], **simulated, **_clock(values)})
 
 
 def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
-    return ProcessSpec("monitor_node", "monitor", {"robot": values["robot"], **_clock(values)})
+    return ProcessSpec("monitor_node", names.MONITOR, {"robot": values["robot"], **_clock(values)})
 
 
 def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
@@ -192,17 +212,12 @@ def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
     parameters |= SIM_POLICY if values["sim"] else {}
     remappings = ()
     if not values["gate"]:
-        remappings = tuple((policy_topic(arm.name), arm.trajectory_topic) for arm in robot.arms)
-    return ProcessSpec("policy_node", "policy", {**parameters, **_clock(values)}, remappings)
+        remappings = tuple((names.motions(names.POLICY, arm.name), arm.trajectory_topic) for arm in robot.arms)
+    return ProcessSpec("policy_node", names.POLICY, {**parameters, **_clock(values)}, remappings)
 
 
 def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
     return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
-
-
-def policy_topic(arm: str) -> str:
-    """Where the policy publishes the trajectories of one arm."""
-    return f"/policy/{arm}/joint_trajectory"
 
 
 def _instruction_of(task: str) -> str:

@@ -11,9 +11,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from xml.sax.saxutils import quoteattr
 
+from rdvla_ros.bringup.processes import namespace
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription, shipped
 
@@ -23,17 +25,27 @@ LIFECYCLE = ("change_state", "get_state", "get_available_states", "get_available
 READ_PARAMETERS = ("describe_parameters", "get_parameters", "get_parameter_types", "list_parameters")
 PARAMETERS = (*READ_PARAMETERS, "set_parameters", "set_parameters_atomically")
 LOGS = ("/rosout", "/parameter_events")
+KINDS = ("publish", "subscribe", "reply", "request")
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What one node may do; names in full. reply: services it offers. request: services it calls."""
+    """What one node may do. reply: services it offers. request: services it calls."""
 
     node: str
     publish: frozenset[str]
     subscribe: frozenset[str] = frozenset()
     reply: frozenset[str] = frozenset()
     request: frozenset[str] = frozenset()
+    namespace: str = ""
+
+    def in_namespace(self, namespace: str) -> Profile:
+        """With all names in full."""
+
+        def full(topics: frozenset[str]) -> frozenset[str]:
+            return frozenset(topic if topic.startswith("/") else f"{namespace}/{topic}" for topic in topics)
+
+        return replace(self, namespace=namespace, **{kind: full(getattr(self, kind)) for kind in KINDS})
 
 
 @dataclass
@@ -64,65 +76,77 @@ class _Names:
 
     @property
     def infos(self) -> set[str]:
-        from rdvla_ros.nodes.common.conversions import camera_info_topic
-
-        return {camera_info_topic(camera.topic) for camera in self.robot.cameras}
+        return {names.camera_info(camera.topic) for camera in self.robot.cameras}
 
     def motions(self, prefix: str) -> set[str]:
-        return {f"{prefix}/{arm}/joint_trajectory" for arm in self.arms}
+        return {names.motions(prefix, arm) for arm in self.arms}
 
 
-def profiles(robot: RobotDescription, values: GateParameters | None = None) -> dict[str, list[Profile]]:
-    """Enclave -> profiles of its nodes. values: the gate's parameters, where its topics are not the default ones."""
-    names = _Names(robot)
-    prefixes = values or GateParameters()
-    policy, teleop, operator = prefixes.policy_prefix, prefixes.takeover_prefix, prefixes.operator_topic
+def profiles(robot: RobotDescription, values: GateParameters | None = None, namespace: str = "") -> dict[str, list[Profile]]:
+    """Enclave -> profiles of its nodes, names in full. values: the gate's parameters, where its topics are not the default
+    ones. namespace: '' or '/cell_1'."""
+    relative = _relative_profiles(_Names(robot), values or GateParameters())
+    return {enclave: [profile.in_namespace(namespace) for profile in nodes] for enclave, nodes in relative.items()}
+
+
+def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[Profile]]:
+    policy, teleop, operator = values.policy_prefix, values.takeover_prefix, values.operator_topic
     return {
         "robot": [
-            _profile("robot", publish=names.states | names.controllers | names.images | names.infos, subscribe=names.commands)
+            _profile("robot", publish=robot.states | robot.controllers | robot.images | robot.infos, subscribe=robot.commands)
         ],
         "policy": [
             _node(
-                "policy",
-                publish=names.motions("/policy") | {"/policy/convergence", "/policy/transition_event"},
-                subscribe=names.images | names.states | names.controllers | {"/gate/status", "/gate/heartbeat"},
-                reply={"/policy/set_instruction", *(f"/policy/{name}" for name in LIFECYCLE)},
+                names.POLICY,
+                publish=robot.motions(names.POLICY) | {names.POLICY_CONVERGENCE, f"{names.POLICY}/transition_event"},
+                subscribe=robot.images | robot.states | robot.controllers | {names.GATE_STATUS, names.GATE_HEARTBEAT},
+                reply={names.POLICY_SET_INSTRUCTION, *(f"{names.POLICY}/{name}" for name in LIFECYCLE)},
             ),
-            _profile("policy_side", publish={"/policy/heartbeat"}, subscribe={"/gate/heartbeat", "/policy/heartbeat"}),
+            _profile(
+                f"{names.POLICY}_side",
+                publish={names.POLICY_HEARTBEAT},
+                subscribe={names.GATE_HEARTBEAT, names.POLICY_HEARTBEAT},
+            ),
         ],
         "gate": [
             _node(
-                "gate",
-                publish=names.commands | {"/gate/status"},
-                subscribe=names.motions(policy) | names.motions(teleop) | names.states | names.controllers,
+                names.GATE,
+                publish=robot.commands | {names.GATE_STATUS},
+                subscribe=robot.motions(policy) | robot.motions(teleop) | robot.states | robot.controllers,
             ),
             _profile(
-                "gate_side",
-                publish={"/gate/heartbeat"},
-                subscribe={f"{policy}/heartbeat", operator},
-                reply={"/gate/hold", "/gate/resume", "/gate/set_mode"},
+                f"{names.GATE}_side",
+                publish={names.GATE_HEARTBEAT},
+                subscribe={names.heartbeat(policy), operator},
+                reply={names.GATE_HOLD, names.GATE_RESUME, names.GATE_SET_MODE},
             ),
         ],
         "monitor": [
             _node(
-                "monitor",
-                publish={"/monitor/uncertainty", "/diagnostics"},
-                subscribe=names.infos | names.states | names.controllers | {"/policy/convergence", "/gate/status"},
-                request={"/gate/hold"},
+                names.MONITOR,
+                publish={names.MONITOR_UNCERTAINTY, names.DIAGNOSTICS},
+                subscribe=robot.infos | robot.states | robot.controllers | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
+                request={names.GATE_HOLD},
             )
         ],
         "operator": [
             _profile(
                 "operator",
-                publish=names.motions(teleop) | {operator},
-                subscribe={"/gate/status", "/policy/convergence", "/monitor/uncertainty", "/diagnostics", "/rosout"},
+                publish=robot.motions(teleop) | {operator},
+                subscribe={
+                    names.GATE_STATUS,
+                    names.POLICY_CONVERGENCE,
+                    names.MONITOR_UNCERTAINTY,
+                    names.DIAGNOSTICS,
+                    "/rosout",
+                },
                 request={
-                    "/gate/hold",
-                    "/gate/resume",
-                    "/gate/set_mode",
-                    "/policy/set_instruction",
-                    *(f"/policy/{name}" for name in (*LIFECYCLE, *PARAMETERS)),
-                    *(f"/{node}/{name}" for node in ("gate", "monitor") for name in READ_PARAMETERS),
+                    names.GATE_HOLD,
+                    names.GATE_RESUME,
+                    names.GATE_SET_MODE,
+                    names.POLICY_SET_INSTRUCTION,
+                    *(f"{names.POLICY}/{name}" for name in (*LIFECYCLE, *PARAMETERS)),
+                    *(f"{node}/{name}" for node in (names.GATE, names.MONITOR) for name in READ_PARAMETERS),
                 },
             )
         ],
@@ -130,23 +154,27 @@ def profiles(robot: RobotDescription, values: GateParameters | None = None) -> d
 
 
 def _profile(node: str, publish: Iterable[str], **others: Iterable[str]) -> Profile:
-    return Profile(node, frozenset({*publish, *LOGS}), **{key: frozenset(names) for key, names in others.items()})
+    return Profile(node, frozenset({*publish, *LOGS}), **{key: frozenset(topics) for key, topics in others.items()})
 
 
 def _node(node: str, *, reply: Iterable[str] = (), **others: Iterable[str]) -> Profile:
     """One with rclpy's own services."""
-    own = {f"/{node}/{name}" for name in (*PARAMETERS, "get_type_description")}
+    own = {f"{node}/{name}" for name in (*PARAMETERS, "get_type_description")}
     return _profile(node, reply={*reply, *own}, **others)
 
 
-def policy_xml(robot: RobotDescription) -> str:
+def policy_xml(robot: RobotDescription, namespace: str = "") -> str:
     """In the format of SROS 2, version 0.2.0."""
     lines = ['<?xml version="1.0" encoding="UTF-8"?>', f"<!-- rdvla security, for the robot {_comment(robot.name)} -->"]
     lines += ['<policy version="0.2.0">', "  <enclaves>"]
-    for enclave, nodes in profiles(robot).items():
+    for enclave, nodes in profiles(robot, namespace=namespace).items():
         lines += [f"    <enclave path={quoteattr(f'{PREFIX}/{enclave}')}>", "      <profiles>"]
         for profile in nodes:
-            lines += [f'        <profile ns="/" node={quoteattr(profile.node)}>', *_rules(profile), "        </profile>"]
+            lines += [
+                f"        <profile ns={quoteattr(profile.namespace or '/')} node={quoteattr(profile.node)}>",
+                *_rules(profile),
+                "        </profile>",
+            ]
         lines += ["      </profiles>", "    </enclave>"]
     return "\n".join([*lines, "  </enclaves>", "</policy>", ""])
 
@@ -157,15 +185,15 @@ def _comment(text: str) -> str:
 
 def _rules(profile: Profile) -> list[str]:
     lines = []
-    for what, kind, names in (
+    for what, kind, allowed_names in (
         ("topic", "publish", profile.publish),
         ("topic", "subscribe", profile.subscribe),
         ("service", "reply", profile.reply),
         ("service", "request", profile.request),
     ):
-        if names:
+        if allowed_names:
             lines.append(f'          <{what}s {kind}="ALLOW">')
-            lines += [f"            <{what}>{name}</{what}>" for name in sorted(names)]
+            lines += [f"            <{what}>{name}</{what}>" for name in sorted(allowed_names)]
             lines.append(f"          </{what}s>")
     return lines
 
@@ -173,17 +201,16 @@ def _rules(profile: Profile) -> list[str]:
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla security", description="The SROS 2 policy of a robot, on standard output.")
     parser.add_argument("robot", nargs="?", default=str(shipped("config/aloha_sim.yaml")), help="robot description, a YAML file")
-    sys.stdout.write(policy_xml(RobotDescription.load(parser.parse_args(arguments).robot)))
+    parser.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
+    options = parser.parse_args(arguments)
+    sys.stdout.write(policy_xml(RobotDescription.load(options.robot), namespace(options.namespace)))
     return 0
 
 
 def allowed(nodes: Iterable[Profile]) -> Mapping[str, frozenset[str]]:
     """All that the nodes of an enclave may do together: a process has one identity."""
     nodes = list(nodes)
-    return {
-        kind: frozenset().union(*(getattr(profile, kind) for profile in nodes))
-        for kind in ("publish", "subscribe", "reply", "request")
-    }
+    return {kind: frozenset().union(*(getattr(profile, kind) for profile in nodes)) for kind in KINDS}
 
 
 if __name__ == "__main__":

@@ -11,19 +11,20 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.dashboard.model import Model
+from rdvla_ros.nodes.common import names, qos
+from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
 
 ANSWER_S = 3.0  # an act that has no answer by then is reported as unanswered
 AGAIN_S = 0.5  # a hold is asked for again this often
 GIVE_UP_S = 15.0
-CALLS = QoSProfile(depth=100)
 
 
 @dataclass
@@ -32,8 +33,7 @@ class _Ask:
     who: str
     what: str
     client: Any
-    request: Any
-    judge: Callable[[Any], tuple[str, bool]]
+    call: Callable[[], Any]  # sends it; gives a future
     begun_s: float
     sent_s: float = -1e9
     insists: bool = False  # a hold
@@ -42,31 +42,27 @@ class _Ask:
 class Acts:
     """Every method returns at once. who: the operator's name."""
 
-    def __init__(self, node: Node, model: Model):
-        self._node, self._model = node, model
+    def __init__(self, node: Node, model: Model, gate: GateClient):
+        """gate: with the calls Hold, Resume and SetMode."""
+        self._node, self._model, self._gate = node, model, gate
         self._lock = threading.Lock()
         self._asks: dict[int, _Ask] = {}
-        self._hold = node.create_client(Hold, "gate/hold", qos_profile=CALLS)
-        self._resume = node.create_client(Resume, "gate/resume", qos_profile=CALLS)
-        self._set_mode = node.create_client(SetMode, "gate/set_mode", qos_profile=CALLS)
-        self._instruct = node.create_client(SetInstruction, "policy/set_instruction", qos_profile=CALLS)
+        self._instruct = node.create_client(SetInstruction, names.POLICY_SET_INSTRUCTION, qos_profile=qos.SERVICE)
 
-    def hold(self, who: str, reason: str = "") -> None:
-        request = Hold.Request(reason=reason or "hold from the dashboard", who=who)
-        self._begin(who, "hold", self._hold, request, lambda a: (a.message, a.accepted), insists=True)
+    def hold(self, who: str, reason: str = "hold from the dashboard") -> None:
+        self._begin(who, "hold", self._gate.client(Hold), lambda: self._gate.hold(reason, who), insists=True)
 
     def resume(self, who: str, hold_id: int) -> None:
-        what = f"resume of hold {hold_id}"
-        self._begin(who, what, self._resume, Resume.Request(hold_id=hold_id, who=who), lambda a: (a.message, a.accepted))
+        self._begin(who, f"resume of hold {hold_id}", self._gate.client(Resume), lambda: self._gate.resume(hold_id, who))
 
     def take_over(self, who: str, arms: Sequence[str]) -> None:
-        reason = f"takeover of {' and '.join(arms)} from the dashboard"
-        request = SetMode.Request(mode=int(Mode.TAKEOVER), who=who, reason=reason, arms=list(arms))
-        self._begin(who, f"takeover of {' and '.join(arms)}", self._set_mode, request, lambda a: (a.message, a.accepted))
+        what = f"takeover of {' and '.join(arms)}"
+        call = partial(self._gate.set_mode, int(Mode.TAKEOVER), f"{what} from the dashboard", who, arms)
+        self._begin(who, what, self._gate.client(SetMode), call)
 
     def instruct(self, who: str, text: str) -> None:
         request = SetInstruction.Request(instruction=text)
-        self._begin(who, f"instruction '{text}'", self._instruct, request, lambda a: (a.message, a.accepted))
+        self._begin(who, f"instruction '{text}'", self._instruct, lambda: self._instruct.call_async(request))
 
     def poll(self) -> None:
         """Time-outs, and holds that are asked for again. In the node's thread."""
@@ -79,10 +75,10 @@ class Acts:
             elif ask.insists and now_s - ask.sent_s > AGAIN_S:
                 self._send(ask, now_s)
 
-    def _begin(self, who: str, what: str, client: Any, request: Any, judge: Callable, insists: bool = False) -> None:
+    def _begin(self, who: str, what: str, client: Any, call: Callable[[], Any], insists: bool = False) -> None:
         now_s = time.monotonic()
         number = self._model.begin_act(time.time(), who, what)
-        ask = _Ask(number, who, what, client, request, judge, begun_s=now_s, insists=insists)
+        ask = _Ask(number, who, what, client, call, begun_s=now_s, insists=insists)
         with self._lock:
             self._asks[number] = ask
         self._send(ask, now_s)
@@ -93,7 +89,7 @@ class Acts:
         try:
             ready = ask.client.service_is_ready()
             if ready:
-                ask.client.call_async(ask.request).add_done_callback(lambda future: self._answered(ask, future))
+                ask.call().add_done_callback(lambda future: self._answered(ask, future))
         except Exception as error:  # the context has gone, say
             return self._end(ask, f"not sent: {type(error).__name__}: {error}", False)
         if not ready and not ask.insists:
@@ -102,7 +98,8 @@ class Acts:
 
     def _answered(self, ask: _Ask, future: Any) -> None:
         try:
-            text, good = ask.judge(future.result())
+            answer = future.result()
+            text, good = answer.message, answer.accepted
         except Exception as error:
             text, good = f"failed: {type(error).__name__}: {error}", False
         self._end(ask, text, good)

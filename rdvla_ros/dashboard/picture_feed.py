@@ -12,10 +12,9 @@ import numpy as np
 from rclpy.context import Context
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.robot import Camera
 from rdvla_ros.types import ObservationError
@@ -26,13 +25,13 @@ MOST_HZ = 10.0
 class PictureFeed:
     """`newest()` gives (number, (H, W, 3) uint8 RGB or None, sentence on what is wrong); number grows with every picture."""
 
-    def __init__(self, context: Context, camera: Camera):
+    def __init__(self, context: Context, camera: Camera, namespace: str = ""):
         self._camera = camera
         self._lock = threading.Lock()
         self._number, self._picture, self._problem = 0, None, f"Nothing has come on {camera.topic} yet."
         self._heard_s = -1e9
         self._ends = threading.Event()
-        self._thread = threading.Thread(target=self._run, args=(context,), name=f"picture {camera.name}", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(context, namespace), name=f"picture {camera.name}", daemon=True)
         self._thread.start()
 
     def newest(self) -> tuple[int, np.ndarray | None, str]:
@@ -47,13 +46,17 @@ class PictureFeed:
         """Does not wait: the thread ends by itself."""
         self._ends.set()
 
-    def _run(self, context: Context) -> None:
-        node = Node(f"dashboard_picture_{threading.get_native_id()}", context=context, start_parameter_services=False)
+    def _run(self, context: Context, namespace: str) -> None:
+        node = Node(
+            f"dashboard_picture_{threading.get_native_id()}",
+            context=context,
+            namespace=namespace or None,
+            start_parameter_services=False,
+        )
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         kind = CompressedImage if self._camera.transport == "compressed" else Image
-        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
-        node.create_subscription(kind, self._camera.topic, throttled(kind, self._receive, MOST_HZ), qos, raw=True)
+        node.create_subscription(kind, self._camera.topic, throttled(kind, self._receive, MOST_HZ), qos.sensor(1), raw=True)
         try:
             while not self._ends.is_set() and context.ok():
                 executor.spin_once(timeout_sec=0.1)

@@ -16,7 +16,6 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock, ClockType
 from rclpy.context import Context
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 from sensor_msgs.msg import CompressedImage, JointState
 from trajectory_msgs.msg import JointTrajectory
 
@@ -24,17 +23,18 @@ from rdvla_ros.dashboard import convert
 from rdvla_ros.dashboard.acts import Acts
 from rdvla_ros.dashboard.model import Model
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat, Uncertainty
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.executor import make_executor, spin_once
-from rdvla_ros.nodes.common.guard import Complaints
-from rdvla_ros.nodes.common.heartbeat import QOS as BEATS
+from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.srv import Hold, Resume, SetMode
 
 LOOK_S = 1.0  # how often the publishers are counted
 POLL_S = 0.1  # how often acts are looked after
 JOIN_S = 1.0
-READ_HZ = {"beats": 5.0, "joints": 10.0, "chunks": 5.0, "decisions": 50.0, "pictures": 10.0, "parts": 5.0, "gate": 50.0}
+READ_HZ = {"beats": 5.0, "joints": 10.0, "chunks": 5.0, "decisions": 50.0, "pictures": 10.0, "parts": 5.0}
 
 
 class Station:
@@ -47,16 +47,19 @@ class Station:
         self.node, self.robot, self.spectator = node, robot, spectator
         self.model = Model({arm.name: len(arm.joints) for arm in robot.arms}, robot.camera_names)
         self._topics: dict[str, list[str]] = {}
-        self._complaints = Complaints(node)
+        self._guard = Guard(node)
         self._listen()
-        self.acts = None if spectator else Acts(node, self.model)
+        calls = () if spectator else (Hold, Resume, SetMode)
+        self._gate = GateClient(node, calls, self._guard.wrap(self._on_gate))
+        self._topics["gate"] = [self._gate.status_topic]
+        self.acts = None if spectator else Acts(node, self.model, self._gate)
         topic = "" if spectator else heartbeat_topic
-        self._beats = node.create_publisher(Heartbeat, topic, BEATS) if topic else None
+        self._beats = node.create_publisher(Heartbeat, topic, qos.HEARTBEAT) if topic else None
         self._count = 0
         steady = Clock(clock_type=ClockType.STEADY_TIME)
-        node.create_timer(LOOK_S, self._complaints.guarded(self._look), clock=steady)
+        node.create_timer(LOOK_S, self._guard.wrap(self._look), clock=steady)
         if self.acts:
-            node.create_timer(POLL_S, self._complaints.guarded(self.acts.poll), clock=steady)
+            node.create_timer(POLL_S, self._guard.wrap(self.acts.poll), clock=steady)
         self._ends = threading.Event()
         self._executor = make_executor(node.context)
         self._executor.add_node(node)
@@ -95,26 +98,25 @@ class Station:
             except Exception as error:  # the window goes on
                 if self._ends.is_set() or not self.node.context.ok():
                     return
-                self._complaints.say("spin", f"Exception beside the callbacks: {type(error).__name__}: {error}", "error")
+                self._guard.report("spin", f"Exception beside the callbacks: {type(error).__name__}: {error}", "error")
                 self._ends.wait(0.01)
 
     # -- what comes
 
     def _listen(self) -> None:
         model = self.model
-        self._hear("gate", GateStatus, "gate/status", "gate", lambda now_s, m: model.on_gate(now_s, convert.gate(m)))
-        self._hear("policy", Heartbeat, "policy/heartbeat", "beats", lambda now_s, m: model.on_policy_beat(now_s, m.causes))
-        self._hear("monitor", DiagnosticArray, "/diagnostics", "parts", self._on_parts)
+        self._hear("policy", Heartbeat, names.POLICY_HEARTBEAT, "beats", lambda now_s, m: model.on_policy_beat(now_s, m.causes))
+        self._hear("monitor", DiagnosticArray, names.DIAGNOSTICS, "parts", self._on_parts)
         decided = partial(self._converted, convert.decision, model.on_decision)
-        self._hear("decisions", Convergence, "policy/convergence", "decisions", decided)
+        self._hear("decisions", Convergence, names.POLICY_CONVERGENCE, "decisions", decided)
         judged = partial(self._converted, convert.uncertainty, model.on_uncertainty)
-        self._hear("", Uncertainty, "monitor/uncertainty", "decisions", judged)
+        self._hear("", Uncertainty, names.MONITOR_UNCERTAINTY, "decisions", judged)
         for arm in self.robot.arms:
             self._hear(f"joints {arm.name}", JointState, arm.joint_states_topic, "joints", partial(self._on_joints, arm))
-            self._hear("", JointTrajectory, f"policy/{arm.name}/joint_trajectory", "chunks", partial(self._on_chunk, arm))
+            self._hear("", JointTrajectory, names.motions(names.POLICY, arm.name), "chunks", partial(self._on_chunk, arm))
         for name in self.robot.camera_names:
             received = partial(self._on_picture, name)
-            self._hear(f"camera {name}", CompressedImage, f"monitor/thumbnail/{name}", "pictures", received)
+            self._hear(f"camera {name}", CompressedImage, names.thumbnail(name), "pictures", received)
 
     def _hear(self, source: str, kind: type, topic: str, rate: str, receive: Callable[[float, Any], None]) -> None:
         """Best effort hears reliable publishers too; what was sent before the window was there comes again soon enough."""
@@ -122,10 +124,13 @@ class Station:
         def heard(message: Any) -> None:
             receive(time.monotonic(), message)
 
-        callback = self._complaints.guarded(throttled(kind, heard, READ_HZ[rate]))
-        self.node.create_subscription(kind, topic, callback, QoSProfile(depth=5, reliability=BEATS.reliability), raw=True)
+        callback = self._guard.wrap(throttled(kind, heard, READ_HZ[rate]))
+        self.node.create_subscription(kind, topic, callback, qos.sensor(5), raw=True)
         if source:
             self._topics.setdefault(source, []).append(self.node.resolve_topic_name(topic))
+
+    def _on_gate(self, message: GateStatus) -> None:
+        self.model.on_gate(time.monotonic(), convert.gate(message))
 
     @staticmethod
     def _converted(make: Callable, take: Callable, now_s: float, message: Any) -> None:

@@ -137,7 +137,7 @@ class DashboardWidget(QtWidgets.QWidget):
     def open_picture(self, name: str) -> None:
         self.close_picture()
         camera = next(camera for camera in self._station.robot.cameras if camera.name == name)
-        self._feed = PictureFeed(self._station.node.context, camera)
+        self._feed = PictureFeed(self._station.node.context, camera, self._station.node.get_namespace())
         self.opened.open(name, style.sizes(self.height())["small"])
         self._stack.setCurrentWidget(self.opened)
 

@@ -10,18 +10,18 @@ import numpy as np
 from lifecycle_msgs.msg import State
 from lifecycle_msgs.srv import GetState
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, qos_profile_sensor_data
+from rclpy.qos import qos_profile_sensor_data
 from rclpy.time import Time
 from sensor_msgs.msg import Image
 
 from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.executor import make_executor
+from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.srv import Hold, ResetTask, Resume
 
 WHO = "rdvla demo"
-VIEW_TOPIC = "/sim_robot/view/image_raw"
-MODE_NAMES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER"}
 SPIN_S = 0.05
 SERVICE_S = 20.0  # a loaded machine may need seconds to render after a reset
 
@@ -32,26 +32,22 @@ class Link(Node):
     check: called while waiting; raises when it is no use to wait any longer.
     """
 
-    def __init__(self, context: Any, check: Callable[[], None]):
-        super().__init__("rdvla_demo", context=context)
+    def __init__(self, context: Any, check: Callable[[], None], namespace: str = ""):
+        super().__init__("rdvla_demo", context=context, namespace=namespace)
         self._check = check
         self._executor = make_executor(context)
         self._executor.add_node(self)
         self.stage: TaskStage | None = None
-        self.gate: GateStatus | None = None
         self.uncertainty: Uncertainty | None = None
         self.on_decision: Callable[[Convergence], None] = lambda message: None
         self.on_picture: Callable[[np.ndarray, float], None] = lambda picture, stamp_s: None
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-        self.create_subscription(TaskStage, "/sim_robot/task_stage", lambda m: setattr(self, "stage", m), 10)
-        self.create_subscription(GateStatus, "/gate/status", lambda m: setattr(self, "gate", m), latched)
-        self.create_subscription(Uncertainty, "/monitor/uncertainty", lambda m: setattr(self, "uncertainty", m), 10)
-        self.create_subscription(Convergence, "/policy/convergence", lambda m: self.on_decision(m), 50)
-        self.create_subscription(Image, VIEW_TOPIC, self._picture, qos_profile_sensor_data)
-        self._holding = self.create_client(Hold, "/gate/hold")
-        self._resuming = self.create_client(Resume, "/gate/resume")
-        self._asking = self.create_client(GetState, "/policy/get_state")
-        self._resetting = self.create_client(ResetTask, "/sim_robot/reset")
+        self.create_subscription(TaskStage, names.SIM_TASK_STAGE, lambda m: setattr(self, "stage", m), 10)
+        self.create_subscription(Uncertainty, names.MONITOR_UNCERTAINTY, lambda m: setattr(self, "uncertainty", m), 10)
+        self.create_subscription(Convergence, names.POLICY_CONVERGENCE, lambda m: self.on_decision(m), 50)
+        self.create_subscription(Image, names.SIM_VIEW, self._picture, qos_profile_sensor_data)
+        self._gate = GateClient(self, (Hold, Resume))
+        self._asking = self.create_client(GetState, names.POLICY_GET_STATE)
+        self._resetting = self.create_client(ResetTask, names.SIM_RESET)
 
     def _picture(self, message: Image) -> None:
         rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
@@ -95,21 +91,28 @@ class Link(Node):
 
     def hold(self, reason: str, waiting: Callable[[], None], ready_s: float) -> int:
         """Number of the hold in force."""
-        return self._call(self._holding, Hold.Request(reason=reason, who=WHO), waiting, ready_s).hold_id
+        return self._call(self._gate.client(Hold), Hold.Request(reason=reason, who=WHO), waiting, ready_s).hold_id
 
     def resume(self, hold_id: int) -> Resume.Response:
-        return self._call(self._resuming, Resume.Request(hold_id=hold_id, who=WHO))
+        return self._call(self._gate.client(Resume), Resume.Request(hold_id=hold_id, who=WHO))
 
     def reset(self, task: str, seed: int) -> int:
         """Number of the simulated robot's episode that began."""
         answer = self._call(self._resetting, ResetTask.Request(task=task, seed=seed))
         if not answer.success:
-            raise BringupError(f"/sim_robot/reset: expected task '{task}' with seed {seed} to begin, got: {answer.message}")
+            raise BringupError(
+                f"{self._resetting.srv_name}: expected task '{task}' with seed {seed} to begin, got: {answer.message}"
+            )
         return answer.episode
 
     @property
+    def gate(self) -> GateStatus | None:
+        """Its newest status."""
+        return self._gate.status
+
+    @property
     def gate_mode(self) -> str:
-        return MODE_NAMES.get(self.gate.mode, str(self.gate.mode)) if self.gate else ""
+        return self._gate.mode_name
 
     @property
     def uncertainty_score(self) -> float:

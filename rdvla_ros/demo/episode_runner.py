@@ -17,7 +17,7 @@ from rdvla_ros.demo.episode import DecisionRecord, Episode
 from rdvla_ros.demo.report import StatusLine, status_forms
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 from rdvla_ros.msg import Convergence, GateStatus
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names
 
 START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
 RESUME_S = 60.0
@@ -67,7 +67,7 @@ class Runner:
         waiting = self._waiting_line(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
-        link.wait(lambda: self._settled(number), SILENCE_S, "/sim_robot/task_stage of the new episode.", waiting)
+        link.wait(lambda: self._settled(number), SILENCE_S, f"{names.SIM_TASK_STAGE} of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
         self._begun_s = link.stage.elapsed_s
         self._episode = episode
@@ -115,7 +115,7 @@ class Runner:
                 elapsed_s = stage_seen.elapsed_s - self._begun_s
                 episode.note_stage(stage_seen.best_stage, stage_seen.stage_name, stage_seen.reached, elapsed_s)
             if time.monotonic() - seen_s > SILENCE_S:
-                raise BringupError(f"/sim_robot/task_stage: expected a message every second, got none for {SILENCE_S:.0f} s.")
+                raise BringupError(f"{names.SIM_TASK_STAGE}: expected a message every second, got none for {SILENCE_S:.0f} s.")
             self._lift_new_hold(episode)
             self._status.show(*status_forms(episode, self._episodes, self._link.uncertainty_score, self._link.gate_mode))
         episode.finished = True

@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
+    options.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
     options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
@@ -64,7 +65,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
     settings = vars(parser().parse_args(argv))
     status = StatusLine()
-    given = {"sim": True, **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed", "dashboard")}}
+    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "dashboard")
+    given = {"sim": True, **{name: settings[name] for name in passed_on}}
     try:
         specs = bringup.processes(given, view=not settings["no_films"])
         folder = _new_folder(settings["out"])
@@ -102,7 +104,7 @@ class Session:
         with launcher.free_domain() as domain, _environment(domain):
             processes = launcher.start(specs, self._folder / "logs")
             try:
-                with _link(int(domain["ROS_DOMAIN_ID"]), processes.check) as link:
+                with _link(int(domain["ROS_DOMAIN_ID"]), processes.check, specs[0].namespace) as link:
                     self._run_episodes(link, processes)
             finally:
                 self.exit_codes = processes.stop()
@@ -128,11 +130,11 @@ def _outcome(episode: Episode) -> str:
 
 
 @contextlib.contextmanager
-def _link(domain: int, check: Callable[[], None]) -> Iterator[Link]:
+def _link(domain: int, check: Callable[[], None], namespace: str) -> Iterator[Link]:
     """rclpy's own signal handling is off: a Ctrl-C arrives as KeyboardInterrupt, with the wire still open."""
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-    link = Link(context, check)
+    link = Link(context, check, namespace)
     try:
         yield link
     finally:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.halting import step_change
-from rdvla_ros.model.runner import EagerRunner
+from rdvla_ros.model.head_protocol import Runner
 from rdvla_ros.model.sketch_ratio import Expectation, expectation
 from rdvla_ros.types import StopReason
 
@@ -154,7 +154,7 @@ class Row:
         self.trail = [visit for visit in self.trail if visit.at >= first]
 
 
-def look(rows: list[Row], runner: EagerRunner, final: bool) -> None:
+def look(rows: list[Row], runner: Runner, final: bool) -> None:
     """Decode what the due rows want, as one batch, and tell them in the order of the iterations."""
     due = {i: row for i, row in enumerate(rows) if row.due}
     jobs = {job: place for place, job in enumerate((i, at) for i, row in due.items() for at in row.wanted(final))}

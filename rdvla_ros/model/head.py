@@ -17,8 +17,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rdvla_ros.model.checks import check_context_input
 from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.context import HeadContext, check_context_input
+from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.layers import FoldedContext, HeadLayer, RMSNorm, Rotary
 from rdvla_ros.model.packed_linear import pack_linears, packing_works
 from rdvla_ros.model.refine import refine

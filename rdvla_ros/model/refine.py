@@ -10,33 +10,30 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from rdvla_ros.model.context import HeadContext, check_state
+from rdvla_ros.model.checks import check_state
+from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.decode_plan import Row, Visit, look
 from rdvla_ros.model.halting import Stopwatch
-from rdvla_ros.model.runner import EagerRunner
+from rdvla_ros.model.head_protocol import Head, Runner
 from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import Refinement, StopReason
-
-if TYPE_CHECKING:
-    from rdvla_ros.model.head import RDVLAHead
-
 
 FREE_BLOCK = 8  # iterations between two questions whether all is finite, for a rule that looks at nothing else
 
 
 @torch.no_grad()
 def refine(
-    head: RDVLAHead,
+    head: Head,
     context: HeadContext,
     halting: Any,
     initial_state: Tensor | None = None,
     generator: torch.Generator | None = None,
-    runner: EagerRunner | None = None,
+    runner: Runner | None = None,
 ) -> Refinement:
     """See RDVLAHead.refine. `runner`: how blocks are run (default: the head's choice)."""
     watch = halting.begin()
@@ -83,7 +80,7 @@ def refine(
     return _result(head, every)
 
 
-def _look(rows: list[Row], k: int, runner: EagerRunner, pace: _Pace, limit: StopReason | None) -> None:
+def _look(rows: list[Row], k: int, runner: Runner, pace: _Pace, limit: StopReason | None) -> None:
     """limit: why iteration k is the last; None: it need not be."""
     for row in rows:
         if limit is not None and row.reason is None and row.chunk_at != k:
@@ -95,7 +92,7 @@ def _look(rows: list[Row], k: int, runner: EagerRunner, pace: _Pace, limit: Stop
 
 @torch.no_grad()
 def typical_ratio(
-    head: RDVLAHead,
+    head: Head,
     context: HeadContext,
     halting: Any,
     initial_state: Tensor | None = None,
@@ -119,7 +116,7 @@ class _Gauge:
     For a rule that compares chunks: its measure on sketches. Otherwise any number that shows what is not finite.
     """
 
-    def __init__(self, runner: EagerRunner, halting: Any, state: Tensor) -> None:
+    def __init__(self, runner: Runner, halting: Any, state: Tensor) -> None:
         self._runner, self._halting = runner, halting
         self._last = runner.sketch(state.unsqueeze(0))[0] if halting.compares else None  # (B, H, A)
 
@@ -138,7 +135,7 @@ class _Gauge:
             self._last = self._last[rows]
 
 
-def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
+def _result(head: Head, rows: list[Row]) -> Refinement:
     config, device = head.config, head.device
     nothing = torch.full((config.chunk_length, config.action_dim), math.nan, dtype=head.dtype, device=device)
     unseen = torch.full((config.chunk_length,), math.nan, device=device)
@@ -160,7 +157,7 @@ def _result(head: RDVLAHead, rows: list[Row]) -> Refinement:
 class _Pace:
     """What an iteration and a decode took at most in this run [s], where the run is timed."""
 
-    def __init__(self, head: RDVLAHead, watch: Stopwatch) -> None:
+    def __init__(self, head: Head, watch: Stopwatch) -> None:
         self._watch = watch
         self._decode_per_iteration = 2 * len(head.coda) / len(head.core)  # of two states; until one was measured
         self._iteration_s = self._decode_s = 0.0

@@ -8,15 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import fields, is_dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext
-
-if TYPE_CHECKING:
-    from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.head_protocol import Head
 
 DEVICE_BLOCK = 4  # iterations given to a device at once: a stop is noticed at most this many less one too late
 
@@ -24,7 +21,7 @@ DEVICE_BLOCK = 4  # iterations given to a device at once: a stop is noticed at m
 class EagerRunner:
     """`block`: iterations that are run between two looks at the result."""
 
-    def __init__(self, head: RDVLAHead, context: HeadContext) -> None:
+    def __init__(self, head: Head, context: HeadContext) -> None:
         self.head, self.context = head, context
         self.block = 1 if head.device.type == "cpu" else DEVICE_BLOCK
         self._made = 0
@@ -57,7 +54,7 @@ class EagerRunner:
 class GraphRunner(EagerRunner):
     """For a batch of one on a CUDA device: the context is copied to where the recorded graphs read it."""
 
-    def __init__(self, head: RDVLAHead, context: HeadContext, graphs: GraphCache) -> None:
+    def __init__(self, head: Head, context: HeadContext, graphs: GraphCache) -> None:
         super().__init__(head, graphs.hold(context))
         self.block = DEVICE_BLOCK
         self._graphs = graphs

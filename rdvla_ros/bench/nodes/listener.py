@@ -16,19 +16,16 @@ import numpy as np
 import rclpy
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.controller_states import commanded
+from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold, Resume, SetInstruction
 
-LATCHED = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
-CALLS = QoSProfile(depth=1000, reliability=ReliabilityPolicy.RELIABLE)  # answers may come in a row
-BEST_EFFORT = QoSProfile(depth=5, reliability=ReliabilityPolicy.BEST_EFFORT)
 WHO = "rdvla bench"
 MOVING = 0.03  # commanded speed of the fastest joint [rad/s or m/s]
 ANSWER_S, LOST_S = 20.0, 2.0
@@ -56,19 +53,17 @@ class Ears:
         self.beats: dict[str, list[float]] = {"gate": [], "policy": []}
         self.stands_back_s: list[float] = []  # when beats of the policy came that say why it does not move the arms
         self.decisions: list[tuple[float, Convergence]] = []
-        self.gate: GateStatus | None = None
         self.speeds: dict[str, list[tuple[float, float, float]]] = {name: [] for name in self.arms}  # at_s, commanded, measured
         self.commanded: dict[str, list[tuple[float, np.ndarray]]] = {name: [] for name in self.arms}  # ROS time, (J,) velocity
         for arm in robot.arms:
             node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self._on_command, arm.name), 50)
             node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm), 10)
         for name in self.beats:
-            node.create_subscription(Heartbeat, f"/{name}/heartbeat", partial(self._on_beat, name), BEST_EFFORT)
-        node.create_subscription(GateStatus, "/gate/status", lambda message: setattr(self, "gate", message), LATCHED)
-        node.create_subscription(Convergence, "/policy/convergence", self._on_decision, 20)
-        self._holding = node.create_client(Hold, "/gate/hold", qos_profile=CALLS)
-        self._resuming = node.create_client(Resume, "/gate/resume", qos_profile=CALLS)
-        self._instructing = node.create_client(SetInstruction, "/policy/set_instruction")
+            node.create_subscription(Heartbeat, names.heartbeat(name), partial(self._on_beat, name), qos.sensor(5))
+        node.create_subscription(Convergence, names.POLICY_CONVERGENCE, self._on_decision, 20)
+        self._gate = GateClient(node, (Hold, Resume))
+        self._holding, self._resuming = self._gate.client(Hold), self._gate.client(Resume)
+        self._instructing = node.create_client(SetInstruction, names.POLICY_SET_INSTRUCTION)
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)
         self._thread = threading.Thread(target=self._spin, daemon=True)
@@ -88,6 +83,11 @@ class Ears:
                 if not rclpy.ok(context=self._context):
                     return
                 time.sleep(0.01)
+
+    @property
+    def gate(self) -> GateStatus | None:
+        """Its newest status."""
+        return self._gate.status
 
     # -- what comes
 
@@ -133,11 +133,11 @@ class Ears:
 
     def hold_later(self, answered: Callable[[], None]) -> None:
         """A call whose answer is not waited for."""
-        self._holding.call_async(Hold.Request(reason="bench", who=WHO)).add_done_callback(lambda _: answered())
+        self._gate.hold("bench", WHO).add_done_callback(lambda _: answered())
 
     def wrong_resume(self) -> None:
         """A call that the gate must answer, with a refusal."""
-        self._resuming.call_async(Resume.Request(hold_id=0, who=WHO))
+        self._gate.resume(0, WHO)
 
     def resume(self, seconds: float = 300.0) -> None:
         """Lift whatever hold is in force, as soon as nothing stands in the way."""

@@ -28,6 +28,20 @@ class Mode(enum.IntEnum):
     PAUSE = 3
 
 
+# Whose motions pass, as part of a sentence.
+PASSES = {
+    Mode.AUTO: "the policy's motions pass",
+    Mode.HOLD: "the gate holds",
+    Mode.TAKEOVER: "the teleoperation source's motions pass",
+    Mode.PAUSE: "the gate pauses",
+}
+
+
+def mode_name(value: int) -> str:
+    """'AUTO', ...; also for a number that a later version sends."""
+    return Mode(value).name if value in set(Mode) else f"unknown mode {value}"
+
+
 @dataclass(frozen=True)
 class PauseRule:
     """auto_resume: a pause ends by itself after healthy_s [s] in which nothing stood in the way.

@@ -18,10 +18,9 @@ from rdvla_ros.compat import control_msgs
 from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present
 from rdvla_ros.control.motion.trajectory import Reference
 from rdvla_ros.msg import ControllerState
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.guard import Complaints
+from rdvla_ros.nodes.common import conversions, qos
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.throttle import throttled
-from rdvla_ros.nodes.policy.observations import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 
 LOOK_PERIOD_S = 0.2
@@ -35,24 +34,20 @@ if control_msgs is not None:
 
 
 class ControllerStates:
-    """Calls on_state(arm, message) for every state of every arm whose description names a topic for it. guard: wraps what runs
-    by itself; by default an exception there is only a complaint."""
+    """Calls on_state(arm, message) for every state of every arm whose description names a topic for it."""
 
     def __init__(
         self,
         node: Node,
         robot: RobotDescription,
         on_state: Callable[[Arm, Any], None],
-        complaints: Complaints | None = None,
-        guard: Callable[[Callable], Callable] | None = None,
+        guard: Guard,
     ):
-        self._node, self._on_state, self._complaints = node, on_state, complaints or Complaints(node)
+        self._node, self._on_state, self._guard = node, on_state, guard
         self._waiting = {arm.name: arm for arm in robot.arms if arm.controller_state_topic}
         self._subscriptions: list[Any] = []
         self._foreign: set[str] = set()
-        self._timer = node.create_timer(
-            LOOK_PERIOD_S, (guard or self._complaints.guarded)(self._look), clock=Clock(clock_type=ClockType.STEADY_TIME)
-        )
+        self._timer = node.create_timer(LOOK_PERIOD_S, guard.wrap(self._look), clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def destroy(self) -> None:
         self._node.destroy_timer(self._timer)
@@ -76,9 +71,9 @@ class ControllerStates:
             self._timer.cancel()
 
     def _subscribe(self, arm: Arm, message_type: type) -> None:
-        callback = self._complaints.guarded(throttled(message_type, partial(self._on_state, arm)))
+        callback = self._guard.wrap(throttled(message_type, partial(self._on_state, arm)))
         self._subscriptions.append(
-            self._node.create_subscription(message_type, arm.controller_state_topic, callback, sensor_qos(5), raw=True)
+            self._node.create_subscription(message_type, arm.controller_state_topic, callback, qos.sensor(5), raw=True)
         )
         del self._waiting[arm.name]
 
@@ -153,11 +148,11 @@ class ArmStates:
         robot: RobotDescription,
         now_s: Callable[[], float],
         measured: Callable[[], np.ndarray],
-        complaints: Complaints,
+        guard: Guard,
     ):
         self._robot, self._now_s, self._measured = robot, now_s, measured
         self._reports: dict[str, tuple[float, Reference]] = {}
-        self._states = ControllerStates(node, robot, self._on_state, complaints)
+        self._states = ControllerStates(node, robot, self._on_state, guard)
 
     def destroy(self) -> None:
         self._states.destroy()

@@ -181,11 +181,6 @@ def rgb_image(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
     return image
 
 
-def camera_info_topic(image_topic: str) -> str:
-    """camera_info stands beside the image topic; a compressed one is one level further down."""
-    return image_topic.removesuffix("/compressed").rsplit("/", 1)[0] + "/camera_info"
-
-
 def trajectory_message(trajectory: Trajectory, stamp_: Time) -> JointTrajectory:
     """One arm's motion as a message whose time base is stamp_."""
     message = JointTrajectory(joint_names=list(trajectory.joint_names))

@@ -1,10 +1,10 @@
 """Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
 
-    self._heart = Heart(self, {"/gate/heartbeat": 0.06}, causes=self._what_keeps_me, on_watch=self._watch_gate)  # in __init__
+    self._heart = Heart(self, {names.GATE_HEARTBEAT: 0.06}, causes=self._what_keeps_me, on_watch=self._watch_gate)  # in __init__
     self._heart.start()
     with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
         ...
-    self._heart.peers["/gate/heartbeat"].lost(time.monotonic())     # one sentence, or empty
+    self._heart.peers[names.GATE_HEARTBEAT].lost(time.monotonic())     # one sentence, or empty
     self._heart.hold = "the gate went silent"              # carried by every beat until it is set to "" again
     self._heart.close()                                    # at the end, before the node is destroyed
 
@@ -23,17 +23,15 @@ from functools import partial
 
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 
 from rdvla_ros.control.supervision.heartbeat import PeerPulse
 from rdvla_ros.msg import Heartbeat
+from rdvla_ros.nodes.common import qos
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
 
 PERIOD_S = 0.02
 WATCH_S = 0.01  # how often the peers are looked at
-LEAST_TIMEOUT_S = 0.04  # two beats; a shorter silence is no news
-QOS = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT, history=QoSHistoryPolicy.KEEP_LAST)
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
 TWIN_S = 1.0  # a node of the same name beat so lately
 
@@ -63,7 +61,9 @@ class Heart:
     ):
         self._yields, self._sent, self._twin_s, self._twin_count = yields, deque(maxlen=100), -TWIN_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
-        self.peers = {topic: PeerPulse(topic.rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()}
+        self.peers = {
+            topic: PeerPulse(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
+        }
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
         self.hold = ""
         self._count, self._busy = 0, ""
@@ -72,12 +72,12 @@ class Heart:
         self.side = side or Side(node)
         self._owns_side = side is None
         own = f"{node.get_fully_qualified_name()}/heartbeat"
-        self._publisher = self.side.node.create_publisher(Heartbeat, own, QOS)
+        self._publisher = self.side.node.create_publisher(Heartbeat, own, qos.HEARTBEAT)
         if yields is not None:
-            self.side.node.create_subscription(Heartbeat, own, throttled(Heartbeat, self._on_own), QOS, raw=True)
+            self.side.node.create_subscription(Heartbeat, own, throttled(Heartbeat, self._on_own), qos.HEARTBEAT, raw=True)
         for topic in self.peers:
             heard = throttled(Heartbeat, partial(self._on_heard, topic))
-            self.side.node.create_subscription(Heartbeat, topic, heard, QOS, raw=True)
+            self.side.node.create_subscription(Heartbeat, topic, heard, qos.HEARTBEAT, raw=True)
         self._timer = node.create_timer(stuck_s / 5, self._callbacks_run, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self.side.every(period_s, self._beat)
         self.side.every(WATCH_S, self._watch)

@@ -6,11 +6,13 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from rdvla_ros.nodes.common.executor import kind_of, make_executor, spin_once
+from rdvla_ros.nodes.common.guard import Guard
 
 JOIN_S = 0.5  # longest wait for the thread at the end
 
@@ -48,8 +50,7 @@ class Side:
             threading.Thread(target=self._spin, name=f"{name} callbacks", daemon=True),
             threading.Thread(target=self._keep_time, name=f"{name} tasks", daemon=True),
         ]
-        self.exceptions, self.last_exception = 0, ""
-        self.on_exception: Callable[[str], None] | None = None  # what else follows from one, with its text
+        self.guard = Guard(main, ending=self._ended)
 
     def every(self, period_s: float, run: Callable[[], None]) -> None:
         """By the steady clock, in a plain thread. A late one skips what it missed and makes no burst."""
@@ -72,7 +73,7 @@ class Side:
 
     def _spin(self) -> None:
         while not self._ended():
-            self._guarded(lambda: spin_once(self._executor))
+            self._guarded(partial(spin_once, self._executor))
 
     def _keep_time(self) -> None:
         while not self._ended():
@@ -88,13 +89,7 @@ class Side:
         try:
             run()
         except Exception as error:
-            if self._ended():
-                return
-            self.exceptions += 1
-            self.last_exception = f"{type(error).__name__}: {error}"
-            self._main.get_logger().error(f"Exception beside the callbacks: {self.last_exception}")
-            if self.on_exception is not None:
-                self.on_exception(f"an exception beside the callbacks ({self.last_exception})")
+            self.guard.raised(threading.current_thread().name, error)
             self._ends.wait(0.001)  # what raises at once every time must not take the processor
 
     def _ended(self) -> bool:

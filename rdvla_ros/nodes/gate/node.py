@@ -9,21 +9,20 @@ and the side's tasks, which watch.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from functools import partial, wraps
+from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
-from rdvla_ros.control.supervision.modes import Answer, GateModes, Mode
+from rdvla_ros.control.supervision.modes import PASSES, Answer, GateModes, Mode
 from rdvla_ros.control.supervision.motion_check import JumpError, LateError
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common import conversions, realtime
+from rdvla_ros.nodes.common import conversions, names, qos, realtime
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.common.side_node import Side
@@ -36,64 +35,51 @@ from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
 from rdvla_ros.nodes.gate.services import GateServices
 from rdvla_ros.nodes.gate.supervisor import GateWatch
-from rdvla_ros.nodes.policy.observations import qos_events
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import ObservationError, TrajectoryError
 
 LOOK_S = 0.1  # how often the graph is looked up
-LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 class GateNode(Node):
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("gate", **node_options)
+        super().__init__(names.GATE, **node_options)
         self._values = values = declare(self, GateParameters)
-        self._robot = robot = RobotDescription.load(values.robot)
+        self._robot = robot = RobotDescription.load(values.robot).in_namespace(self.get_namespace())
         refuse_second_gate(self, robot, values)
         self._wait_for_robot = values.start_mode == "auto"
         reason = "start-up: waiting for the robot and the policy" if self._wait_for_robot else "start-up: not resumed yet"
-        names = [arm.name for arm in robot.arms]
-        modes = GateModes(time.monotonic(), reason, arms=names, pauses=values.pauses)
+        arms = [arm.name for arm in robot.arms]
+        modes = GateModes(time.monotonic(), reason, arms=arms, pauses=values.pauses)
         self._arms = GateArms(self, robot, values)
-        self._authority = Authority(modes, self._arms, names, values, self.get_logger(), self._tell)
+        self._authority = Authority(modes, self._arms, arms, values, self.get_logger(), self._tell)
+        self._guard = Guard(self, then=self._authority.hold_safely, repeat_s=1.0)  # a watch may raise a hundred times a second
         self._jumps = Streak(values.refusals_to_hold)
         self._passed = self._refused = 0
         self._last_refusal, self._looked_s = "", 0.0
-        self._status = self.create_publisher(GateStatus, "~/status", LATEST)
-        self._subscribe_motions(names)
-        self._robot_watch = RobotWatch(self, robot, values, self._arms, self._safe, self._authority.lock)
+        self._status = self.create_publisher(GateStatus, "~/status", qos.LATCHED)
+        self._subscribe_motions(arms)
+        self._robot_watch = RobotWatch(self, robot, values, self._arms, self._guard, self._authority.lock)
         self._side = Side(self)
-        self._side.on_exception = self.on_escaped = self._authority.hold_safely
-        self._watch = GateWatch(self, self._side, values, self._authority, self._robot_watch, self._safe)
-        GateServices(self, self._side, self._authority, self._watch.causes, self._safe)
-        self.create_timer(1.0 / values.status_hz, self._safe(self._tick), clock=Clock(clock_type=ClockType.STEADY_TIME))
+        self._side.guard.then = self.on_escaped = self._authority.hold_safely
+        self._watch = GateWatch(self, self._side, values, self._authority, self._robot_watch, self._guard)
+        GateServices(self, self._side, self._authority, self._watch.causes, self._guard)
+        tick = self._guard.wrap(self._tick)
+        self.create_timer(1.0 / values.status_hz, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
         self._announce()
         self._side.start()
 
     # -- wiring
 
-    def _subscribe_motions(self, names: list[str]) -> None:
+    def _subscribe_motions(self, arms: list[str]) -> None:
         """Both sources are listened to all the time, so that a change of mode needs no discovery."""
         for mode, prefix in ((Mode.AUTO, self._values.policy_prefix), (Mode.TAKEOVER, self._values.takeover_prefix)):
-            for name in names:
-                topic = f"{prefix}/{name}/joint_trajectory"
-                callback = self._safe(throttled(JointTrajectory, partial(self._on_motion, mode, name)))
-                self.create_subscription(JointTrajectory, topic, callback, 10, event_callbacks=qos_events(self, topic), raw=True)
-
-    def _safe(self, callback: Callable) -> Callable:
-        """An exception in a callback is counted and holds the arms; the node lives on. A service still answers."""
-
-        @wraps(callback)
-        def guarded(*args: Any) -> Any:
-            try:
-                return callback(*args)
-            except Exception as error:
-                self._authority.hold_safely(f"an exception in the gate ({type(error).__name__}: {error})")
-                text = f"Exception in a callback: {type(error).__name__}: {error}"
-                self.get_logger().error(text, throttle_duration_sec=1.0)  # `watch` may raise a hundred times a second
-                return args[-1] if len(args) > 1 else None
-
-        return guarded
+            for name in arms:
+                topic = names.motions(prefix, name)
+                callback = self._guard.wrap(throttled(JointTrajectory, partial(self._on_motion, mode, name)))
+                self.create_subscription(
+                    JointTrajectory, topic, callback, 10, event_callbacks=qos.log_mismatch(self, topic), raw=True
+                )
 
     # -- motions
 
@@ -149,9 +135,9 @@ class GateNode(Node):
 
     def _refuse_inactive(self, source: Mode) -> None:
         """A teleoperation source may send all the time; only while it has the arms are its motions counted as refused."""
-        who = {Mode.AUTO: "the policy's motions pass", Mode.TAKEOVER: "the teleoperation source's motions pass"}
-        mode = self._authority.mode
-        reason = f"The mode is {mode.name}: {who.get(mode, self._authority.modes.state.reason)}."
+        state = self._authority.modes.state
+        passes = state.reason if self._authority.modes.holding else PASSES[state.mode]
+        reason = f"The mode is {state.mode.name}: {passes}."
         if source is Mode.AUTO:
             self._refuse(reason)
         else:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.control.supervision.modes import PauseRule
 from rdvla_ros.control.supervision.tracking import ObeyOptions
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.parameters import Schema, parameter
 
 
@@ -15,86 +16,101 @@ from rdvla_ros.nodes.common.parameters import Schema, parameter
 class GateParameters(Schema):
     robot: str = parameter("", "robot description, a YAML file", unit="path")
     start_mode: str = parameter(
-        "hold", "hold: nothing passes until ~/resume; auto: nothing passes until the robot is there", choices=("hold", "auto")
+        "hold",
+        "hold: nothing passes until ~/resume is called; auto: the start-up hold ends by itself once nothing stands in the way",
+        choices=("hold", "auto"),
     )
-    policy_prefix: str = parameter("/policy", "the policy publishes on <prefix>/<arm>/joint_trajectory")
-    takeover_prefix: str = parameter("/teleop", "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
+    policy_prefix: str = parameter(names.POLICY, "the policy publishes on <prefix>/<arm>/joint_trajectory")
+    takeover_prefix: str = parameter(names.TELEOP, "a teleoperation source publishes on <prefix>/<arm>/joint_trajectory")
 
     # what passes
-    pair_timeout_s: float = parameter(0.1, "wait for the other arm's part of a decision", unit="s", low=0.005, high=1.0)
-    longest_age_s: float = parameter(0.2, "age by its stamp up to which a motion passes", unit="s", low=0.02, high=2.0)
-    longest_motion_s: float = parameter(
-        LONGEST_MOTION_S, "longest motion that may go on the wire at once", unit="s", low=0.2, high=10.0
+    pair_timeout_s: float = parameter(
+        0.1, "how long one arm's part of a decision waits for the other arm's", unit="s", low=0.005, high=1.0
     )
-    refusals_to_hold: int = parameter(3, "successive motions that begin in the wrong place until the hold", low=1, high=100)
-    hold_lead_s: float = parameter(0.02, "the hold begins this long after it is sent", unit="s", low=0.002, high=0.2)
+    longest_age_s: float = parameter(0.2, "largest age, by its stamp, of a motion that passes", unit="s", low=0.02, high=2.0)
+    longest_motion_s: float = parameter(LONGEST_MOTION_S, "longest motion that passes", unit="s", low=0.2, high=10.0)
+    refusals_to_hold: int = parameter(
+        3, "hold after this number of consecutive motions that begin where the arms are not", low=1, high=100
+    )
+    hold_lead_s: float = parameter(0.02, "time from sending a stop to its first point", unit="s", low=0.002, high=0.2)
 
     # the robot
-    joint_timeout_s: float = parameter(
-        0.25, "silence of joint states after which the arms are held", unit="s", low=0.02, high=5.0
-    )
+    joint_timeout_s: float = parameter(0.25, "hold after joint states are silent for this duration", unit="s", low=0.02, high=5.0)
     bad_joint_s: float = parameter(
-        0.05, "time without a good joint state, while bad ones come, until the hold", unit="s", low=0.0, high=5.0
+        0.05, "hold after only unusable joint states came for this duration", unit="s", low=0.0, high=5.0
     )
     clock_tolerance_s: float = parameter(
-        1.0, "largest distance of others' stamps from this node's clock", unit="s", low=0.05, high=60.0
+        1.0, "largest difference between the stamps of other nodes and this node's clock", unit="s", low=0.05, high=60.0
     )
     controller_timeout_s: float = parameter(
-        0.25, "silence of a controller's state, where the robot has one, until the hold", unit="s", low=0.02, high=5.0
+        0.25,
+        "hold after a controller's state is silent for this duration; only where the robot description names its topic",
+        unit="s",
+        low=0.02,
+        high=5.0,
     )
-    obey_s: float = parameter(0.2, "a controller's reference may be off what was sent for so long", unit="s", low=0.05, high=2.0)
+    obey_s: float = parameter(
+        0.2,
+        "hold after a controller's reference deviates from the motion that was sent for this duration",
+        unit="s",
+        low=0.05,
+        high=2.0,
+    )
     other_publishers: str = parameter(
         "hold",
-        "another publisher on a controller's topic: hold, or only warn (a controller's own tools that publish now and then)",
+        "what another publisher on a controller's topic causes: a hold, or only a warning (for tools that publish now and then)",
         choices=("hold", "warn"),
     )
-    skew_s: float = parameter(0.05, "how far apart in time the arms may be on one motion", unit="s", low=0.004, high=1.0)
+    skew_s: float = parameter(
+        0.05, "largest time by which one arm may lag behind the other on the same motion", unit="s", low=0.004, high=1.0
+    )
 
     # the policy and this process
-    policy_heartbeat: bool = parameter(True, "the policy's heartbeat is needed in AUTO; false: for a policy that has none")
-    heartbeat_period_s: float = parameter(0.02, "time between two beats of the gate", unit="s", low=0.005, high=1.0)
+    policy_heartbeat: bool = parameter(True, "whether AUTO needs the policy's heartbeat; false: for a policy that sends none")
+    heartbeat_period_s: float = parameter(0.02, "period of the gate's heartbeat", unit="s", low=0.005, high=1.0)
     heartbeat_timeout_s: float = parameter(
-        0.06, "silence of the policy's heartbeat after which the arms are held", unit="s", low=0.04, high=5.0
+        0.06, "hold after the policy's heartbeat is silent for this duration", unit="s", low=0.04, high=5.0
     )
     starved_s: float = parameter(
         0.25,
-        "this process may be kept from running for so long, and its callbacks twice as long, until the hold",
+        "hold after this process did not run for this duration, or its callbacks for twice this duration",
         unit="s",
         low=0.05,
         high=5.0,
     )
 
     realtime_priority: int = parameter(
-        40, "scheduling priority (SCHED_FIFO) of the gate's process, where it is allowed; 0: as any other", low=0, high=99
+        40, "real-time priority (SCHED_FIFO) of the gate's process, where the system allows it; 0: none", low=0, high=99
     )
 
     # the operator
-    auto_resume: bool = parameter(False, "a pause may end by itself; false: it becomes a hold, which an operator lifts")
-    healthy_s: float = parameter(1.0, "auto_resume: time in which all must have been well", unit="s", low=1.0, high=60.0)
-    longest_pause_s: float = parameter(2.0, "a longer pause becomes a hold", unit="s", low=0.1, high=60.0)
+    auto_resume: bool = parameter(False, "true: a pause ends by itself once its causes are gone; false: a pause becomes a hold")
+    healthy_s: float = parameter(
+        1.0, "auto_resume: a pause ends after nothing stood in the way for this duration", unit="s", low=1.0, high=60.0
+    )
+    longest_pause_s: float = parameter(2.0, "a pause that lasts longer becomes a hold", unit="s", low=0.1, high=60.0)
     operator: str = parameter(
         "off",
-        "a sign of the operator that is needed to move: none, a heartbeat (rdvla_ros/Heartbeat), or a pressed button "
-        "(sensor_msgs/Joy)",
+        "operator presence that moving needs: off, a heartbeat (rdvla_ros/Heartbeat), or a pressed button (joy, sensor_msgs/Joy)",
         choices=("off", "heartbeat", "joy"),
     )
-    operator_topic: str = parameter("/operator/heartbeat", "where the operator's sign comes")
+    operator_topic: str = parameter(names.OPERATOR_HEARTBEAT, "topic of the operator's heartbeat or joystick")
     operator_timeout_s: float = parameter(
-        0.5, "silence of the operator's sign after which the arms are held", unit="s", low=0.05, high=5.0
+        0.5, "hold after the operator's heartbeat or joystick is silent for this duration", unit="s", low=0.05, high=5.0
     )
-    operator_button: int = parameter(0, "operator joy: index of the button that is kept pressed", low=0, high=99)
+    operator_button: int = parameter(0, "operator joy: index of the button that the operator keeps pressed", low=0, high=99)
     operator_longest_press_s: float = parameter(
-        600.0, "operator joy: a button that is pressed for longer is taken for stuck", unit="s", low=1.0, high=36000.0
+        600.0, "operator joy: a button that is pressed for longer counts as stuck", unit="s", low=1.0, high=36000.0
     )
 
     # the node
     status_hz: float = parameter(20.0, "rate of ~/status", unit="Hz", low=10.0, high=200.0)
     discovery_s: float = parameter(
-        0.5, "at start, look so long for another publisher to the controllers", unit="s", low=0.0, high=10.0
+        0.5, "at start: how long to look for another publisher to the controllers", unit="s", low=0.0, high=10.0
     )
     predecessor_s: float = parameter(
         25.0,
-        "at start, wait so long for another gate to go: one that was killed is listed for 20 s",
+        "at start: how long to wait for another gate to end; discovery lists a killed one for 20 s",
         unit="s",
         low=0.0,
         high=120.0,

@@ -7,7 +7,6 @@ listens, and whether they can hear each other) are looked up in the graph on `lo
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -16,13 +15,13 @@ from sensor_msgs.msg import JointState
 
 from rdvla_ros.control.supervision.tracking import skew
 from rdvla_ros.control.supervision.watchdog import StreamWatch
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates, commanded, incredible, reported_at_s, stands_still
 from rdvla_ros.nodes.common.graph import node_names, unheard
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
 from rdvla_ros.nodes.gate.parameters import GateParameters
-from rdvla_ros.nodes.policy.observations import qos_events, sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
 
@@ -30,7 +29,7 @@ SKEWED_S = 0.06  # the arms' reports must be apart for so long: each controller 
 
 
 class RobotWatch:
-    """Subscribes on construction and tells the arms what it hears. safe: wraps callbacks of the node; lock: of the arms."""
+    """Subscribes on construction and tells the arms what it hears. guard: of the node's callbacks; lock: of the arms."""
 
     def __init__(
         self,
@@ -38,7 +37,7 @@ class RobotWatch:
         robot: RobotDescription,
         values: GateParameters,
         arms: GateArms,
-        safe: Callable[[Callable], Callable],
+        guard: Guard,
         lock: Any,
     ):
         self._node, self._robot, self._values = node, robot, values
@@ -58,9 +57,9 @@ class RobotWatch:
             self._streams[group.arm] = StreamWatch(name, timeout_s=values.joint_timeout_s, bad_s=values.bad_joint_s)
         self._joint_topics = tuple(dict.fromkeys(topics))
         for topic in self._joint_topics:
-            callback, events = safe(throttled(JointState, partial(self._on_joints, topic))), qos_events(node, topic)
-            node.create_subscription(JointState, topic, callback, sensor_qos(5), event_callbacks=events, raw=True)
-        self._controllers = ControllerStates(node, robot, safe(self._on_controller), guard=safe)
+            callback, events = guard.wrap(throttled(JointState, partial(self._on_joints, topic))), qos.log_mismatch(node, topic)
+            node.create_subscription(JointState, topic, callback, qos.sensor(5), event_callbacks=events, raw=True)
+        self._controllers = ControllerStates(node, robot, self._on_controller, guard)
 
     def causes(self) -> list[str]:
         """What stands in the way of moving now; one sentence each."""
@@ -97,7 +96,7 @@ class RobotWatch:
                 listeners = self._node.get_subscriptions_info_by_topic(topic)
                 causes += unheard(topic, [output.qos_profile], listeners) or [f"No controller listens on {topic}."]
         for topic in self._joint_topics:
-            causes += unheard(topic, self._node.get_publishers_info_by_topic(topic), [sensor_qos(5)])
+            causes += unheard(topic, self._node.get_publishers_info_by_topic(topic), [qos.sensor(5)])
         if self._values.other_publishers == "hold":
             return [*rivals, *causes]
         for rival in set(rivals) - self._warned_of:

@@ -5,18 +5,16 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from rclpy.node import Node
-from rclpy.qos import QoSProfile
 
+from rdvla_ros.nodes.common import qos
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.srv import Hold, Resume, SetMode
 
-# By default a service keeps the last 10 requests, and whoever's was pushed out by others waits for ever.
-QOS = QoSProfile(depth=1000)
-
 
 class GateServices:
-    """causes(for_takeover): all that stands in the way at this moment. safe: wraps a callback so that it always answers."""
+    """causes(for_takeover): all that stands in the way at this moment."""
 
     def __init__(
         self,
@@ -24,7 +22,7 @@ class GateServices:
         side: Side,
         authority: Authority,
         causes: Callable[[bool], list[str]],
-        safe: Callable[[Callable], Callable],
+        guard: Guard,
     ):
         self._authority, self._causes = authority, causes
         for kind, name, handle in (
@@ -33,7 +31,7 @@ class GateServices:
             (SetMode, "set_mode", self._on_set_mode),
         ):
             # the full name, with the remappings that the first node was given
-            side.node.create_service(kind, main.resolve_service_name(f"~/{name}"), safe(handle), qos_profile=QOS)
+            side.node.create_service(kind, main.resolve_service_name(f"~/{name}"), guard.wrap(handle), qos_profile=qos.SERVICE)
 
     def _on_hold(self, request: Hold.Request, response: Hold.Response) -> Hold.Response:
         modes = self._authority.modes

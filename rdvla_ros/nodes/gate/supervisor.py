@@ -7,7 +7,6 @@ gate, the operator's sign or the policy's life; a pause for what a living policy
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
@@ -17,8 +16,9 @@ from rdvla_ros.control.supervision.clock import ClockWatch
 from rdvla_ros.control.supervision.heartbeat import PeerPulse
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.control.supervision.operator_presence import ButtonPresence
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.heartbeat import QOS, Heart
+from rdvla_ros.nodes.common import conversions, names, qos
+from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.heartbeat import Heart
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.authority import Authority
@@ -36,13 +36,13 @@ class GateWatch:
         values: GateParameters,
         authority: Authority,
         robot: RobotWatch,
-        safe: Callable[[Callable], Callable],
+        guard: Guard,
     ):
         self._node, self._values, self._authority, self._robot = node, values, authority, robot
         self._clock, self._button = ClockWatch(), None
         self._stopped_id = 0  # the hold since which the button counts
         self._watched_s: float | None = None
-        self._policy_topic = f"{values.policy_prefix}/heartbeat"
+        self._policy_topic = names.heartbeat(values.policy_prefix)
         peers = {self._policy_topic: values.heartbeat_timeout_s} if values.policy_heartbeat else {}
         if values.operator == "heartbeat":
             peers[values.operator_topic] = values.operator_timeout_s
@@ -50,11 +50,13 @@ class GateWatch:
             self._button = ButtonPresence(
                 "joystick", timeout_s=values.operator_timeout_s, longest_press_s=values.operator_longest_press_s
             )
-            side.node.create_subscription(Joy, values.operator_topic, safe(throttled(Joy, self._on_joy)), QOS, raw=True)
+            side.node.create_subscription(
+                Joy, values.operator_topic, guard.wrap(throttled(Joy, self._on_joy)), qos.HEARTBEAT, raw=True
+            )
         self.heart = Heart(
             node,
             peers,
-            on_watch=safe(self.watch),
+            on_watch=guard.wrap(self.watch),
             period_s=values.heartbeat_period_s,
             stuck_s=2.0 * values.starved_s,
             side=side,

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
 
+from rdvla_ros.control.supervision.modes import mode_name
 from rdvla_ros.control.supervision.uncertainty import Assessment
 from rdvla_ros.control.supervision.watchdog import RateMeter
 from rdvla_ros.msg import Convergence, GateStatus
@@ -20,7 +21,6 @@ from rdvla_ros.robot import Camera
 from rdvla_ros.types import StopReason
 
 OK, WARN, ERROR, STALE = DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR, DiagnosticStatus.STALE
-GATE_MODES = {GateStatus.AUTO: "AUTO", GateStatus.HOLD: "HOLD", GateStatus.TAKEOVER: "TAKEOVER", GateStatus.PAUSE: "PAUSE"}
 
 
 @dataclass
@@ -47,7 +47,7 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
     held = gate.message is not None and gate.message.mode != GateStatus.AUTO
     if message is None or heard.silent(now_s, stale_s):
         if held:
-            return _status("policy", OK, f"No decisions while the gate is in {_mode(gate.message)}.", heard.rates(now_s))
+            return _status("policy", OK, f"No decisions while the gate is in {mode_name(gate.message.mode)}.", heard.rates(now_s))
         return _status("policy", STALE, f"No decision within {stale_s:g} s.", heard.rates(now_s))
     timings = dict(zip(message.timing_names, message.timings_s, strict=False))
     observation_age_s = conversions.seconds(message.header.stamp) - conversions.seconds(message.observation_stamp)
@@ -84,7 +84,7 @@ def gate_status(heard: Heard, now_s: float, stale_s: float) -> DiagnosticStatus:
     message: GateStatus | None = heard.message
     if message is None or heard.silent(now_s, stale_s):
         return _status("gate", STALE, f"No status within {stale_s:g} s.", heard.rates(now_s))
-    mode = _mode(message)
+    mode = mode_name(message.mode)
     values = {
         "mode": mode,
         "hold_id": message.hold_id,
@@ -98,10 +98,6 @@ def gate_status(heard: Heard, now_s: float, stale_s: float) -> DiagnosticStatus:
     stopped = message.mode in (GateStatus.HOLD, GateStatus.PAUSE)
     level = ERROR if message.causes else WARN if stopped else OK
     return _status("gate", level, f"{mode}: {message.reason}.", values)
-
-
-def _mode(message: GateStatus) -> str:
-    return GATE_MODES.get(message.mode, f"unknown mode {message.mode}")
 
 
 def controller_status(arm: str, heard: Heard, rejected_before: int, now_s: float, stale_s: float) -> DiagnosticStatus:

@@ -11,38 +11,38 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, JointState
 
 from rdvla_ros.control.supervision.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
-from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.msg import Convergence, Uncertainty
+from rdvla_ros.nodes.common import names, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates
+from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
 from rdvla_ros.nodes.monitor.plain_numbers import PlainNumbers
 from rdvla_ros.nodes.monitor.thumbnails import Thumbnails
-from rdvla_ros.nodes.policy.observations import sensor_qos
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold
 from rdvla_ros.types import StopReason
-
-LATEST = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, durability=DurabilityPolicy.TRANSIENT_LOCAL)
 
 
 @dataclass(frozen=True)
 class MonitorParameters(Schema):
     robot: str = parameter("", "robot description, a YAML file", unit="path")
-    window: int = parameter(5, "decisions whose largest score the alarm judges", low=1, high=1000)
-    alarm_threshold: float = parameter(0.0, "score above which there is an alarm; 0: none is configured", low=0.0, high=1e6)
+    window: int = parameter(5, "the alarm judges the largest score of this number of decisions", low=1, high=1000)
+    alarm_threshold: float = parameter(0.0, "score above which there is an alarm; 0: no alarm", low=0.0, high=1e6)
     default_threshold: float = parameter(
-        1e-3, "mean-squared change that counts as settled where the stopping rule has no threshold", low=1e-12, high=1e3
+        1e-3, "mean-squared change that counts as settled where the halting rule has no threshold", low=1e-12, high=1e3
     )
-    hold_on_alarm: bool = parameter(False, "ask the gate to hold when the alarm begins")
+    hold_on_alarm: bool = parameter(False, "true: ask the gate for a hold when the alarm begins")
     diagnostics_hz: float = parameter(1.0, "rate of /diagnostics", unit="Hz", low=0.1, high=50.0)
-    stale_s: float = parameter(2.0, "silence after which a part is reported as stale", unit="s", low=0.1, high=600.0)
+    stale_s: float = parameter(
+        2.0, "a part is reported as stale after it is silent for this duration", unit="s", low=0.1, high=600.0
+    )
 
     def problems(self):
         if self.hold_on_alarm and self.alarm_threshold == 0.0:
@@ -51,9 +51,9 @@ class MonitorParameters(Schema):
 
 class MonitorNode(Node):
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("monitor", **node_options)
+        super().__init__(names.MONITOR, **node_options)
         self._values = values = declare(self, MonitorParameters)
-        self._robot = robot = RobotDescription.load(values.robot)
+        self._robot = robot = RobotDescription.load(values.robot).in_namespace(self.get_namespace())
         threshold = Threshold(values.alarm_threshold) if values.alarm_threshold else Threshold()
         self._judge = UncertaintyMonitor(window=values.window, threshold=threshold, default_threshold=values.default_threshold)
         self._assessment: Assessment | None = None
@@ -63,17 +63,16 @@ class MonitorNode(Node):
         self._cameras = {camera.name: Heard() for camera in robot.cameras}
         self._joints = {arm.joint_states_topic: Heard() for arm in robot.arms}
         self._uncertainty = self.create_publisher(Uncertainty, "~/uncertainty", 10)
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self._hold = self.create_client(Hold, "/gate/hold")
-        self.create_subscription(Convergence, "/policy/convergence", self._on_decision, 10)
-        self.create_subscription(GateStatus, "/gate/status", partial(self._hear, self._gate), LATEST)
+        self._diagnostics = self.create_publisher(DiagnosticArray, names.DIAGNOSTICS, 10)
+        self._gate_client = GateClient(self, (Hold,), partial(self._hear, self._gate))
+        self.create_subscription(Convergence, names.POLICY_CONVERGENCE, self._on_decision, 10)
         for camera in robot.cameras:
-            topic = conversions.camera_info_topic(camera.topic)
-            self.create_subscription(CameraInfo, topic, partial(self._hear, self._cameras[camera.name]), sensor_qos(1))
+            topic = names.camera_info(camera.topic)
+            self.create_subscription(CameraInfo, topic, partial(self._hear, self._cameras[camera.name]), qos.sensor(1))
         for topic, heard in self._joints.items():  # raw: only counted, at up to hundreds a second
-            self.create_subscription(JointState, topic, partial(self._hear, heard), sensor_qos(1), raw=True)
-        self._states = ControllerStates(self, robot, self._on_controller)
-        self._plain, self._thumbnails = PlainNumbers(self), Thumbnails(self, robot)
+            self.create_subscription(JointState, topic, partial(self._hear, heard), qos.sensor(1), raw=True)
+        self._states = ControllerStates(self, robot, self._on_controller, Guard(self))
+        self._plain, self._thumbnails = PlainNumbers(self), Thumbnails(self, robot, Guard(self).wrap)
         self.create_timer(1.0 / values.diagnostics_hz, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _hear(self, heard: Heard, message: Any) -> None:
@@ -95,7 +94,7 @@ class MonitorNode(Node):
             self.get_logger().warning(f"Alarm: {assessment.reason}")
             if self._values.hold_on_alarm:
                 # no waiting in a callback; whether the gate heard it is seen in its status
-                self._hold.call_async(Hold.Request(reason=f"the monitor's alarm: {assessment.reason}", who="monitor"))
+                self._gate_client.hold(f"the monitor's alarm: {assessment.reason}", self.get_name())
 
     def _publish_diagnostics(self) -> None:
         now_s, stale_s = time.monotonic(), self._values.stale_s
@@ -119,7 +118,7 @@ class MonitorNode(Node):
     def _sensors(self, now_s: float, stale_s: float) -> Iterator[DiagnosticStatus]:
         rates = self._robot.rates
         for camera in self._robot.cameras:
-            topics = (camera.topic, conversions.camera_info_topic(camera.topic))
+            topics = (camera.topic, names.camera_info(camera.topic))
             publishers = tuple(self.count_publishers(topic) for topic in topics)
             yield diagnostics.camera_status(camera, self._cameras[camera.name], publishers, rates.camera_hz, now_s, stale_s)
         for topic, heard in self._joints.items():

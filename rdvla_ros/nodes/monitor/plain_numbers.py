@@ -8,14 +8,16 @@ from typing import Any
 from rclpy.node import Node
 from std_msgs.msg import Float32
 
+from rdvla_ros.nodes.common import names
+
 NAMES = ("iterations", "final_change", "horizon", "latency_s", "uncertainty")
 
 
 class PlainNumbers:
-    """~/plain/<name>, published only while somebody listens."""
+    """monitor/plain/<name>, published only while somebody listens."""
 
     def __init__(self, node: Node):
-        self._publishers = {name: node.create_publisher(Float32, f"~/plain/{name}", 10) for name in NAMES}
+        self._publishers = {name: node.create_publisher(Float32, f"{names.MONITOR_PLAIN}/{name}", 10) for name in NAMES}
 
     def send(self, decision: Any, window_score: float) -> None:
         """decision: a Convergence message."""

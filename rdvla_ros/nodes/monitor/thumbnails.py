@@ -1,4 +1,4 @@
-"""Small pictures of the cameras for people who watch from afar: ~/thumbnail/<camera>, JPEG, at most 2 Hz and 160 pixels wide.
+"""Small pictures of the cameras for people far away: monitor/thumbnail/<camera>, JPEG, at most 2 Hz and 160 pixels wide.
 
 Three cameras of 320 x 240 at 10 Hz are 55 Mbit/s; their thumbnails 0.3 Mbit/s. A camera is subscribed to when somebody first asks
 for its thumbnail, and what is not needed is thrown away unread: without a listener this costs nothing.
@@ -13,17 +13,15 @@ from functools import partial
 import cv2
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image
 
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.throttle import deserialize_message
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import ObservationError
 
 MOST_HZ, WIDTH, QUALITY = 2.0, 160, 70
 LOOK_S = 0.5
-NEWEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.BEST_EFFORT)
 KINDS = {"raw": Image, "compressed": CompressedImage}
 
 
@@ -33,7 +31,7 @@ class Thumbnails:
     def __init__(self, node: Node, robot: RobotDescription, guard: Callable[[Callable], Callable] = lambda callback: callback):
         self._node, self._guard = node, guard
         self._waiting = {
-            camera.name: (camera, node.create_publisher(CompressedImage, f"~/thumbnail/{camera.name}", NEWEST))
+            camera.name: (camera, node.create_publisher(CompressedImage, names.thumbnail(camera.name), qos.sensor(1)))
             for camera in robot.cameras
         }
         self._sent_s: dict[str, float] = {}
@@ -45,7 +43,7 @@ class Thumbnails:
             if publisher.get_subscription_count():
                 del self._waiting[name]
                 receive = self._guard(partial(self._receive, camera, publisher))
-                self._node.create_subscription(KINDS[camera.transport], camera.topic, receive, NEWEST, raw=True)
+                self._node.create_subscription(KINDS[camera.transport], camera.topic, receive, qos.sensor(1), raw=True)
 
     def _receive(self, camera: Camera, publisher, data: bytes) -> None:
         now_s = time.monotonic()

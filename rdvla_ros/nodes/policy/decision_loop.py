@@ -19,7 +19,7 @@ from rdvla_ros.control.supervision.output_quality import ConstantOutput
 from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.guard import Complaints
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.policy.gate_client import GatePeer
 from rdvla_ros.nodes.policy.motion_sender import Motions, NotNowError
 from rdvla_ros.nodes.policy.observations import Inputs
@@ -54,7 +54,7 @@ class Parts:
     motions: Motions
     keeper: WorkerKeeper
     gate: GatePeer | None
-    complaints: Complaints
+    guard: Guard
     now: Callable[[], Moment]
     values: Callable[[], PolicyParameters]
     result_ready: Callable[[], None]
@@ -123,7 +123,7 @@ class Deciding:
         if not due:
             return
         if why := self._unfit(matched, now):
-            self._p.complaints.say(why.split(":")[0], f"No decision: {why}")
+            self._p.guard.report(why.split(":")[0], f"No decision: {why}")
             return
         self._used = matched
         values = self._p.values()
@@ -176,7 +176,7 @@ class Deciding:
             horizon = self._publish(decision, asked, now_s)
         except RdvlaError as error:
             note = str(error)
-            self._p.complaints.say("unpublished", f"Decision {self._sequence} moves nothing: {note}")
+            self._p.guard.report("unpublished", f"Decision {self._sequence} moves nothing: {note}")
         self.consider()
         doubts = [*decision.notes, *self._doubts(asked, decision)]  # neither the arms nor the next decision wait for these
         self._p.publish(
@@ -192,12 +192,12 @@ class Deciding:
             )
         )
         for text in doubts:
-            self._p.complaints.say(text[:20], f"The decision says: {conversions.printable(text)}")
+            self._p.guard.report(text[:20], f"The decision says: {conversions.printable(text)}")
 
     def _failed(self, error: BaseException) -> None:
         """What the policy was given may be at fault; anything else leaves in doubt whether there is a policy at all."""
         text = f"{type(error).__name__}: {error}"
-        self._p.complaints.say("failed", f"A decision failed and nothing is published: {text}", "error")
+        self._p.guard.report("failed", f"A decision failed and nothing is published: {text}", "error")
         by_input = isinstance(error, WorkerError) and error.failure.input or isinstance(error, ObservationError)
         if not by_input and not isinstance(error, WorkerLost):  # of a lost worker the keeper tells
             self._hold(f"a decision failed: {error}")

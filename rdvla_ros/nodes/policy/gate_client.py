@@ -6,27 +6,20 @@ import time
 from collections.abc import Callable
 
 from rclpy.node import Node
-from rclpy.qos import QoSDurabilityPolicy, QoSProfile, QoSReliabilityPolicy
 
+from rdvla_ros.control.supervision.modes import PASSES, mode_name
 from rdvla_ros.msg import GateStatus
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.conversions import printable
-from rdvla_ros.nodes.common.guard import Complaints
+from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import Heart
-from rdvla_ros.nodes.policy.observations import qos_events
 
-TOPIC = "/gate/status"
-HEARTBEAT = "/gate/heartbeat"
-LATEST = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
 SILENT = "the gate is silent"
-STANDS_BACK = {
-    GateStatus.HOLD: "the gate holds",
-    GateStatus.TAKEOVER: "the gate passes the teleoperation source's motions",
-    GateStatus.PAUSE: "the gate pauses",
-}
 
 
 class GatePeer:
-    """Listens to the gate's status and, with a heart that has HEARTBEAT among its peers, to its heartbeat.
+    """Listens to the gate's status and, with a heart that has GATE_HEARTBEAT among its peers, to its heartbeat.
 
     on_change(before, mode) is called when the mode or the hold is another one than before (None: there was none),
     on_refused(reason) when the gate refused what was sent in AUTO. A gate whose heartbeat ends while it passes motions makes the
@@ -39,21 +32,19 @@ class GatePeer:
         timeout_s: float,
         on_change: Callable[[int | None, int], None],
         on_refused: Callable[[str], None],
-        complaints: Complaints,
+        guard: Guard,
         heart: Heart | None = None,
     ):
-        self._heart, self._pulse = heart, heart and heart.peers[HEARTBEAT]
+        self._heart, self._pulse = heart, heart and heart.peers[names.GATE_HEARTBEAT]
         self._node, self._timeout_s = node, timeout_s
-        self._on_change, self._on_refused, self._complaints = on_change, on_refused, complaints
+        self._on_change, self._on_refused, self._guard = on_change, on_refused, guard
         self._since_s = time.monotonic()  # silence counts from here before the first status
         self._heard_s: float | None = None
         self._status: GateStatus | None = None
-        self._subscription = node.create_subscription(
-            GateStatus, TOPIC, complaints.guarded(self._on_status), LATEST, event_callbacks=qos_events(node, TOPIC)
-        )
+        self._client = GateClient(node, on_status=guard.wrap(self._on_status))
 
     def destroy(self) -> None:
-        self._node.destroy_subscription(self._subscription)
+        self._client.destroy()
 
     def standing_back(self) -> str:
         """Why no trajectory may be sent now; empty when one may."""
@@ -64,7 +55,8 @@ class GatePeer:
             return f"the policy holds by itself ({self._heart.hold})"
         if self._status.mode == GateStatus.AUTO:
             return ""
-        return f"{STANDS_BACK.get(self._status.mode, 'the gate is in an unknown mode')} ({printable(self._status.reason)})"
+        passes = PASSES.get(self._status.mode, f"the gate is in {mode_name(self._status.mode)}")
+        return f"{passes} ({printable(self._status.reason)})"
 
     def holds(self) -> bool:
         """A hold is in force already, as far as is known."""
@@ -88,10 +80,10 @@ class GatePeer:
     def complain_if_silent(self) -> None:
         silence_s = time.monotonic() - (self._heard_s or self._since_s)
         if silence_s > self._timeout_s:
-            publishers = self._node.count_publishers(TOPIC)
-            self._complaints.say(
+            publishers = self._node.count_publishers(names.GATE_STATUS)
+            self._guard.report(
                 "gate",
-                f"Waiting for {TOPIC}: nothing received in {silence_s:.1f} s; publishers: {publishers}. "
+                f"Waiting for {self._client.status_topic}: nothing received in {silence_s:.1f} s; publishers: {publishers}. "
                 "Without a gate, start with gate:=false.",
             )
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from rclpy.lifecycle import LifecycleNode
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.limits import JointLimits
@@ -17,7 +16,7 @@ from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
@@ -44,9 +43,8 @@ class Motions:
             observation_period_s=1.0 / robot.rates.camera_hz,
             planning=Latency(FIRST_PLANNING_S),
         )
-        newest = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE)
         self._publishers = {
-            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", newest)
+            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", qos.NEWEST)
             for arm in robot.arms
         }
         self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]

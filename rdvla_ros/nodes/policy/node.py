@@ -16,21 +16,20 @@ from typing import Any
 from rclpy.clock import Clock, ClockType
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
-from rclpy.qos import QoSProfile, QoSReliabilityPolicy
 
 from rdvla_ros.control.supervision.clock import ClockWatch
 from rdvla_ros.control.supervision.freshness import StallWatch
 from rdvla_ros.control.supervision.policy_halts import Halts
 from rdvla_ros.msg import Convergence, GateStatus
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.common.executor import WAIT_SET
-from rdvla_ros.nodes.common.guard import Complaints
+from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import Heart
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.policy.decision_loop import Deciding, Parts
-from rdvla_ros.nodes.policy.gate_client import HEARTBEAT, GatePeer
+from rdvla_ros.nodes.policy.gate_client import GatePeer
 from rdvla_ros.nodes.policy.motion_sender import Motions
 from rdvla_ros.nodes.policy.observations import Checks, Inputs
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
@@ -58,19 +57,19 @@ class PolicyNode(LifecycleNode):
 
     def __init__(self, **options: Any) -> None:
         """options: of rclpy's node (context, parameter_overrides, ...)."""
-        super().__init__("policy", **options)
+        super().__init__(names.POLICY, **options)
         self._configured = self._active = False
         self._values = declare(self, PolicyParameters, on_change=self._changed, is_configured=lambda: self._configured)
-        self._complaints = Complaints(self)
+        self._guard = Guard(self)
         self._resources: list[Any] = []  # what cleanup undoes, in reverse
         self._deciding: Deciding | None = None
         self._keeper: WorkerKeeper | None = None
         self._gate: GatePeer | None = None
         self._halts = Halts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
         self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
-        peers = {HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
+        peers = {names.GATE_HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
         self._heart = Heart(self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active)
-        guarded, steady = self._complaints.guarded, Clock(clock_type=ClockType.STEADY_TIME)
+        guarded, steady = self._guard.wrap, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
         self.create_timer(WATCH_S, guarded(self._watch), clock=steady)
@@ -79,8 +78,8 @@ class PolicyNode(LifecycleNode):
         self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
-        self._complaints.on_exception = self.on_escaped = self._hold  # a node with a bug: who knows what it will send next
-        self._heart.side.on_exception = lambda text: setattr(self._heart, "hold", text)  # in another thread: the gate holds
+        self._guard.then = self.on_escaped = self._hold  # a node with a bug: who knows what it will send next
+        self._heart.side.guard.then = self._heart.ask_for_hold  # in another thread: the gate holds
         self._heart.start()
 
     # ---- lifecycle
@@ -127,7 +126,7 @@ class PolicyNode(LifecycleNode):
         """At the end of the process. Without a gate the last that is published is the arms' stop; with one, its silence is. A
         running decision is waited for, but not for long."""
         if self._active and not self._gate:
-            self._complaints.guarded(self._stop_here)()
+            self._guard.wrap(self._stop_here)()
         self._heart.close()
         self._release()
 
@@ -142,7 +141,7 @@ class PolicyNode(LifecycleNode):
             raise RdvlaError(
                 "robot: expected a robot description file, got none. Pass robot:=<file>; docs/robot.md shows how to write one."
             )
-        self._robot = robot = RobotDescription.load(values.robot)
+        self._robot = robot = RobotDescription.load(values.robot).in_namespace(self.get_namespace())
         self._max_age_s = values.max_observation_age_s or robot.rates.max_observation_age_s
         self._pause_after_s = values.pause_after_s or self._max_age_s + PAUSE_AFTER_S
         self._keeper = self._started_worker(robot)
@@ -175,33 +174,32 @@ class PolicyNode(LifecycleNode):
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         checks = Checks(values.frozen_frames, values.joint_jump_factor)
-        self._inputs = Inputs(self, robot, options, checks, self._now, self._complaints.log, self._on_contradiction)
+        self._inputs = Inputs(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction)
         measured = partial(self._inputs.measured, self._max_age_s)
-        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._complaints)
+        self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._guard)
         self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
-            callbacks = (self._on_gate, self._on_refused, self._complaints)
+            callbacks = (self._on_gate, self._on_refused, self._guard)
             self._gate = GatePeer(self, values.gate_timeout_s, *callbacks, self._heart)
             self._resources.append(self._gate.destroy)
 
     def _advertise(self, robot: RobotDescription, horizon: Any) -> None:
         self._motions = Motions(self, robot, self._values, self._arms, horizon)
-        reliable = QoSProfile(depth=10, reliability=QoSReliabilityPolicy.RELIABLE)
-        convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", reliable)
+        convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", qos.RELIABLE)
         self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
         parts = Parts(
             inputs=self._inputs,
             motions=self._motions,
             keeper=self._keeper,
             gate=self._gate,
-            complaints=self._complaints,
+            guard=self._guard,
             now=self._now,
             values=lambda: self._values,
             result_ready=self._result_ready.trigger,
             publish=convergence.publish,
         )
         self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
-        self._inputs.on_matched(self._complaints.guarded(self._deciding.on_matched))
+        self._inputs.on_matched(self._guard.wrap(self._deciding.on_matched))
 
     def _take_result(self) -> None:
         if self._deciding:
@@ -218,7 +216,7 @@ class PolicyNode(LifecycleNode):
         self._configured = False
         self._stop_deciding()
         while self._resources:
-            self._complaints.guarded(self._resources.pop())()
+            self._guard.wrap(self._resources.pop())()
         self._gate = self._keeper = self._deciding = None
 
     # ---- clocks, gate, and what keeps the arms from being moved
@@ -242,7 +240,7 @@ class PolicyNode(LifecycleNode):
 
     def _on_refused(self, reason: str) -> None:
         self._deciding.refused()
-        self._complaints.say("refused", f"The gate refused a decision: {reason}")
+        self._guard.report("refused", f"The gate refused a decision: {reason}")
 
     def _on_contradiction(self, sentence: str) -> None:
         """While nothing is moved, input that is wrong only makes no decision."""
@@ -261,7 +259,7 @@ class PolicyNode(LifecycleNode):
 
     def _come_to_rest(self) -> None:
         """With a gate, the gate stops the arms, told by the next heartbeat; without one, a motion of our own does."""
-        self._deciding.new_epoch() if self._gate else self._complaints.guarded(self._stop_here)()
+        self._deciding.new_epoch() if self._gate else self._guard.wrap(self._stop_here)()
         if self._gate and self._halts.holding and not self._gate.holds():
             self._heart.ask_for_hold(self._halts.holding)
 
@@ -282,7 +280,7 @@ class PolicyNode(LifecycleNode):
         """Every WATCH_S: is there still all that moving the arms needs?"""
         now = self._now()
         if lost := self._keeper.watch(now.steady_s) if self._keeper else "":
-            self._complaints.say("worker", lost, "error")
+            self._guard.report("worker", lost, "error")
             self._hold(lost)
         if not self._active:
             self._stall.stood_still_for(now.steady_s)
@@ -296,18 +294,18 @@ class PolicyNode(LifecycleNode):
         if began == "hold":
             self._say_hold(self._halts.holding)
         elif began:
-            self._complaints.say("pause", f"Pause: {conversions.printable(self._halts.pausing)}")
+            self._guard.report("pause", f"Pause: {conversions.printable(self._halts.pausing)}")
         if began:
             self._come_to_rest()
 
     def _look_at_time(self, now: Moment) -> None:
         """What was begun before the clock jumped, or before this process stood still, moves nothing."""
         if jump := self._clock_watch.look(now.ros_s, now.steady_s, self._simulated()):
-            self._complaints.say("clock", f"{jump} All inputs and decisions from before are dropped.", "error")
+            self._guard.report("clock", f"{jump} All inputs and decisions from before are dropped.", "error")
             self._inputs.synchronizer.flush()
             self._deciding.new_epoch()
         if gap_s := self._stall.stood_still_for(now.steady_s):
-            self._complaints.say("stall", f"The callbacks stood still for {gap_s:.2f} s; decisions begun before are dropped.")
+            self._guard.report("stall", f"The callbacks stood still for {gap_s:.2f} s; decisions begun before are dropped.")
             self._deciding.new_epoch()
 
     def _what_is_wrong(self, now: Moment) -> list[str]:
@@ -332,7 +330,7 @@ class PolicyNode(LifecycleNode):
             f"The stamps of {skew.slow} lie {skew.by_s:.3f} s further back than those of {skew.fast}, expected at most "
             f"{self._values.skew_warn_s:g} s. Are the clocks of their hosts synchronised?"
         )
-        self._complaints.say("skew", text)
+        self._guard.report("skew", text)
         return text if skew.by_s > self._values.skew_limit_s and not self._halts.moving else ""
 
     # ---- operator
@@ -354,7 +352,7 @@ class PolicyNode(LifecycleNode):
         if not self._active:
             return
         for sentence in self._inputs.missing(SILENCE_S) or self._halts.causes:
-            self._complaints.say(NUMBER.sub("", sentence.split(";")[0]), conversions.printable(sentence))
+            self._guard.report(NUMBER.sub("", sentence.split(";")[0]), conversions.printable(sentence))
         if self._gate:
             self._gate.complain_if_silent()
 

@@ -8,15 +8,13 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.node import Node
-from rclpy.qos import QoSHistoryPolicy, QoSProfile, QoSReliabilityPolicy
 from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.control.supervision.freshness import Skew, skew
 from rdvla_ros.control.supervision.input_quality import FrozenFrames, JointJumps, digest
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
@@ -25,24 +23,6 @@ from rdvla_ros.types import Observation, ObservationError
 IMAGE_TYPES = {"raw": Image, "compressed": CompressedImage}
 
 CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for so long
-
-
-def sensor_qos(depth: int) -> QoSProfile:
-    """Best effort hears best-effort and reliable publishers; a small depth keeps old data from queueing up."""
-    return QoSProfile(reliability=QoSReliabilityPolicy.BEST_EFFORT, history=QoSHistoryPolicy.KEEP_LAST, depth=depth)
-
-
-def qos_events(node: Node, topic: str) -> SubscriptionEventCallbacks:
-    """A publisher whose QoS does not fit would otherwise just never be heard."""
-
-    def incompatible(event: Any) -> None:
-        node.get_logger().error(
-            f"{topic}: a publisher offers a quality of service that this subscription cannot use "
-            f"(policy {event.last_policy_kind}, {event.total_count} so far). Nothing of it will be received; "
-            "change the publisher's QoS."
-        )
-
-    return SubscriptionEventCallbacks(incompatible_qos=incompatible)
 
 
 @dataclass(frozen=True)
@@ -163,7 +143,7 @@ class Inputs:
 
     def _subscribe(self, message_type: type, topic: str, depth: int) -> Any:
         subscriber = message_filters.Subscriber(
-            self._node, message_type, topic, qos_profile=sensor_qos(depth), event_callbacks=qos_events(self._node, topic)
+            self._node, message_type, topic, qos_profile=qos.sensor(depth), event_callbacks=qos.log_mismatch(self._node, topic)
         )
         self._subscribers.append(subscriber)
         return subscriber

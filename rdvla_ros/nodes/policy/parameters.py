@@ -15,20 +15,22 @@ class PolicyParameters(Schema):
     # what runs
     robot: str = parameter("", "robot description, a YAML file", change="unconfigured")
     checkpoint: str = parameter("", "folder with manifest.json and model.safetensors", change="unconfigured")
-    instruction: str = parameter("", "what the robot is to do; empty: no decisions until ~/set_instruction", change="always")
-    gate: bool = parameter(True, "the gate runs: decide only while /gate/status says AUTO")
+    instruction: str = parameter(
+        "", "what the robot is to do; empty: no decisions until ~/set_instruction is called", change="always"
+    )
+    gate: bool = parameter(True, "true: a gate runs, and trajectories are sent only while its mode is AUTO; false: no gate")
     autostart: bool = parameter(False, "configure and activate at the start of the node")
 
     # how it computes
     device: str = parameter("cpu", "torch device", change="unconfigured")
     threads: int = parameter(
         1,
-        "torch threads of a decision; with more than there are idle cores it becomes much slower",
+        "torch threads of a decision; more than there are idle cores make it much slower",
         low=1,
         high=256,
         change="unconfigured",
     )
-    seed: int = parameter(0, "seed of the initial scratchpads", low=0, high=2**31 - 1, change="unconfigured")
+    seed: int = parameter(0, "seed of the initial scratchpad", low=0, high=2**31 - 1, change="unconfigured")
     halting_rule: str = parameter("", "halting rule by name; empty: the checkpoint's", change="unconfigured")
     halting_threshold: float = parameter(
         0.0, "threshold of the halting rule; 0: the checkpoint's", low=0.0, change="unconfigured"
@@ -36,25 +38,39 @@ class PolicyParameters(Schema):
     max_iterations: int = parameter(0, "iterations allowed; 0: the checkpoint's", low=0, high=10000, change="unconfigured")
     horizon_rule: str = parameter("", "horizon rule by name; empty: the checkpoint's", change="unconfigured")
     deadline_s: float = parameter(
-        0.0, "time after which a decision takes its best chunk so far; 0: none", unit="s", low=0.0, high=60.0, change="always"
+        0.0,
+        "a decision that has not settled by then takes its newest chunk; 0: no deadline",
+        unit="s",
+        low=0.0,
+        high=60.0,
+        change="always",
     )
 
     # the process it computes in
     decision_timeout_s: float = parameter(
-        2.0, "a decision that takes longer hangs: its process is killed, and the arms are held", unit="s", low=0.05, high=60.0
+        2.0,
+        "a decision that takes longer counts as hung: its process is killed, and the arms hold",
+        unit="s",
+        low=0.05,
+        high=60.0,
     )
-    load_timeout_s: float = parameter(300.0, "loading the policy may take so long", unit="s", low=1.0, high=3600.0)
+    load_timeout_s: float = parameter(300.0, "longest time for loading the policy", unit="s", low=1.0, high=3600.0)
     worker_memory_mib: int = parameter(
-        0, "memory that the process may allocate; 0: no limit", unit="MiB", low=0, high=1 << 24, change="unconfigured"
+        0,
+        "largest memory that the decision process may allocate; 0: no limit",
+        unit="MiB",
+        low=0,
+        high=1 << 24,
+        change="unconfigured",
     )
 
     # when it decides
     publish_unconverged: bool = parameter(
-        True, "publish a chunk that had not settled at the limit (the horizon rule shortens it)", change="always"
+        True, "true: a chunk that did not settle within the limit is sent too (the horizon rule shortens it)", change="always"
     )
     while_held: str = parameter(
         "pause",
-        "what the policy does while the gate holds: nothing, or decisions without trajectories",
+        "while the gate holds: pause makes no decisions, decide makes decisions without trajectories",
         choices=("pause", "decide"),
         change="always",
     )
@@ -62,87 +78,114 @@ class PolicyParameters(Schema):
         1.0, "while_held decide: time between decisions", unit="s", low=0.1, high=60.0, change="always"
     )
     gate_timeout_s: float = parameter(
-        1.0, "silence of /gate/status after which nothing is published", unit="s", low=0.2, high=10.0
+        1.0, "no trajectories after the gate's status is silent for this duration", unit="s", low=0.2, high=10.0
     )
     gate_heartbeat_s: float = parameter(
-        0.06, "silence of the gate's heartbeat after which nothing is published", unit="s", low=0.04, high=10.0
+        0.06, "no trajectories after the gate's heartbeat is silent for this duration", unit="s", low=0.04, high=10.0
     )
     first_latency_s: float = parameter(
-        0.3, "assumed duration of a decision before one was measured", unit="s", low=0.01, high=10.0, change="unconfigured"
+        0.3,
+        "assumed time from an observation to its trajectory, before the first one is measured",
+        unit="s",
+        low=0.01,
+        high=10.0,
+        change="unconfigured",
     )
 
     # what it accepts
     max_observation_age_s: float = parameter(
-        0.0, "older input makes no decision; 0: the robot description's", unit="s", low=0.0, high=10.0, change="unconfigured"
+        0.0,
+        "no decision from older observations; 0: the robot description's value",
+        unit="s",
+        low=0.0,
+        high=10.0,
+        change="unconfigured",
     )
     slop_s: float = parameter(
         0.0,
-        "images of one moment lie less than this apart; 0: so wide that cameras without a common trigger match",
+        "largest time between the images of one observation; 0: wide enough for cameras without a common trigger",
         unit="s",
         low=0.0,
         high=1.0,
         change="unconfigured",
     )
     joint_gap_s: float = parameter(
-        0.05, "a joint sample must lie this near to the images", unit="s", low=0.001, high=1.0, change="unconfigured"
+        0.05,
+        "largest time between the joint states and the images of one observation",
+        unit="s",
+        low=0.001,
+        high=1.0,
+        change="unconfigured",
     )
     future_s: float = parameter(
-        0.05, "a stamp may lie this far ahead of the clock", unit="s", low=0.0, high=1.0, change="unconfigured"
+        0.05, "largest time by which a stamp may be ahead of the clock", unit="s", low=0.0, high=1.0, change="unconfigured"
     )
-    zero_stamps: str = parameter("reject", "messages without a stamp", choices=("reject", "receive"), change="unconfigured")
+    zero_stamps: str = parameter(
+        "reject",
+        "messages without a stamp: reject, or receive to use the time of receipt",
+        choices=("reject", "receive"),
+        change="unconfigured",
+    )
 
     frozen_frames: int = parameter(
         10,
-        "so many images in a row with the same pixels: the camera is frozen; 0: the scene may be without any noise",
+        "a camera counts as frozen after this number of consecutive identical images; 0: never (scenes without noise)",
         low=0,
         high=100000,
         change="unconfigured",
     )
     joint_jump_factor: float = parameter(
         2.0,
-        "times its largest speed that a joint may move from one sample to the next; 0: as far as it likes",
+        "a joint state is refused where a joint moved faster than this multiple of its largest speed; 0: never",
         low=0.0,
         high=100.0,
         change="unconfigured",
     )
     skew_warn_s: float = parameter(
-        0.1, "stamps of one stream further behind those of another are told", unit="s", low=0.001, high=10.0
+        0.1, "warn where the stamps of one stream lag further behind those of another", unit="s", low=0.001, high=10.0
     )
     skew_limit_s: float = parameter(
-        0.2, "stamps of one stream further behind those of another: no start", unit="s", low=0.001, high=10.0
+        0.2,
+        "do not start to move where the stamps of one stream lag further behind those of another",
+        unit="s",
+        low=0.001,
+        high=10.0,
     )
 
     # when it stops
     pause_after_s: float = parameter(
         0.0,
-        "moving arms are brought to rest when the newest inputs are so old; 0: 0.1 s above max_observation_age_s",
+        "pause when the newest observation is older; 0: 0.1 s above max_observation_age_s",
         unit="s",
         low=0.0,
         high=10.0,
         change="unconfigured",
     )
-    healthy_s: float = parameter(1.0, "a pause ends after all was well for so long", unit="s", low=0.1, high=60.0)
-    longest_pause_s: float = parameter(2.0, "a pause whose causes last longer becomes a hold", unit="s", low=0.1, high=600.0)
+    healthy_s: float = parameter(1.0, "a pause ends after its causes were gone for this duration", unit="s", low=0.1, high=60.0)
+    longest_pause_s: float = parameter(2.0, "a pause that lasts longer becomes a hold", unit="s", low=0.1, high=600.0)
     unsettled_to_pause: int = parameter(
-        10, "so many decisions in a row that had not settled at the limit are a pause; 0: never", low=0, high=1000
+        10, "pause after this number of consecutive decisions that did not settle within the limit; 0: never", low=0, high=1000
     )
     constant_decisions: int = parameter(
-        5, "so many different observations with the same decision: the network does not respond; 0: never", low=0, high=1000
+        5,
+        "the network counts as unresponsive after this number of consecutive identical decisions on different images; 0: never",
+        low=0,
+        high=1000,
     )
     stall_s: float = parameter(
-        0.3, "after callbacks stood still for so long, decisions begun before are dropped", unit="s", low=0.05, high=10.0
+        0.3, "decisions begun before the callbacks stood still for this duration are dropped", unit="s", low=0.05, high=10.0
     )
 
     # what it sends
     seam_method: str = parameter(
         "cut_and_blend",
-        "how a chunk joins the motion under way; replace only to compare with: the gate refuses it",
+        "how a chunk joins the running motion; replace is for comparison only, the gate refuses it",
         choices=tuple(METHODS),
         change="unconfigured",
     )
     lead_s: float = parameter(
         0.03,
-        "from sending a trajectory to its first point; longer than planning it and reaching the controllers take",
+        "time from sending a trajectory to its first point; longer than its way to the controllers",
         unit="s",
         low=0.005,
         high=0.1,

@@ -12,13 +12,12 @@ import cv2
 import numpy as np
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
-from rclpy.qos import QoSProfile, ReliabilityPolicy
 from rosgraph_msgs.msg import Clock as ClockMessage
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.msg import ControllerState, TaskStage
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.robot import Arm, Camera, RobotDescription
 from rdvla_ros.sim import SimulationError
@@ -28,8 +27,6 @@ from rdvla_ros.sim.rendering import MAX_HEIGHT, MAX_WIDTH
 from rdvla_ros.sim.tasks import TASKS
 from rdvla_ros.srv import ResetTask
 
-IMAGES = QoSProfile(depth=2, reliability=ReliabilityPolicy.RELIABLE)
-CLOCK = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE)  # heard by best-effort subscribers too
 STAGE_HZ = 10.0
 CLOCK_HZ = 100.0  # [wall] of /clock
 JPEG_QUALITY = 90
@@ -43,20 +40,23 @@ class SimRobotParameters(Schema):
     speed: float = parameter(1.0, "simulated seconds per second; other than 1 publishes /clock", low=0.01, high=100.0)
     camera_hz: float = parameter(0.0, "rate of the cameras; 0: as the robot description says", unit="Hz", low=0.0, high=120.0)
     camera_width: int = parameter(0, "width of the cameras; 0: as the robot description says", unit="px", low=0, high=MAX_WIDTH)
-    camera_height: int = parameter(0, "their height; 0: as the robot description says", unit="px", low=0, high=MAX_HEIGHT)
-    view_camera: str = parameter("", "a further camera of the scene, for recordings: angle, front_close, ...; empty: none")
-    view_width: int = parameter(MAX_WIDTH, "width of the further camera", unit="px", low=16, high=MAX_WIDTH)
-    view_height: int = parameter(MAX_HEIGHT, "height of the further camera", unit="px", low=16, high=MAX_HEIGHT)
-    view_hz: float = parameter(10.0, "its rate, at most that of the cameras", unit="Hz", low=0.1, high=120.0)
+    camera_height: int = parameter(
+        0, "height of the cameras; 0: as the robot description says", unit="px", low=0, high=MAX_HEIGHT
+    )
+    view_camera: str = parameter("", "one more camera of the scene, for recordings: angle, front_close, ...; empty: none")
+    view_width: int = parameter(MAX_WIDTH, "width of the recording camera", unit="px", low=16, high=MAX_WIDTH)
+    view_height: int = parameter(MAX_HEIGHT, "height of the recording camera", unit="px", low=16, high=MAX_HEIGHT)
+    view_hz: float = parameter(10.0, "rate of the recording camera, at most that of the others", unit="Hz", low=0.1, high=120.0)
     silent_camera: str = parameter("", "fault: this camera of the robot description sends nothing", change="always")
     nan_joint: str = parameter("", "fault: this joint's position is sent as NaN", change="always")
 
 
 class SimRobotNode(Node):
     def __init__(self, **node_options: Any) -> None:
-        super().__init__("sim_robot", **node_options)
+        super().__init__(names.SIM_ROBOT, **node_options)
         self._values = declare(self, SimRobotParameters, on_change=self._changed)
-        self._robot = _with_camera_size(RobotDescription.load(self._values.robot), self._values)
+        robot = RobotDescription.load(self._values.robot).in_namespace(self.get_namespace())
+        self._robot = _with_camera_size(robot, self._values)
         self._wall = Clock(clock_type=ClockType.SYSTEM_TIME)
         values, rates = self._values, self._robot.rates
         self._body = RealTimeRobot(
@@ -89,7 +89,7 @@ class SimRobotNode(Node):
         self.create_timer(1.0 / rates.joint_states_hz / values.speed, self._publish_joints, clock=steady)
         self.create_timer(1.0 / STAGE_HZ / values.speed, self._publish_stage, clock=steady)
         if not self._body.in_wall_time:
-            self._clock = self.create_publisher(ClockMessage, "/clock", CLOCK)
+            self._clock = self.create_publisher(ClockMessage, names.CLOCK, qos.NEWEST)
             self.create_timer(1.0 / CLOCK_HZ, self._publish_clock, clock=steady)
         self.get_logger().info(
             f"Simulated robot '{self._robot.name}', task {values.task}, seed {values.seed}, speed {values.speed:g}, "
@@ -112,10 +112,10 @@ class SimRobotNode(Node):
         self._images, self._infos, self._cameras = {}, {}, {camera.name: camera for camera in self._robot.cameras}
         for camera in self._robot.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image
-            self._images[camera.name] = self.create_publisher(kind, camera.topic, IMAGES)
-            self._infos[camera.name] = self.create_publisher(CameraInfo, conversions.camera_info_topic(camera.topic), IMAGES)
+            self._images[camera.name] = self.create_publisher(kind, camera.topic, qos.IMAGES)
+            self._infos[camera.name] = self.create_publisher(CameraInfo, names.camera_info(camera.topic), qos.IMAGES)
         if self._values.view_camera:
-            self._view = self.create_publisher(Image, "~/view/image_raw", IMAGES)
+            self._view = self.create_publisher(Image, "~/view/image_raw", qos.IMAGES)
         self._stage = self.create_publisher(TaskStage, "~/task_stage", 10)
         self.create_service(ResetTask, "~/reset", self._on_reset)
 

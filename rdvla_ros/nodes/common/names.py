@@ -1,0 +1,53 @@
+"""Every topic and service name that nodes share, once. All are relative: a node resolves them in its own namespace, so that
+several robots fit one ROS graph (`namespace:=cell_1`). Names of robot parts come from the robot description.
+
+A node's own names begin with its own name; `~/status` in the gate is GATE_STATUS for the others.
+"""
+
+from __future__ import annotations
+
+GATE, POLICY, MONITOR, SIM_ROBOT = "gate", "policy", "monitor", "sim_robot"  # node names
+
+GATE_STATUS = f"{GATE}/status"
+GATE_HEARTBEAT = f"{GATE}/heartbeat"
+GATE_HOLD = f"{GATE}/hold"
+GATE_RESUME = f"{GATE}/resume"
+GATE_SET_MODE = f"{GATE}/set_mode"
+
+POLICY_CONVERGENCE = f"{POLICY}/convergence"
+POLICY_HEARTBEAT = f"{POLICY}/heartbeat"
+POLICY_SET_INSTRUCTION = f"{POLICY}/set_instruction"
+POLICY_GET_STATE = f"{POLICY}/get_state"
+
+MONITOR_UNCERTAINTY = f"{MONITOR}/uncertainty"
+MONITOR_PLAIN = f"{MONITOR}/plain"  # prefix of numbers as std_msgs/Float32
+DIAGNOSTICS = "diagnostics"
+
+TELEOP = "teleop"  # prefix of a teleoperation source's motions
+OPERATOR_HEARTBEAT = "operator/heartbeat"
+
+SIM_TASK_STAGE = f"{SIM_ROBOT}/task_stage"
+SIM_RESET = f"{SIM_ROBOT}/reset"
+SIM_VIEW = f"{SIM_ROBOT}/view/image_raw"
+
+CLOCK = "/clock"  # absolute in ROS 2 itself; bringup remaps it where there is a namespace
+
+
+def motions(prefix: str, arm: str) -> str:
+    """Where the policy (prefix POLICY) or a teleoperation source publishes the trajectories of one arm."""
+    return f"{prefix}/{arm}/joint_trajectory"
+
+
+def thumbnail(camera: str) -> str:
+    """Where the monitor publishes the small pictures of a camera."""
+    return f"{MONITOR}/thumbnail/{camera}"
+
+
+def heartbeat(prefix: str) -> str:
+    """Where a node, or a policy of another name, publishes its heartbeat."""
+    return f"{prefix}/heartbeat"
+
+
+def camera_info(topic: str) -> str:
+    """The camera_info topic beside an image topic, as image_transport names it; a compressed one is one level further down."""
+    return topic.removesuffix("/compressed").rpartition("/")[0] + "/camera_info"
