@@ -20,7 +20,6 @@ from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from gate_rig import HOME, ROBOT
 from PySide6.QtTest import QTest
 from rclpy.node import Node
-from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CompressedImage, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
@@ -28,8 +27,7 @@ from rdvla_ros.dashboard.binding import Qt, QtCore, QtWidgets
 from rdvla_ros.dashboard.station import Station, make_node
 from rdvla_ros.dashboard.widget import DashboardWidget
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat, Uncertainty
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.heartbeat import QOS
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
 
 PATIENCE_S = 20.0
@@ -103,20 +101,20 @@ class System:
         rclpy.init(context=self.context)
         self.node = node = Node("others", context=self.context)
         self.sequence, self.requests, self.answer = 0, [], {}
-        latched = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
         self.decisions = node.create_publisher(Convergence, "/policy/convergence", 10)
         self.scores = node.create_publisher(Uncertainty, "/monitor/uncertainty", 10)
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
-        self.beats = node.create_publisher(Heartbeat, "/policy/heartbeat", QOS)
+        self.beats = node.create_publisher(Heartbeat, "/policy/heartbeat", qos.HEARTBEAT)
         self.joints = {arm.name: node.create_publisher(JointState, arm.joint_states_topic, 10) for arm in ROBOT.arms}
         self.chunks = {
             arm.name: node.create_publisher(JointTrajectory, f"/policy/{arm.name}/joint_trajectory", 10) for arm in ROBOT.arms
         }
         self.pictures = {
-            name: node.create_publisher(CompressedImage, f"/monitor/thumbnail/{name}", QOS) for name in ROBOT.camera_names
+            name: node.create_publisher(CompressedImage, f"/monitor/thumbnail/{name}", qos.HEARTBEAT)
+            for name in ROBOT.camera_names
         }
         if gate:
-            self.gate = node.create_publisher(GateStatus, "/gate/status", latched)
+            self.gate = node.create_publisher(GateStatus, "/gate/status", qos.LATCHED)
             for kind, name in ((Hold, "/gate/hold"), (Resume, "/gate/resume"), (SetMode, "/gate/set_mode")):
                 node.create_service(kind, name, self._serve)
         node.create_service(SetInstruction, "/policy/set_instruction", self._serve)

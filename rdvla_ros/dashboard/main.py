@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from rdvla_ros.nodes.common import realtime
+from rdvla_ros.nodes.common import names, realtime
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RdvlaError
@@ -37,7 +37,7 @@ class DashboardParameters(Schema):
     operator: str = parameter("", "name that every act carries; empty: the login name")
     spectator: bool = parameter(False, "only look: no act is offered and no service called")
     heartbeat: str = parameter(
-        "", "topic of the operator's sign of life, such as /operator/heartbeat, for a gate with operator:=heartbeat; empty: none"
+        "", "topic of the operator's sign of life, such as operator/heartbeat, for a gate with operator:=heartbeat; empty: none"
     )
     screenshot: str = parameter("", "draw the window without a screen, save it to this file and end", unit="path")
     after_s: float = parameter(10.0, "screenshot: this long after the start", unit="s", low=0.0, high=3600.0)
@@ -50,7 +50,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--operator", help="name that every act carries (default: the login name)")
     options.add_argument("--spectator", action="store_true", default=None, help="only look: no act is offered")
     heartbeat_help = "send the operator's sign of life, for a gate with operator:=heartbeat: it holds when this window is lost"
-    options.add_argument("--heartbeat", nargs="?", const="/operator/heartbeat", metavar="TOPIC", help=heartbeat_help)
+    options.add_argument("--heartbeat", nargs="?", const=names.OPERATOR_HEARTBEAT, metavar="TOPIC", help=heartbeat_help)
     options.add_argument("--screenshot", metavar="FILE", help="draw the window without a screen, save it as a picture, and end")
     options.add_argument("--after", dest="after_s", type=float, metavar="SECONDS", help="screenshot: this long after the start")
     return options

@@ -47,12 +47,8 @@ class PictureFeed:
         self._ends.set()
 
     def _run(self, context: Context, namespace: str) -> None:
-        node = Node(
-            f"dashboard_picture_{threading.get_native_id()}",
-            context=context,
-            namespace=namespace or None,
-            start_parameter_services=False,
-        )
+        name = f"dashboard_picture_{threading.get_native_id()}"
+        node = Node(name, context=context, namespace=namespace or None, start_parameter_services=False)
         executor = SingleThreadedExecutor(context=context)
         executor.add_node(node)
         kind = CompressedImage if self._camera.transport == "compressed" else Image

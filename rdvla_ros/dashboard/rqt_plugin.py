@@ -17,6 +17,7 @@ from rdvla_ros.dashboard.binding import QtWidgets
 from rdvla_ros.dashboard.main import SIM_ROBOT
 from rdvla_ros.dashboard.station import Station, make_node
 from rdvla_ros.dashboard.widget import DashboardWidget
+from rdvla_ros.nodes.common import names
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RdvlaError
 
@@ -74,7 +75,7 @@ def _options(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--namespace", default="")
     parser.add_argument("--operator", default="")
     parser.add_argument("--spectator", action="store_true")
-    parser.add_argument("--heartbeat", nargs="?", const="/operator/heartbeat")
+    parser.add_argument("--heartbeat", nargs="?", const=names.OPERATOR_HEARTBEAT)
     return parser.parse_known_args(list(argv))[0]
 
 
