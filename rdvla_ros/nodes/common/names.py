@@ -20,7 +20,9 @@ POLICY_SET_INSTRUCTION = f"{POLICY}/set_instruction"
 POLICY_GET_STATE = f"{POLICY}/get_state"
 
 MONITOR_UNCERTAINTY = f"{MONITOR}/uncertainty"
-MONITOR_PLAIN = f"{MONITOR}/plain"  # prefix of numbers as std_msgs/Float32
+PLAIN_NUMBERS = {  # the numbers of each decision as std_msgs/Float32
+    name: f"{MONITOR}/plain/{name}" for name in ("iterations", "final_change", "horizon", "latency_s", "uncertainty")
+}
 DIAGNOSTICS = "diagnostics"
 
 TELEOP = "teleop"  # prefix of a teleoperation source's motions

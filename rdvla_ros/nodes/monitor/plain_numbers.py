@@ -8,16 +8,16 @@ from typing import Any
 from rclpy.node import Node
 from std_msgs.msg import Float32
 
-from rdvla_ros.nodes.common import names
-
-NAMES = ("iterations", "final_change", "horizon", "latency_s", "uncertainty")
+from rdvla_ros.nodes.common import names, qos
 
 
 class PlainNumbers:
     """monitor/plain/<name>, published only while somebody listens."""
 
     def __init__(self, node: Node):
-        self._publishers = {name: node.create_publisher(Float32, f"{names.MONITOR_PLAIN}/{name}", 10) for name in NAMES}
+        self._publishers = {
+            name: node.create_publisher(Float32, topic, qos.RELIABLE) for name, topic in names.PLAIN_NUMBERS.items()
+        }
 
     def send(self, decision: Any, window_score: float) -> None:
         """decision: a Convergence message."""
