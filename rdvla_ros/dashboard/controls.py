@@ -51,6 +51,7 @@ class Controls(QtWidgets.QWidget):
         for label in (self.hold_word, self.hold_hint):
             label.setAttribute(Qt.WidgetAttribute.WA_TransparentForMouseEvents)
             label.setAlignment(Qt.AlignmentFlag.AlignCenter)
+            label.setWordWrap(label is self.hold_hint)
             self.hold_layout.addWidget(label)
         self.hold_layout.addStretch(1)
         self.hold.pressed.connect(self.on_hold)  # when the button goes down, not when it is let go

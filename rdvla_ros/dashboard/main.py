@@ -113,7 +113,7 @@ def _show(station, values: DashboardParameters) -> int:
     from rdvla_ros.dashboard.widget import DashboardWidget
 
     application = QtWidgets.QApplication.instance() or QtWidgets.QApplication(["rdvla dashboard"])
-    widget = DashboardWidget(station, operator=values.operator or _login())
+    widget = DashboardWidget(station, operator=values.operator or login())
     widget.resize(*SIZE)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: application.quit())
@@ -142,7 +142,8 @@ def _save(widget, path: str, code: list[int], application) -> None:
     application.quit()
 
 
-def _login() -> str:
+def login() -> str:
+    """The name of the user, as a first guess of the operator's."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):  # a user without a name, as in some containers

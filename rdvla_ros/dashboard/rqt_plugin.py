@@ -14,7 +14,7 @@ import python_qt_binding.QtWidgets  # noqa: F401  (before binding.py, which then
 from rqt_gui_py.plugin import Plugin
 
 from rdvla_ros.dashboard.binding import QtWidgets
-from rdvla_ros.dashboard.main import SIM_ROBOT
+from rdvla_ros.dashboard.main import SIM_ROBOT, login
 from rdvla_ros.dashboard.station import Station, make_node
 from rdvla_ros.dashboard.widget import DashboardWidget
 from rdvla_ros.nodes.common import names
@@ -41,7 +41,7 @@ class DashboardPlugin(Plugin):
             return
         node = make_node(context.node.context, name=f"rqt_rdvla_{os.getpid()}_{number}", namespace=options.namespace)
         self._station = Station(node, robot, spectator=options.spectator, heartbeat_topic=options.heartbeat or "")
-        self.widget = DashboardWidget(self._station, operator=options.operator, in_rqt=True)
+        self.widget = DashboardWidget(self._station, operator=options.operator or login(), in_rqt=True)
         self._station.start()
         self._show(self.widget, number)
 

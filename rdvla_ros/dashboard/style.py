@@ -17,18 +17,18 @@ DARK = {Mode.AUTO: "#10291b", Mode.HOLD: "#5c0f1a", Mode.PAUSE: "#4a2c00", Mode.
 STATE_COLOURS = {State.LIVE: "#7fe0a7", State.STALE: ORANGE, State.DEAD: "#ff8a96", State.UNKNOWN: FAINT}
 STAGES = ("#5bb0ff", "#ffb000", "#3ddc97", "#ff7eb6", "#c5a3ff", "#f2f5f8")  # of a decision, in their order
 SIZES = {"huge": 52, "big": 32, "text": 26, "small": 19, "axis": 15}
-DESIGN_HEIGHT = 1080
+DESIGN = (1920, 1080)  # width and height of the window that the sizes are for
 
 
-def sizes(height: int) -> dict[str, int]:
-    """Pixel sizes for a window of this height."""
-    scale = min(2.5, max(0.55, height / DESIGN_HEIGHT))
+def sizes(width: int, height: int) -> dict[str, int]:
+    """Pixel sizes for a window."""
+    scale = min(2.5, max(0.4, min(width / DESIGN[0], height / DESIGN[1])))
     return {name: max(9, round(size * scale)) for name, size in SIZES.items()}
 
 
-def sheet(height: int) -> str:
+def sheet(width: int, height: int) -> str:
     """The style sheet of the whole widget."""
-    px = sizes(height)
+    px = sizes(width, height)
     modes = "".join(
         f"""
     #header[mode="{mode.name}"] {{ border: 3px solid {colour}; background: {DARK[mode]}; }}

@@ -45,7 +45,7 @@ class DashboardWidget(QtWidgets.QWidget):
         self._lay_out()
         if self.controls:
             self._hold_on_space(in_rqt)
-        self._height = 0
+        self._size = (0, 0)
         self._timers = [self._every(WORDS_MS, self._draw_words), self._every(int(self._pace.period_s * 1000), self._draw_plots)]
         if station.beats:
             self._every(BEAT_MS, station.beat)
@@ -103,10 +103,10 @@ class DashboardWidget(QtWidgets.QWidget):
 
     def resizeEvent(self, event) -> None:
         super().resizeEvent(event)
-        if self.height() != self._height:
-            self._height = self.height()
-            self.setStyleSheet(style.sheet(self._height))
-            px = style.sizes(self._height)
+        size = (self.width(), self.height())
+        if size != self._size:
+            self._size, px = size, style.sizes(*size)
+            self.setStyleSheet(style.sheet(*size))
             for tile in self.tiles:
                 tile.resize_text(px["axis"])
             for picture in self.cameras.pictures.values():
@@ -138,7 +138,7 @@ class DashboardWidget(QtWidgets.QWidget):
         self.close_picture()
         camera = next(camera for camera in self._station.robot.cameras if camera.name == name)
         self._feed = PictureFeed(self._station.node.context, camera, self._station.node.get_namespace())
-        self.opened.open(name, style.sizes(self.height())["small"])
+        self.opened.open(name, style.sizes(*self._size)["small"])
         self._stack.setCurrentWidget(self.opened)
 
     def close_picture(self) -> None:

@@ -141,8 +141,9 @@ class Runner:
         return episode.elapsed_s >= self._timeout_s
 
     def _lift_new_hold(self, episode: Episode) -> None:
-        """The demo is the operator of its own simulated robot: it notes a hold, and resumes when nothing stands in the way. What a
-        person holds (in the dashboard, say) that person resumes."""
+        """The demo is the operator of its own simulated robot: it notes a hold, and resumes when nothing stands in the way.
+
+        What a person holds (in the dashboard, say) that person resumes."""
         gate = self._link.gate
         if gate is None or gate.mode != GateStatus.HOLD or gate.hold_id <= self._hold_seen:
             return
