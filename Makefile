@@ -1,4 +1,4 @@
-# make setup | demo | test | check | bench      (demo and test do the set-up themselves)
+# make setup | demo | test | test-ros | check | bench      (demo and test do the set-up themselves)
 EPISODES ?= 3
 SEED ?= 0
 SPEED ?= 1
@@ -6,12 +6,13 @@ CHECKPOINT ?= checkpoints/compact_aloha
 TASK ?= transfer_cube
 ARGS ?=
 
-.PHONY: setup demo test check bench clean
+.PHONY: setup demo test test-ros check bench clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make demo    a simulated bimanual robot runs under RD-VLA over ROS 2 (EPISODES=$(EPISODES) SEED=$(SEED) SPEED=$(SPEED) CHECKPOINT=$(CHECKPOINT) TASK=$(TASK))"
 	@echo "make test    the whole suite"
+	@echo "make test-ros  the tests that need launch, message_filters, cv_bridge or lerobot, where these are on the path (docs/testing.md)"
 	@echo "make check   style and imports"
 	@echo "make bench   speed, as ratios against named baselines (ARGS=...)"
 	@echo "make setup   .venv/ and install/ only"
@@ -24,6 +25,9 @@ demo: setup
 
 test: setup
 	@bash scripts/test.sh $(ARGS)
+
+test-ros:
+	@bash scripts/test_ros.sh $(ARGS)
 
 check: setup
 	@.venv/bin/ruff check .

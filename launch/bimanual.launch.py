@@ -23,6 +23,7 @@ def generate_launch_description():
 
 
 def _nodes(context):
+    bringup.refuse_misspelt(context.launch_configurations)
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in bringup.ARGUMENTS}
     specs = bringup.processes(given)
     actions = [node_action(spec) for spec in specs]
@@ -34,7 +35,7 @@ def node_action(spec):
         package=bringup.PACKAGE,
         executable=spec.executable,
         namespace=spec.namespace,
-        parameters=[dict(spec.parameters)],
+        parameters=[dict(spec.parameters), *([spec.params_file] if spec.params_file else [])],
         remappings=list(spec.remappings),
         output="screen",
         emulate_tty=True,

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import difflib
 import enum
-from collections.abc import Iterable, Mapping
+import inspect
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -51,6 +52,28 @@ def nearest_names(name: str, names: Iterable[str]) -> str:
     close = difflib.get_close_matches(str(name), names, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     return f"Known: {', '.join(names) if names else 'none'}.{hint}"
+
+
+def make_by_name(
+    settings: Mapping[str, Any], key: str, choices: Mapping[str, Callable], what: str, error: type[RdvlaError]
+) -> Any:
+    """The object that a configuration names: settings[key] is a name in `choices`, the other keys are its arguments.
+
+    what: how errors call it ('halting rule'). Raises `error` for an unknown name, an unknown argument or a missing one.
+    Parameters whose names begin with _ are not offered.
+    """
+    settings = dict(settings)
+    name = settings.pop(key, None)
+    if name not in choices:
+        raise error(f"{what}: unknown '{name}'. {nearest_names(name, choices)}")
+    parameters = {n: p for n, p in inspect.signature(choices[name]).parameters.items() if not n.startswith("_")}
+    for argument in settings:
+        if argument not in parameters:
+            raise error(f"{what} '{name}': unknown key '{argument}'. {nearest_names(argument, parameters)}")
+    missing = [n for n, p in parameters.items() if p.default is p.empty and n not in settings]
+    if missing:
+        raise error(f"{what} '{name}': missing {', '.join(missing)}")
+    return choices[name](**settings)
 
 
 class StopReason(enum.IntEnum):

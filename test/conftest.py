@@ -7,27 +7,33 @@ import os
 
 import pytest
 
+from rdvla_ros.nodes.common import transport
+
 MANY_THREADS = 24  # two participants or so besides what torch has
 _held = contextlib.ExitStack()  # until the process ends; the kernel gives the reservation back then
 
 
 def _domain() -> dict[str, str]:
-    """A ROS domain of its own, reserved on this host: no robot on the network and no other run here is heard."""
+    """A ROS domain of its own, reserved on this host, over the loopback device: no robot on the network and no other run here is
+    heard. With the transport that the nodes use."""
     if importlib.util.find_spec("rclpy") is None:
         return {}
-    from rdvla_ros.bringup import launcher  # imports nothing of ROS itself
+    from rdvla_ros.bringup import launcher
 
     return _held.enter_context(launcher.free_domain())
 
 
-os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("MUJOCO_GL", "egl")
-if "PYTEST_XDIST_WORKER" in os.environ:
+if IN_WORKER and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
     os.environ["OMP_NUM_THREADS"] = "1"  # threads of several processes that wait for each other take the time of all
 else:
     os.environ.setdefault("OMP_NUM_THREADS", "2")
-if "ROS_DOMAIN_ID" not in os.environ or "PYTEST_XDIST_WORKER" in os.environ:
+if "ROS_DOMAIN_ID" not in os.environ or IN_WORKER:
     os.environ.update(_domain())
+else:
+    os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "LOCALHOST"
+    os.environ.update(transport.variables(os.environ))
 
 
 @pytest.fixture(scope="session")
@@ -61,12 +67,25 @@ OVER_DDS = {
     "test_monitor_node", "test_policy_node", "test_policy_node_life",
     "test_shared_joint_states", "test_sim_robot_node", "test_faults_sensors", "test_faults_time", "test_faults_model",
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
-    "test_dashboard_gate", "test_dashboard_window", "test_monitor_outputs", "test_faults_config", "test_security", "test_namespaces", "test_fuzzing", "test_sim_realtime", "test_executor",
+    "test_faults_config", "test_security", "test_namespaces", "test_transport", "test_fuzzing", "test_sim_realtime",
+    "test_executor", "test_dashboard_gate", "test_dashboard_window", "test_monitor_outputs",
 }  # fmt: skip
 
 # These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before. (The
 # fuzzing has real nodes, and a clock of its own; the installation compiles for a minute.)
 REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
+
+
+def pytest_configure(config):
+    if config.pluginmanager.hasplugin("rerunfailures"):
+        config.option.rerun_show_tracebacks = True  # why a test was repeated stands in the summary
+
+
+@pytest.hookimpl(tryfirst=True, optionalhook=True)
+def pytest_handlecrashitem(crashitem, sched):
+    """A test that took its process with it has failed: no second try, whatever its file may have."""
+    if database := getattr(sched.config, "failures_db", None):
+        database.set_test_reruns(crashitem, 0)
 
 
 def pytest_collection_modifyitems(config, items):

@@ -12,7 +12,8 @@ from gate_rig import PATIENT, ROBOT, ROBOT_FILE, GateRig
 from sensor_msgs.msg import Image
 
 from rdvla_ros.msg import GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions, qos
+from rdvla_ros.nodes.common import conversions, qos, transport
+from rdvla_ros.robot import shipped
 from rdvla_ros.srv import Resume
 
 TESTS = Path(__file__).resolve().parent
@@ -27,14 +28,9 @@ VALUES = {
     },
 }  # fmt: skip
 LEASE_S = 3  # after so long without a sign of life the discovery forgets a process; 20 by default
-PROFILE = f"""<?xml version="1.0" encoding="UTF-8"?>
-<profiles xmlns="http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles">
-  <participant profile_name="short_lease" is_default_profile="true"><rtps><builtin><discovery_config>
-    <leaseDuration><sec>{LEASE_S}</sec></leaseDuration>
-    <leaseAnnouncement><sec>1</sec></leaseAnnouncement>
-  </discovery_config></builtin></rtps></participant>
-</profiles>
-"""
+LEASE = f"<discovery_config><leaseDuration><sec>{LEASE_S}</sec></leaseDuration>" \
+    "<leaseAnnouncement><sec>1</sec></leaseAnnouncement></discovery_config>"  # fmt: skip
+PROFILE = shipped(transport.LOOPBACK).read_text().replace("<builtin>", f"<builtin>{LEASE}")
 
 
 class ProcessRig(GateRig):
@@ -68,7 +64,7 @@ class ProcessRig(GateRig):
             for word in ("-p", f"{key}:={str(value).lower() if value is True else value}")
         ]
         path = os.pathsep.join([str(TESTS), str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
-        environment = {**os.environ, "PYTHONPATH": path, "FASTRTPS_DEFAULT_PROFILES_FILE": str(self._profile)}
+        environment = {**os.environ, "PYTHONPATH": path, **dict.fromkeys(transport.PROFILES, str(self._profile))}
         command = [sys.executable, *program, "--ros-args", *words]
         with self._log(name).open("ab") as log:
             self.processes[name] = subprocess.Popen(command, env=environment, stdout=log, stderr=log)

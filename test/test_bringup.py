@@ -16,6 +16,8 @@ pytest.importorskip("rclpy", reason="needs ROS 2")
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
+from rdvla_ros.nodes.common import transport
+from rdvla_ros.robot import shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -197,6 +199,44 @@ def test_a_killed_starter_takes_its_processes_along(tmp_path):
     wait_until(lambda: not any(map(is_alive, pids)))
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"speed": "fast"}, "speed: expected a number from 0.01 to 100, got 'fast'"),
+        ({"speed": "nan"}, "speed: expected a number from 0.01 to 100, got 'nan'"),
+        ({"seed": "1.5"}, "seed: expected a whole number, at least 0, got '1.5'"),
+        ({"params_file": "/nowhere.yaml"}, "params_file: expected a YAML file at /nowhere.yaml, found nothing"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_named_with_what_was_expected(given, words):
+    with pytest.raises(BringupError) as caught:
+        processes({"sim": True, **given})
+    assert words in str(caught.value)
+
+
+@pytest.mark.parametrize(("name", "refused"), [("robto", True), ("chekpoint", True), ("robot", False), ("use_rviz", False)])
+def test_a_misspelt_launch_argument_is_refused_and_a_foreign_one_is_not(name, refused):
+    with pytest.raises(BringupError, match="Did you mean") if refused else contextlib.nullcontext():
+        bringup.refuse_misspelt([name])
+
+
+def test_a_users_parameters_win_over_those_of_the_list(tmp_path):
+    """Read back by a real node, in a namespace too."""
+    program = textwrap.dedent("""
+        import rclpy, sys
+        rclpy.init(args=sys.argv)
+        node = rclpy.create_node("gate", automatically_declare_parameters_from_overrides=True)
+        print(*(node.get_parameter(name).value for name in "ab"), flush=True)
+    """)
+    ours, users = tmp_path / "gate.yaml", tmp_path / "users.yaml"
+    users.write_text("/**/gate: {ros__parameters: {a: 2.0}}\npolicy: {ros__parameters: {b: 5.0}}\n")
+    spec = ProcessSpec("gate_node", "gate", {"a": 1.0, "b": 3.0}, namespace="/cell_1", params_file=str(users))
+    launcher.write_parameters(ours, spec)
+    arguments = launcher.command(spec, ours)[4:]
+    out = subprocess.run([sys.executable, "-c", program, *arguments], capture_output=True, text=True, timeout=60)
+    assert out.stdout.split() == ["2.0", "3.0"], out.stderr
+
+
 def test_a_domain_is_given_out_once(monkeypatch):
     monkeypatch.setattr(launcher, "DOMAINS", range(100, 102))  # which no other run here reserves: this suite has one too
     with launcher.free_domain() as first, launcher.free_domain() as second:
@@ -204,7 +244,8 @@ def test_a_domain_is_given_out_once(monkeypatch):
         with pytest.raises(BringupError, match="free ROS domain"), launcher.free_domain():
             pass
     with launcher.free_domain() as again:
-        assert again["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
+        assert again == {**again, **transport.variables({**os.environ, transport.RANGE: "LOCALHOST"})}
+        assert again[transport.PROFILES[0]] == str(shipped(transport.LOOPBACK))  # heard on this host only
 
 
 def test_a_node_that_cannot_start_says_so_in_the_log_the_starter_shows(tmp_path):

@@ -107,3 +107,17 @@ def test_the_stand_in_for_time_synchronizer_lives_on_after_a_callback_that_raise
 def test_the_bridge_refuses_what_it_cannot_convert(given, encoding, words):
     with pytest.raises(cv_bridge_standin.CvBridgeError, match=words):
         cv_bridge_standin.CvBridge().cv2_to_imgmsg(given, encoding)
+
+
+@pytest.mark.ros_packages
+@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "mono8"])
+def test_the_stand_in_gives_the_pixels_of_cv_bridge(encoding):
+    """Where it is installed. Rows without padding: the real one shears those whose padding is no multiple of a pixel."""
+    real = pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 by apt and not from PyPI")
+    if not compat._converts_a_pixel(real):
+        pytest.skip("the cv_bridge that is installed cannot convert an image: the leftover of ROS 1 on PyPI")
+    channels = {"mono8": 1, "rgba8": 4}.get(encoding, 3)
+    data = np.random.default_rng(0).integers(0, 256, 6 * 8 * channels, dtype=np.uint8).tobytes()
+    message = Image(height=6, width=8, encoding=encoding, step=8 * channels, data=data)
+    pixels = [bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8") for bridge in (real, cv_bridge_standin)]
+    np.testing.assert_array_equal(*pixels)

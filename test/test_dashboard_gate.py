@@ -12,7 +12,7 @@ pytest.importorskip("PySide6.QtWidgets", reason="needs PySide6: make setup")
 pytest.importorskip("pyqtgraph", reason="needs pyqtgraph: make setup")
 
 from dashboard_rig import Window, start
-from gate_rig import ROBOT, Beats, GateRig
+from gate_rig import ROBOT, GateRig
 
 from rdvla_ros.msg import GateStatus, Heartbeat
 from rdvla_ros.nodes.common import names, qos
@@ -87,13 +87,14 @@ def test_a_gate_may_go_and_come_back_while_the_window_stays(rig, window):
 
 
 def test_a_gate_that_asks_for_the_operator_holds_when_the_window_hangs():
-    with contextlib.closing(GateRig(operator="heartbeat", wait=False)) as rig:
-        with contextlib.closing(Window(heartbeat=names.OPERATOR_HEARTBEAT)) as window:
-            click_when_enabled(rig, window, window.controls.resume, "a hold that can be lifted")
-            window.click(window.controls.question.yes)
-            both(rig, window, lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
-            rig.until(lambda: rig.status.mode == GateStatus.HOLD, "the hold once the window does not run any more")
-            assert "operator" in rig.status.reason
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(contextlib.closing(GateRig(operator="heartbeat", wait=False)))
+        window = stack.enter_context(contextlib.closing(Window(heartbeat=names.OPERATOR_HEARTBEAT)))
+        click_when_enabled(rig, window, window.controls.resume, "a hold that can be lifted")
+        window.click(window.controls.question.yes)
+        both(rig, window, lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
+        rig.until(lambda: rig.status.mode == GateStatus.HOLD, "the hold once the window does not run any more")
+        assert "operator" in rig.status.reason
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP, signal.SIGTERM], ids=["killed", "stopped", "ended"])
@@ -123,11 +124,3 @@ def test_without_that_a_window_that_goes_changes_nothing(rig):
     window.close()
     rig.spin_for(1.0)
     assert rig.status.mode == GateStatus.AUTO and rig.status.hold_id == hold
-
-
-def test_beats_of_the_rig_are_what_the_gate_takes_for_an_operator():
-    """What the two tests above rest on: the gate with operator:=heartbeat is satisfied by a heartbeat alone."""
-    with contextlib.closing(GateRig(operator="heartbeat", wait=False)) as rig:
-        with contextlib.closing(Beats(rig.node, names.OPERATOR_HEARTBEAT)):
-            rig.until(lambda: rig.status and not rig.status.causes, "a gate with nothing in the way")
-            rig.go()

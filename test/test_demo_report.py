@@ -3,11 +3,13 @@
 import io
 import json
 import math
+import re
 from types import SimpleNamespace
 
-import imageio_ffmpeg
+import av
 import numpy as np
 import pytest
+from rich.console import Console
 
 pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
@@ -18,6 +20,15 @@ from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 from rdvla_ros.msg import Convergence
 from rdvla_ros.nodes.common import conversions
+
+
+def printed(what):
+    out = io.StringIO()
+    Console(file=out, width=200).print(what)
+    return out.getvalue()
+
+
+CONTROL = re.compile(r"\x1b\[[?0-9;]*[A-Za-z]|[\r\n]")  # what moves a terminal's cursor
 
 
 def decision(iterations, latency_s=0.08):
@@ -48,16 +59,16 @@ def test_an_episode_that_was_cut_short_counts_in_no_total(episodes):
 
 
 def test_the_table_has_a_row_per_episode_and_the_totals(episodes):
-    lines = table(episodes).splitlines()
-    assert len(lines) == 6
+    lines = [line for line in printed(table(episodes)).splitlines() if line.strip(" ─")]
+    assert len(lines) == 4
     assert "gripper reached object" in lines[0]
-    assert "4 transferred" in lines[2] and "100 ms" in lines[2] and "30 ms" in lines[2]
-    assert "cut short" in lines[3] and "no" in lines[3]
-    assert "1 of 1" in lines[5]
+    assert "4 transferred" in lines[1] and "100 ms" in lines[1] and "30 ms" in lines[1]
+    assert "cut short" in lines[2] and "no" in lines[2]
+    assert "1 of 1" in lines[3]
 
 
 def test_no_episodes_make_a_table_too():
-    assert "0 of 0" in table([])
+    assert "0 of 0" in printed(table([]))
 
 
 def test_the_summary_is_strict_json_even_with_nan_and_infinity(episodes, tmp_path):
@@ -92,7 +103,7 @@ def test_the_status_line_fits_the_terminal_with_everything_in_it(columns, cut, m
     episode.decisions = [DecisionRecord(32, 32, 4.123e-4, 7, 8, 1.234, 1.1, published=True, converged=False)]
     out = Terminal()
     StatusLine(out).show(*status_forms(episode, 12, uncertainty=12.345, gate_mode="TAKEOVER"))
-    line = out.getvalue().removeprefix("\r\x1b[2K")
+    line = CONTROL.sub("", out.getvalue()).strip()
     assert len(line) < columns
     if not cut:
         for part in ("10/12", "3/4", "32/32", "e-04", "7/8", "12.3", "1234", "TAKEOVER"):
@@ -120,10 +131,10 @@ def test_a_film_runs_in_real_time_although_pictures_come_late(tmp_path):
     for stamp_s in (100.0, 100.1, 100.7, 101.0):
         video.add(np.full((49, 65, 3), 128, np.uint8), stamp_s)
     video.close()
-    frames = imageio_ffmpeg.read_frames(str(tmp_path / "a.mp4"))
-    about = next(frames)
-    assert about["fps"] == 10.0 and about["size"] == (64, 48)
-    assert sum(1 for _ in frames) == 11
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        stream = film.streams.video[0]
+        assert stream.average_rate == 10 and (stream.width, stream.height) == (64, 48)
+        assert sum(1 for _ in film.decode(stream)) == 11
 
 
 def test_a_clock_that_jumps_makes_no_endless_film(tmp_path):
@@ -131,7 +142,8 @@ def test_a_clock_that_jumps_makes_no_endless_film(tmp_path):
     for stamp_s in (0.0, 1e9, 5.0):
         video.add(np.zeros((48, 64, 3), np.uint8), stamp_s)
     video.close()
-    assert imageio_ffmpeg.count_frames_and_secs(str(tmp_path / "a.mp4"))[0] <= 101
+    with av.open(str(tmp_path / "a.mp4")) as film:
+        assert sum(1 for _ in film.decode(video=0)) <= 101
 
 
 @pytest.mark.parametrize("size", [(480, 640), (240, 320)])

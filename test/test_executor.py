@@ -12,6 +12,7 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 import rclpy
 from rclpy.clock import Clock, ClockType
 from rclpy.executors import SingleThreadedExecutor
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.serialization import serialize_message
 from sensor_msgs.msg import JointState
@@ -20,6 +21,7 @@ from std_srvs.srv import Trigger
 
 from rdvla_ros.nodes.common import executor as executors
 from rdvla_ros.nodes.common import run, throttle
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.policy.node import PolicyNode
@@ -33,6 +35,10 @@ KINDS = [
 ]
 
 
+class Spinning(NodeHooks, Node):
+    pass
+
+
 @pytest.fixture(params=KINDS)
 def node(request, monkeypatch):
     """A node in an executor of each kind."""
@@ -40,7 +46,7 @@ def node(request, monkeypatch):
     context = rclpy.Context()
     rclpy.init(context=context)
     off = [Parameter("start_type_description_service", value=False)]
-    made = rclpy.create_node("spinning", context=context, parameter_overrides=off)
+    made = Spinning("spinning", context=context, parameter_overrides=off)
     executor = executors.make_executor(context)
     assert isinstance(executor, SingleThreadedExecutor) == (request.param == executors.WAIT_SET)
     executor.add_node(made)
@@ -180,4 +186,4 @@ def test_timers_begin_anew_when_the_wall_clock_is_set_back(monkeypatch):
 
 
 def test_a_node_that_destroys_what_it_makes_keeps_the_wait_set():
-    assert executors.kind_of(PolicyNode) == executors.WAIT_SET and executors.kind_of(GateNode) is None
+    assert PolicyNode.EXECUTOR == executors.WAIT_SET and GateNode.EXECUTOR is None

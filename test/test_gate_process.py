@@ -17,7 +17,6 @@ from gate_rig import PATIENT, ROBOT, ROBOT_FILE, GateRig, motion, stops
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.msg import GateStatus
-from rdvla_ros.nodes.common import realtime
 from rdvla_ros.srv import Hold
 
 
@@ -87,16 +86,6 @@ def test_a_gate_uses_no_shared_memory_and_has_the_priority_that_it_asks_for(prio
         assert scheduled == {(os.SCHED_FIFO, priority)}
     else:
         assert scheduled == {(os.SCHED_OTHER, 0)}
-
-
-@pytest.mark.parametrize("name", ["FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_STATIC_PEERS"])
-def test_what_a_user_has_set_about_the_middleware_stays(monkeypatch, name):
-    monkeypatch.setenv("ROS_AUTOMATIC_DISCOVERY_RANGE", "LOCALHOST")
-    monkeypatch.setenv("FASTDDS_BUILTIN_TRANSPORTS", "SHM")
-    monkeypatch.setenv(name, "mine")
-    realtime.without_shared_memory()
-    assert os.environ[name] == "mine" and os.environ["FASTDDS_BUILTIN_TRANSPORTS"] == "SHM"
-    assert os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] == "LOCALHOST"
 
 
 def test_row_63_a_second_gate_does_not_start():

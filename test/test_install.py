@@ -61,6 +61,6 @@ def test_the_list_of_processes_names_installed_files(installed):
 
 @pytest.mark.parametrize("node", ["gate_node", "monitor_node", "policy_node", "sim_robot_node"])
 def test_every_node_is_installed_and_refuses_a_missing_robot_description(installed, node):
-    further = "-p autostart:=true" if node == "policy_node" else ""  # it stays, unconfigured; the others end
+    further = "-p autostart:=true" if node == "policy_node" else ""
     out = installed(f"timeout -s INT 8 {installed.lib}/{node} --ros-args -p robot:=nowhere.yaml {further}")
-    assert "nowhere.yaml" in out.stdout + out.stderr and "Traceback" not in out.stderr
+    assert out.returncode == 1 and "nowhere.yaml" in out.stdout + out.stderr and "Traceback" not in out.stderr

@@ -16,6 +16,7 @@ from launch_ros.utilities import evaluate_parameters
 from launch import LaunchContext
 from rdvla_ros.bringup import processes as bringup
 
+pytestmark = pytest.mark.ros_packages
 LAUNCH_FILE = Path(__file__).parent.parent / "launch" / "bimanual.launch.py"
 
 

@@ -216,6 +216,7 @@ print(len(data), data.num_episodes, item["task"], tuple(item["observation.images
 """
 
 
+@pytest.mark.ros_packages
 def test_lerobot_itself_reads_it(folder):
     """With RDVLA_LEROBOT_PYTHON=<python of an environment with lerobot>; it needs another torch than this project's."""
     python = os.environ.get("RDVLA_LEROBOT_PYTHON")

@@ -165,6 +165,7 @@ def test_on_clean_streams_the_sets_are_those_of_the_stand_in(seed):
     assert len(expected) == 120 and our_sets(events, 0.016) == expected
 
 
+@pytest.mark.ros_packages
 @pytest.mark.parametrize("seed", range(5))
 def test_on_clean_streams_the_sets_are_those_of_message_filters(seed):
     if importlib.util.find_spec("message_filters") is None:

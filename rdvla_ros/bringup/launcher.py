@@ -21,6 +21,7 @@ from pathlib import Path
 import yaml
 
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec
+from rdvla_ros.nodes.common import transport
 from rdvla_ros.robot import import_path
 
 GRACE_S = ((signal.SIGINT, 6.0), (signal.SIGTERM, 2.0), (signal.SIGKILL, 5.0))  # what is sent, and how long it is waited
@@ -33,6 +34,8 @@ _libc = ctypes.CDLL(None)
 
 def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
     arguments = ["--ros-args", "--params-file", str(parameter_file)]
+    if spec.params_file:  # the later file wins
+        arguments += ["--params-file", spec.params_file]
     for source, target in spec.remappings:
         arguments += ["-r", f"{source}:={target}"]
     if spec.namespace:
@@ -162,7 +165,8 @@ def _signal_group(process: subprocess.Popen, number: int) -> None:
 
 @contextlib.contextmanager
 def free_domain() -> Iterator[dict[str, str]]:
-    """Environment variables of a ROS domain on this host that nobody uses, reserved until the end of the context.
+    """Environment variables of a ROS domain on this host that nobody uses, reserved until the end of the context, with the
+    transport of nodes/common/transport.py.
 
     A loopback TCP port stands for the reservation: the kernel gives it back however the process ends.
     """
@@ -176,7 +180,8 @@ def free_domain() -> Iterator[dict[str, str]]:
             f"Expected a free ROS domain among {DOMAINS.start}..{DOMAINS.stop - 1} on this host, found none. End some."
         )
     with reservation:
-        yield {"ROS_DOMAIN_ID": str(domain), "ROS_AUTOMATIC_DISCOVERY_RANGE": "LOCALHOST"}
+        on_this_host = {transport.RANGE: "LOCALHOST", transport.PEERS: ""}
+        yield {"ROS_DOMAIN_ID": str(domain), **on_this_host, **transport.variables({**os.environ, **on_this_host})}
 
 
 def _reserve(base_port: int) -> socket.socket | None:

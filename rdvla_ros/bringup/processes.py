@@ -9,8 +9,9 @@ is on the wire ends at rest by itself.
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -75,6 +76,7 @@ class ProcessSpec:
     parameters: Mapping[str, Any] = field(default_factory=dict)
     remappings: tuple[tuple[str, str], ...] = ()
     namespace: str = ""
+    params_file: str = ""  # wins over `parameters`
     needed: bool = True
 
     @property
@@ -90,16 +92,20 @@ def _boolean(text: str) -> bool:
 
 
 def _speed(text: str) -> float:
-    value = float(text)
-    if not 0.01 <= value <= 100.0:
-        raise ValueError("a number from 0.01 to 100")
-    return value
+    return _number(float, text, "a number from 0.01 to 100", lambda value: 0.01 <= value <= 100.0)
 
 
 def _seed(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise ValueError("a whole number, at least 0")
+    return _number(int, text, "a whole number, at least 0", lambda value: value >= 0)
+
+
+def _number(kind: type, text: str, expected: str, fits: Callable[[Any], bool]) -> Any:
+    try:
+        value = kind(text)
+    except ValueError:
+        raise ValueError(expected) from None
+    if not fits(value):
+        raise ValueError(expected)
     return value
 
 
@@ -134,11 +140,21 @@ ARGUMENTS = (
     Argument("instruction", "", "what the policy is told to do; empty with sim:=true: the instruction of the task"),
     Argument("gate", "true", "false: no gate, the policy's trajectories go straight to the arm controllers", _boolean),
     Argument("namespace", "", "namespace of all nodes, so that several robots fit one ROS graph; empty: none", namespace),
+    Argument("params_file", "", "YAML file with parameters of the nodes; they win over those set here; empty: none"),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
     Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}", _task),
     Argument("seed", "0", "sim:=true: seed of the scene", _seed),
 )
+
+
+def refuse_misspelt(given: Iterable[str]) -> None:
+    """BringupError for a name that is nearly one of ours: ros2 launch itself takes any name, in silence. Other names may belong
+    to a launch file that includes this one."""
+    known = [argument.name for argument in ARGUMENTS]
+    for name in given:
+        if name not in known and difflib.get_close_matches(name, known, n=1, cutoff=0.8):
+            raise BringupError(f"Unknown argument '{name}'. {nearest_names(name, known)}")
 
 
 def parse_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
@@ -178,13 +194,22 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     listed += [_monitor(values), _policy(values, robot)]
     listed += [_dashboard(values)] if values["dashboard"] else []
     listed = ([_sim_robot(values, view)] if values["sim"] else []) + listed
-    return tuple(_in_namespace(spec, values["namespace"]) for spec in listed)
-
-
-def _in_namespace(spec: ProcessSpec, space: str) -> ProcessSpec:
-    """Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace."""
+    space, params_file = values["namespace"], _params_file(values["params_file"])
+    # Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace.
     clock = ((names.CLOCK, names.CLOCK.strip("/")),) if space else ()
-    return replace(spec, namespace=space, remappings=(*spec.remappings, *clock))
+    return tuple(
+        replace(spec, namespace=space, params_file=params_file, remappings=(*spec.remappings, *clock)) for spec in listed
+    )
+
+
+def _params_file(text: str) -> str:
+    if text and not Path(text).is_file():
+        found = "a folder" if Path(text).is_dir() else "nothing"
+        raise BringupError(
+            f"params_file: expected a YAML file at {Path(text).resolve()}, found {found}. "
+            "Its form is 'gate: {ros__parameters: {heartbeat_timeout_s: 0.1}}', one key for each node."
+        )
+    return str(Path(text).resolve()) if text else ""
 
 
 def _clock(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -20,7 +20,7 @@ from rclpy.parameter import Parameter
 from rclpy.signals import SignalHandlerOptions
 from rclpy.utilities import remove_ros_args
 
-from rdvla_ros.nodes.common import names, realtime
+from rdvla_ros.nodes.common import names, transport
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.types import RdvlaError
@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(remove_ros_args(["dashboard", *words])[1:]))
     namespace = options.pop("namespace")
     overrides = [Parameter(name, value=value) for name, value in options.items() if value is not None]
-    realtime.without_shared_memory()  # a window that is killed must not leave a lock that the robot's nodes wait for
+    transport.choose()  # a window that is killed must not leave a lock that the robot's nodes wait for
     rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
     try:
         return _run(overrides, namespace)
@@ -73,12 +73,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(overrides: list[Parameter], namespace: str) -> int:
-    node = Node(
-        f"dashboard_{os.getpid()}",
-        namespace=namespace or None,
-        parameter_overrides=overrides,
-        start_parameter_services=False,
-    )
+    node = Node("dashboard", namespace=namespace or None, parameter_overrides=overrides, start_parameter_services=False)
     try:
         values = declare(node, DashboardParameters)
         robot = RobotDescription.load(values.robot or shipped(SIM_ROBOT))

@@ -119,9 +119,8 @@ class UncertaintyTile(Tile):
     def show_snapshot(self, snapshot: Snapshot) -> None:
         rows = snapshot.uncertainties[-SHOWN:]
         newest = rows[-1] if rows else None
-        self.title.set(
-            f"Uncertainty, {sentences.calibration_words(newest)}", tone="faint" if newest is None or newest.calibrated else "warn"
-        )
+        vague = newest is not None and not newest.calibrated
+        self.title.set(f"Uncertainty, {sentences.calibration_words(newest)}", tone="warn" if vague else "faint")
         self.say(sentences.uncertainty_words(newest), old=decisions_old(snapshot), alarm=bool(newest and newest.alarm))
         line = newest.alarm_threshold if newest else math.nan
         scores, windows = (np.array([getattr(row, name) for row in rows], dtype=float) for name in ("score", "window_score"))

@@ -84,10 +84,10 @@ class Link(Node):
         self.wait(future.done, answer_s, f"an answer of the service {name}, none came.", waiting)
         return future.result()
 
-    def policy_is(self, waiting: Callable[[], None], ready_s: float) -> str:
-        """'active', 'unconfigured' or another state of the policy's life cycle; it answers only after it has loaded."""
+    def policy_is_active(self, waiting: Callable[[], None], ready_s: float) -> bool:
+        """It answers only after it has loaded."""
         state = self._call(self._asking, GetState.Request(), waiting, ready_s, answer_s=ready_s).current_state
-        return {State.PRIMARY_STATE_ACTIVE: "active", State.PRIMARY_STATE_UNCONFIGURED: "unconfigured"}.get(state.id, state.label)
+        return state.id == State.PRIMARY_STATE_ACTIVE
 
     def hold(self, reason: str, waiting: Callable[[], None], ready_s: float) -> int:
         """Number of the hold in force."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.bringup.launcher import Running
 from rdvla_ros.bringup.processes import BringupError
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.demo.client import WHO, Link
@@ -21,7 +20,6 @@ from rdvla_ros.nodes.common import conversions, names
 
 START_S = 180.0  # from the start of the processes to the gate's first answer, on a slow machine with a cold disk
 RESUME_S = 60.0
-REFUSED_S = 3.0  # a policy that says for so long that it is unconfigured could not use what it was given
 SILENCE_S = 15.0  # of the simulated robot
 SETTLE_S = LONGEST_STOP_S + 0.2  # simulated time from the reset to the resume
 AFTERMATH_S = 1.0  # simulated time filmed after the success
@@ -47,23 +45,14 @@ class Runner:
         self._begun_s = 0.0  # simulated time from the reset to the resume
         link.on_decision, link.on_picture = self._decision, self._picture
 
-    def wait_for_policy(self, policy: Running) -> None:
-        """Until the policy has loaded its weights. BringupError when it could not."""
+    def wait_for_policy(self) -> None:
+        """Until the policy has loaded its weights. BringupError when its process has ended, since it could not."""
         started_s = time.monotonic()
 
         def waiting() -> None:
             self._status.show(f"waiting {time.monotonic() - started_s:.0f} s | the nodes start, the policy loads its weights")
 
-        unconfigured_s = None
-        while (state := self._link.policy_is(waiting, START_S)) != "active":
-            unconfigured_s = unconfigured_s if state == "unconfigured" else None
-            if state == "unconfigured":
-                unconfigured_s = unconfigured_s or time.monotonic()
-                if time.monotonic() - unconfigured_s > REFUSED_S:
-                    raise BringupError(
-                        f"The policy was expected to become active and stays unconfigured. Its last lines ({policy.log}):\n"
-                        f"{policy.last_lines()}"
-                    )
+        while not self._link.policy_is_active(waiting, START_S):
             self._link.spin(RETRY_S)
             waiting()
 

@@ -24,6 +24,7 @@ from rdvla_ros.demo.report import StatusLine, table, write_summary
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0
+GIVEN = ("speed", "checkpoint", "task", "seed", "namespace", "params_file")  # options that are launch arguments too
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 
@@ -43,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
     options.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
+    options.add_argument("--params-file", default="", help="YAML file with parameters of the nodes, which win over the demo's")
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
     options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
@@ -65,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
     settings = vars(parser().parse_args(argv))
     status = StatusLine()
-    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "dashboard")
+    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")
     given = {"sim": True, **{name: settings[name] for name in passed_on}}
     try:
         specs = bringup.processes(given, view=not settings["no_films"])
@@ -115,7 +117,7 @@ class Session:
     def _run_episodes(self, link: Link, processes: launcher.Processes) -> None:
         count = self._settings["episodes"]
         runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
-        runner.wait_for_policy(processes["policy"])
+        runner.wait_for_policy()
         for i in range(count):
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
             self.episodes.append(episode)

@@ -5,19 +5,24 @@ from __future__ import annotations
 import json
 import math
 import platform
-import shutil
-import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any, TextIO
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
 
 from rdvla_ros import __version__
 from rdvla_ros.demo.episode import Episode, aggregate
 
 LINE_PERIOD_S = 2.0  # where the output is no terminal, a line this often
 TERMINAL_PERIOD_S = 0.1
+FILE_WIDTH = 200  # [characters] of the table where the output is no terminal
 HEADINGS = (
     "episode",
     "seed",
@@ -37,31 +42,35 @@ LIBRARIES = ("torch", "numpy", "mujoco", "gym-aloha", "rclpy", "opencv-python-he
 class StatusLine:
     """One line that is written over and over in a terminal; elsewhere a new line now and then."""
 
-    def __init__(self, out: TextIO = sys.stdout, clock=time.monotonic):
-        self._out, self._clock = out, clock
-        self._tty = out.isatty()
-        self._next_s, self._open = -math.inf, False
+    def __init__(self, out: TextIO | None = None, clock: Callable[[], float] = time.monotonic):
+        self._console, self._clock = Console(file=out, highlight=False, markup=False, soft_wrap=True), clock
+        if not self._console.is_terminal:
+            self._console.width = FILE_WIDTH
+        self._live: Live | None = None
+        self._next_s = -math.inf
 
     def show(self, *forms: str) -> None:
         """forms: the same in ever fewer characters; a terminal gets the first that fits, a file the first."""
         now = self._clock()
         if now < self._next_s:
             return
-        self._next_s = now + (TERMINAL_PERIOD_S if self._tty else LINE_PERIOD_S)
-        if self._tty:
-            width = shutil.get_terminal_size().columns - 1
-            fitting = next((form for form in forms if len(form) <= width), forms[-1][:width])
-            self._out.write("\r\x1b[2K" + fitting)
-            self._open = True
-        else:
-            self._out.write(forms[0] + "\n")
-        self._out.flush()
+        self._next_s = now + (TERMINAL_PERIOD_S if self._console.is_terminal else LINE_PERIOD_S)
+        if not self._console.is_terminal:
+            self._console.print(forms[0])
+            return
+        width = self._console.width - 1
+        line = next((form for form in forms if len(form) <= width), forms[-1][:width])
+        if self._live is None:
+            self._live = Live(console=self._console, auto_refresh=False, transient=True)
+            self._live.start()
+        self._live.update(Text(line, no_wrap=True), refresh=True)
 
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        self._out.write(("\r\x1b[2K" if self._open else "") + text + "\n")
-        self._out.flush()
-        self._open, self._next_s = False, -math.inf
+    def say(self, *what: str | Table) -> None:
+        """Lines, or a table, that stay."""
+        if self._live is not None:
+            self._live.stop()
+        self._live, self._next_s = None, -math.inf
+        self._console.print(*what)
 
 
 def status_forms(episode: Episode, episodes: int, uncertainty: float, gate_mode: str) -> tuple[str, ...]:
@@ -83,13 +92,13 @@ def status_forms(episode: Episode, episodes: int, uncertainty: float, gate_mode:
     )
 
 
-def table(episodes: Sequence[Episode]) -> str:
+def table(episodes: Sequence[Episode]) -> Table:
     """One row per episode, and the totals."""
-    rows = [HEADINGS, *map(_row, episodes), _totals_row(episodes)]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
-    rule = "-" * max(map(len, lines))
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    shown = Table(*HEADINGS, box=SIMPLE_HEAD, pad_edge=False)
+    for episode in episodes:
+        shown.add_row(*_row(episode), end_section=episode is episodes[-1])
+    shown.add_row(*_totals_row(episodes))
+    return shown
 
 
 def _row(episode: Episode) -> tuple[str, ...]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import imageio_ffmpeg
 import numpy as np
+
+from rdvla_ros.video import FILM, VideoFile
 
 WHITE, GREY, GREEN, AMBER, RED = (255, 255, 255), (170, 170, 170), (110, 220, 120), (255, 190, 60), (255, 90, 80)  # RGB
 FONT = cv2.FONT_HERSHEY_SIMPLEX
@@ -38,26 +39,21 @@ class EpisodeVideo:
     """Pictures by their time into a file of constant rate: late ones are repeated, so that the film runs in real time."""
 
     def __init__(self, path: Path, width: int, height: int, rate_hz: float):
-        # x264 wants even sides; macro_block_size=2 refuses nothing and rescales nothing here
+        # even sides, as the codec wants them
         self.path, self.size, self._rate_hz = Path(path), (width - width % 2, height - height % 2), rate_hz
-        self._frames, self._start_s = 0, None
-        self._writer = imageio_ffmpeg.write_frames(
-            str(path), self.size, fps=rate_hz, codec="libx264", quality=None, bitrate=None, macro_block_size=2,
-            output_params=["-preset", "veryfast", "-crf", "23", "-threads", "1"],
-        )  # fmt: skip
-        self._writer.send(None)
+        self._start_s: float | None = None
+        self._file = VideoFile(self.path, round(rate_hz), *self.size, FILM)
 
     def add(self, picture: np.ndarray, stamp_s: float) -> None:
         """picture: (height, width, 3) uint8 RGB at stamp_s; it stays in the film until the next one."""
         self._start_s = stamp_s if self._start_s is None else self._start_s
         due = round((stamp_s - self._start_s) * self._rate_hz) + 1
         frame = np.ascontiguousarray(picture[: self.size[1], : self.size[0]])
-        for _ in range(min(due - self._frames, round(10 * self._rate_hz))):  # a clock that jumps makes no endless film
-            self._writer.send(frame)
-            self._frames += 1
+        count = min(due - self._file.frames, round(10 * self._rate_hz))  # a clock that jumps makes no endless film
+        self._file.append([frame] * count)
 
     def close(self) -> None:
-        self._writer.close()
+        self._file.close()
 
 
 def draw(picture: np.ndarray, overlay: Overlay) -> np.ndarray:

@@ -31,7 +31,7 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.sketch_ratio import Experience
-from rdvla_ros.types import RdvlaError, StopReason, nearest_names
+from rdvla_ros.types import RdvlaError, StopReason, make_by_name, nearest_names
 
 EVALUATE = ("needed", "every")
 
@@ -240,6 +240,9 @@ def _two_hit(**settings: Any) -> ActionChange:
     return ActionChange(**{"patience": 2, **settings})
 
 
+_two_hit.__signature__ = inspect.signature(ActionChange)  # its arguments, for make_by_name
+
+
 RULES: dict[str, Callable[..., Any]] = {
     "fixed": FixedDepth,
     "action_change": ActionChange,
@@ -256,26 +259,15 @@ def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | N
     or "statistics". The rule learns its `ratio` while it is used, from the configured one on.
     """
     settings = dict(settings)
-    name = settings.pop("rule", None)
     deadline_s = settings.pop("deadline_s", None)
-    if name not in RULES:
-        raise HaltingError(f"halting rule: unknown '{name}'. {nearest_names(name, RULES)}")
-    if name == "action_kl" and settings.get("sigma", "statistics") == "statistics":
+    if settings.get("rule") == "action_kl" and settings.get("sigma", "statistics") == "statistics":
         if action_std is None:
             raise HaltingError(
                 "halting rule 'action_kl': expected the spread of the demonstrated actions, which these statistics"
                 " lack (a checkpoint of an older release). Set sigma to numbers, or train again"
             )
         settings["sigma"] = list(action_std)
-    target = ActionChange if name == "two_hit" else RULES[name]
-    parameters = inspect.signature(target).parameters
-    for key in settings:
-        if key not in parameters:
-            raise HaltingError(f"halting rule '{name}': unknown key '{key}'. {nearest_names(key, parameters)}")
-    missing = [key for key, p in parameters.items() if p.default is p.empty and key not in settings]
-    if missing:
-        raise HaltingError(f"halting rule '{name}': missing {', '.join(missing)}")
-    rule = RULES[name](**settings)
+    rule = make_by_name(settings, "rule", RULES, "halting rule", HaltingError)
     if isinstance(rule, _ChangeRule):
         rule = replace(rule, ratio=Experience(rule.ratio))
     return rule if deadline_s is None else Deadline(deadline_s, rule)

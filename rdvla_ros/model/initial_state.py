@@ -8,7 +8,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from rdvla_ros.model.context import HeadContext
-from rdvla_ros.types import RdvlaError, Refinement, StopReason, nearest_names
+from rdvla_ros.types import RdvlaError, Refinement, StopReason, make_by_name
 
 if TYPE_CHECKING:
     from rdvla_ros.model.head import RDVLAHead
@@ -186,12 +185,4 @@ STARTS: dict[str, Callable[..., Any]] = {"drawn": Drawn, "seeded": Seeded, "zero
 
 def make_start(settings: Mapping[str, Any]) -> Any:
     """The start that a configuration names; the other keys are its arguments."""
-    settings = dict(settings)
-    name = settings.pop("start", None)
-    if name not in STARTS:
-        raise StartError(f"initial scratchpad: unknown '{name}'. {nearest_names(name, STARTS)}")
-    parameters = inspect.signature(STARTS[name]).parameters
-    for key in settings:
-        if key not in parameters:
-            raise StartError(f"initial scratchpad '{name}': unknown key '{key}'. {nearest_names(key, parameters)}")
-    return STARTS[name](**settings)
+    return make_by_name(settings, "start", STARTS, "initial scratchpad", StartError)

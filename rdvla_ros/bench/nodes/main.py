@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     command = "rdvla bench control " + shlex.join(sys.argv[3:] if argv is None else argv)
     for name in options.parts:
         with tempfile.TemporaryDirectory(prefix="rdvla_bench_") as folder, free_domain() as domain:
+            os.environ.update(domain)  # the bench listens over the same transport as the nodes
             print(f"{name}:", flush=True)
             report.save(options.out, name, RUNS[name](options, Path(folder), domain), command.strip())
     found = report.load(options.out)

@@ -1,15 +1,12 @@
-"""Memory and processor time of processes and their children, from /proc."""
+"""Memory and processor time of processes and their children."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
-
-TICKS_HZ, PAGE_MIB = os.sysconf("SC_CLK_TCK"), os.sysconf("SC_PAGE_SIZE") / 2**20
+import psutil
 
 
 @dataclass
@@ -51,8 +48,8 @@ def line(x: np.ndarray, y: np.ndarray) -> tuple[float, float]:
 def children(pid: int) -> list[int]:
     """Processes that this one has started."""
     try:
-        return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
+        return [child.pid for child in psutil.Process(pid).children()]
+    except psutil.Error:
         return []
 
 
@@ -60,13 +57,15 @@ def sample(at_s: float, pids: Mapping[str, int], usages: dict[str, Usage]) -> No
     """Add one sample for every process that lives."""
     for name, pid in pids.items():
         try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-            files = len(os.listdir(f"/proc/{pid}/fd"))
-        except OSError:
+            process = psutil.Process(pid)
+            with process.oneshot():
+                times, files = process.cpu_times(), process.num_fds()
+                threads, memory_mib = process.num_threads(), process.memory_info().rss / 2**20
+        except psutil.Error:
             continue
         usage = usages.setdefault(name, Usage())
         usage.at_s.append(at_s)
-        usage.cpu_s.append((int(fields[11]) + int(fields[12])) / TICKS_HZ)  # user and system, without reaped children
-        usage.threads.append(int(fields[17]))
-        usage.memory_mib.append(int(fields[21]) * PAGE_MIB)
+        usage.cpu_s.append(times.user + times.system)  # without its children
+        usage.threads.append(threads)
+        usage.memory_mib.append(memory_mib)
         usage.files.append(files)

@@ -8,7 +8,6 @@ A decision that needed many iterations is trusted for fewer steps. A rule is ask
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +16,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from rdvla_ros.types import RdvlaError, nearest_names
+from rdvla_ros.types import RdvlaError, make_by_name
 
 
 class HorizonError(RdvlaError):
@@ -174,15 +173,7 @@ RULES: dict[str, Callable[..., Horizon]] = {
 
 def make_horizon(settings: Mapping[str, Any]) -> Horizon:
     """The rule that a configuration names under "rule"; the other keys are its arguments."""
-    settings = dict(settings)
-    name = settings.pop("rule", None)
-    if name not in RULES:
-        raise HorizonError(f"horizon rule: unknown '{name}'. {nearest_names(name, RULES)}")
-    parameters = [key for key in inspect.signature(RULES[name]).parameters if not key.startswith("_")]
-    for key in settings:
-        if key not in parameters:
-            raise HorizonError(f"horizon rule '{name}': unknown key '{key}'. {nearest_names(key, parameters)}")
-    return RULES[name](**settings)
+    return make_by_name(settings, "rule", RULES, "horizon rule", HorizonError)
 
 
 def _within(length: int, iterations: int, chunk_length: int) -> int:

@@ -8,7 +8,6 @@ or TrajectoryError where there is no legal one. docs/control.md measures them ag
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,7 +16,7 @@ import numpy as np
 
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
-from rdvla_ros.types import RdvlaError, TrajectoryError, nearest_names
+from rdvla_ros.types import RdvlaError, TrajectoryError, make_by_name
 
 DEFAULTS = PlanOptions()
 
@@ -128,12 +127,4 @@ METHODS: dict[str, Callable[..., Seam]] = {"cut_and_blend": CutAndBlend, "offset
 
 def make_seam(settings: Mapping[str, Any]) -> Seam:
     """The method that a configuration names under "method"; the other keys are its arguments."""
-    settings = dict(settings)
-    name = settings.pop("method", None)
-    if name not in METHODS:
-        raise SeamError(f"seam method: unknown '{name}'. {nearest_names(name, METHODS)}")
-    parameters = list(inspect.signature(METHODS[name]).parameters)
-    for key in settings:
-        if key not in parameters:
-            raise SeamError(f"seam method '{name}': unknown key '{key}'. {nearest_names(key, parameters)}")
-    return METHODS[name](**settings)
+    return make_by_name(settings, "method", METHODS, "seam method", SeamError)

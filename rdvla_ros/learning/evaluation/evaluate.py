@@ -22,7 +22,6 @@ import yaml
 from tqdm import tqdm
 
 from rdvla_ros.control.motion.horizon import make_horizon
-from rdvla_ros.learning.data.lerobot.video import VideoFile
 from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.evaluation.rates import plain, summary, summary_line
 from rdvla_ros.learning.evaluation.rollout import Rollout, RolloutConfig
@@ -31,6 +30,7 @@ from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import TASKS
 from rdvla_ros.types import RdvlaError
+from rdvla_ros.video import VideoFile
 
 DEFAULT_ROBOT = shipped("config/aloha_sim.yaml")
 DEFAULT_CHECKPOINT = shipped("checkpoints/compact_aloha")
@@ -94,6 +94,7 @@ def _run_one(seed: int, film: Path | None) -> dict[str, Any]:
     _worker.policy.reseed(seed)
     if film is None:
         return plain(_worker.run(seed))
+    film.parent.mkdir(parents=True, exist_ok=True)
     video = VideoFile(film, round(1.0 / _worker.policy.contract.step_s), FILM_WIDTH, FILM_HEIGHT)
     _worker.film = lambda sim: video.append(sim.render(FILM_CAMERA, FILM_WIDTH, FILM_HEIGHT)[None])
     try:

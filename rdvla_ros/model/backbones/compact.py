@@ -125,10 +125,6 @@ class CameraStem(nn.Module):
         ys, xs = torch.meshgrid(torch.linspace(-1, 1, rows4), torch.linspace(-1, 1, cols4), indexing="ij")
         self.register_buffer("cells", torch.stack([xs, ys], -1).reshape(-1, 2), persistent=False)
 
-    @property
-    def num_tokens(self) -> int:
-        return self.token_embedding.shape[0]
-
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         x = self.fine(F.relu(self.down4(F.relu(self.down2(image)))))
         deep = self.coarse(F.relu(self.down8(F.relu(x))))

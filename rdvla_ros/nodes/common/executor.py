@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-from rclpy.executors import Executor, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.utilities import get_rmw_implementation_identifier
 
 from rdvla_ros.types import RdvlaError
@@ -24,13 +24,15 @@ except ImportError:
     EventsExecutor = None
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from rclpy.context import Context
     from rclpy.node import Node
 
 VARIABLE, EVENTS, WAIT_SET = "RDVLA_EXECUTOR", "events", "wait_set"
 TELLS_EVENTS = ("rmw_fastrtps_cpp", "rmw_fastrtps_dynamic_cpp")  # Cyclone DDS and Zenoh are said to; not tried
 LOOK_S, SET_BACK_S = 0.05, 0.02
-LONGEST_WAIT_S = 0.25  # without one, the events executor comes back at once, for ever
+EVENTS_WAIT_S = 0.25  # without one, the events executor comes back at once, for ever
 
 
 class ExecutorError(RdvlaError):
@@ -53,11 +55,6 @@ def make_executor(context: Context | None = None, kind: str | None = None) -> Ex
     """Single-threaded; of the chosen kind, if none is given."""
     events = (kind or chosen_kind()) == EVENTS
     return EventsExecutor(context=context) if events else SingleThreadedExecutor(context=context)
-
-
-def kind_of(node: Node) -> str | None:
-    """What the node's class asks for."""
-    return getattr(node, "EXECUTOR", None)
 
 
 class StepWatch:
@@ -86,9 +83,20 @@ class StepWatch:
                 self._node.executor.wake()
 
 
-def spin_once(executor: Executor) -> None:
-    """Wait for one callback and run it; may come back without one."""
-    if isinstance(executor, SingleThreadedExecutor):
-        executor.spin_once()  # without a time-out: it makes a timer for each one
-    else:
-        executor.spin_once(timeout_sec=LONGEST_WAIT_S)
+def spin_until(
+    executor: Executor, stopped: Callable[[], bool], escaped: Callable[[Exception], None], longest_wait_s: float | None = None
+) -> None:
+    """Run callbacks until `stopped()`; an exception that one lets out is handed to `escaped`.
+
+    longest_wait_s: after that `stopped` is asked even when no callback ran; None: only a shutdown of the executor ends the wait.
+    """
+    events = not isinstance(executor, SingleThreadedExecutor)
+    if longest_wait_s is None and events:
+        longest_wait_s = EVENTS_WAIT_S
+    while not stopped():
+        try:
+            executor.spin_once(timeout_sec=longest_wait_s)  # the wait set makes a timer for each time-out
+        except ExternalShutdownException:
+            return
+        except Exception as error:
+            escaped(error)

@@ -1,30 +1,8 @@
-"""How the gate gets its turn: before other programs, and without waiting for dead neighbours."""
+"""How the gate gets its turn before other programs."""
 
 from __future__ import annotations
 
 import os
-
-from rdvla_ros.robot import shipped
-
-PROFILE = "config/fastdds_loopback.xml"
-OTHER_PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE", "ROS_STATIC_PEERS")
-
-
-def without_shared_memory() -> None:
-    """Fast DDS's shared memory lets a writer wait for a second or two on a lock that a killed or stopped process holds: just when
-    the gate has to stop the arms. The gate hears no images, so UDP costs it nothing. To be called before rclpy.init.
-
-    In the discovery range LOCALHOST rmw_fastrtps chooses the transports itself and ignores the variable; there a profile gives
-    the same range without them. What the user has set stays. Other middlewares ignore the variable.
-    """
-    os.environ.setdefault("FASTDDS_BUILTIN_TRANSPORTS", "UDPv4")
-    if os.environ.get("ROS_AUTOMATIC_DISCOVERY_RANGE", "").upper() != "LOCALHOST" or any(map(os.environ.get, OTHER_PROFILES)):
-        return
-    from rclpy.utilities import get_rmw_implementation_identifier
-
-    if get_rmw_implementation_identifier().startswith("rmw_fastrtps"):
-        os.environ["FASTRTPS_DEFAULT_PROFILES_FILE"] = str(shipped(PROFILE))
-        os.environ["ROS_AUTOMATIC_DISCOVERY_RANGE"] = "SYSTEM_DEFAULT"
 
 
 def prefer(priority: int) -> str:

@@ -6,12 +6,11 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
 
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from rdvla_ros.nodes.common.executor import kind_of, make_executor, spin_once
+from rdvla_ros.nodes.common.executor import make_executor, spin_until
 from rdvla_ros.nodes.common.guard import Guard
 
 JOIN_S = 0.5  # longest wait for the thread at the end
@@ -41,7 +40,7 @@ class Side:
             start_parameter_services=False,
             parameter_overrides=[Parameter("start_type_description_service", value=False)],
         )
-        self._executor = make_executor(main.context, kind_of(main))
+        self._executor = make_executor(main.context, main.EXECUTOR)
         self._executor.add_node(self.node)
         self._tasks: list[_Task] = []
         self._ends = threading.Event()
@@ -65,15 +64,14 @@ class Side:
         if self._ends.is_set():
             return
         self._ends.set()
-        self._executor.shutdown(timeout_sec=JOIN_S)  # a waiting spin_once ends with it
+        self._executor.shutdown(timeout_sec=JOIN_S)  # a wait for callbacks ends with it
         for thread in self._threads:
             if thread.is_alive() and thread is not threading.current_thread():
                 thread.join(JOIN_S)
         self.node.destroy_node()
 
     def _spin(self) -> None:
-        while not self._ended():
-            self._guarded(partial(spin_once, self._executor))
+        spin_until(self._executor, self._ended, self._escaped)
 
     def _keep_time(self) -> None:
         while not self._ended():
@@ -89,8 +87,11 @@ class Side:
         try:
             run()
         except Exception as error:
-            self.guard.raised(threading.current_thread().name, error)
-            self._ends.wait(0.001)  # what raises at once every time must not take the processor
+            self._escaped(error)
+
+    def _escaped(self, error: Exception) -> None:
+        self.guard.raised(threading.current_thread().name, error)
+        self._ends.wait(0.001)  # what raises at once every time must not take the processor
 
     def _ended(self) -> bool:
         return self._ends.is_set() or not self.node.context.ok()

@@ -23,6 +23,7 @@ from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions, names, qos, realtime
 from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.common.side_node import Side
@@ -41,7 +42,7 @@ from rdvla_ros.types import ObservationError, TrajectoryError
 LOOK_S = 0.1  # how often the graph is looked up
 
 
-class GateNode(Node):
+class GateNode(NodeHooks, Node):
     def __init__(self, **node_options: Any) -> None:
         super().__init__(names.GATE, **node_options)
         self._values = values = declare(self, GateParameters)
@@ -61,7 +62,7 @@ class GateNode(Node):
         self._subscribe_motions(arms)
         self._robot_watch = RobotWatch(self, robot, values, self._arms, self._guard, self._authority.lock)
         self._side = Side(self)
-        self._side.guard.then = self.on_escaped = self._authority.hold_safely
+        self._side.guard.then = self._authority.hold_safely
         self._watch = GateWatch(self, self._side, values, self._authority, self._robot_watch, self._guard)
         GateServices(self, self._side, self._authority, self._watch.causes, self._guard)
         tick = self._guard.wrap(self._tick)
@@ -229,6 +230,9 @@ class GateNode(Node):
                 "docs/control.md says how to allow it."
             )
 
+    def on_escaped(self, sentence: str) -> None:
+        self._authority.hold_safely(sentence)
+
     def close(self) -> None:
         """The hold is the last message on the wire: sent, and waited for until the controllers have it."""
         self._authority.close("the gate shuts down")
@@ -240,7 +244,6 @@ class GateNode(Node):
 
 
 def main(args: list[str] | None = None) -> int:
-    realtime.without_shared_memory()
     return run(GateNode, args)
 
 

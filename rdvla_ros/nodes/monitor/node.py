@@ -19,6 +19,7 @@ from rdvla_ros.nodes.common import names, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates
 from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.monitor import diagnostics
@@ -49,7 +50,7 @@ class MonitorParameters(Schema):
             yield "hold_on_alarm: expected false while alarm_threshold is 0 (no alarm is configured)."
 
 
-class MonitorNode(Node):
+class MonitorNode(NodeHooks, Node):
     def __init__(self, **node_options: Any) -> None:
         super().__init__(names.MONITOR, **node_options)
         self._values = values = declare(self, MonitorParameters)

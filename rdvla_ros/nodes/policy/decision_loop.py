@@ -109,10 +109,6 @@ class Deciding:
         """Why no trajectory may be sent now; empty when one may."""
         return (self._p.gate.standing_back() if self._p.gate else "") or self._halts.why_not()
 
-    def running_s(self, now: Moment) -> float:
-        """How long the decision under way has taken; 0 where there is none."""
-        return now.steady_s - self._asked.begun.steady_s if self._asked else 0.0
-
     def consider(self) -> None:
         """Begin a decision, if one is due and nothing stands in its way."""
         matched = self._p.inputs.synchronizer.latest() if self.active else None
@@ -143,9 +139,9 @@ class Deciding:
     def _idle_due(self, now: Moment) -> bool:
         """Decisions without motions: while the gate holds and that is asked for, or to see whether decisions settle again."""
         gate_held = self._p.gate is not None and self._p.gate.standing_back()
-        wanted = self._p.values().while_held == "decide" and not self._p.gate.silent() if gate_held else bool(self.unsettled)
+        asked_for = gate_held and self._p.values().while_held == "decide" and not self._p.gate.silent()
         period_s = self._p.values().held_period_s if gate_held else 0.0
-        return (wanted or bool(self.unsettled)) and now.steady_s - self._idle_decision_s >= period_s
+        return (asked_for or bool(self.unsettled)) and now.steady_s - self._idle_decision_s >= period_s
 
     def _executed_steps(self, observation: Observation) -> int | None:
         """Chunk steps from the observation before to this one, for a policy that starts from its last plan."""

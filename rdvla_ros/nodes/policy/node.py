@@ -26,6 +26,7 @@ from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.common.executor import WAIT_SET
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import Heart
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.policy.decision_loop import Deciding, Parts
@@ -51,7 +52,8 @@ CLOSE_S = 0.5  # at shutdown, a running decision may take this long to end
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(NodeHooks, LifecycleNode):
+    RECEIVES_IMAGES = True
     EXECUTOR = WAIT_SET  # its cleanup destroys what events may wait for
     load = LOAD  # what the decision process runs
 
@@ -78,7 +80,7 @@ class PolicyNode(LifecycleNode):
         self._service_change_state.callback = guarded(self._service_change_state.callback)
         if self._values.autostart:
             self._autostart = self.create_timer(0.0, guarded(self._start_by_itself), clock=steady)
-        self._guard.then = self.on_escaped = self._hold  # a node with a bug: who knows what it will send next
+        self._guard.then = self._hold  # a node with a bug: who knows what it will send next
         self._heart.side.guard.then = self._heart.ask_for_hold  # in another thread: the gate holds
         self._heart.start()
 
@@ -130,10 +132,16 @@ class PolicyNode(LifecycleNode):
         self._heart.close()
         self._release()
 
+    def on_escaped(self, sentence: str) -> None:
+        self._hold(sentence)
+
     def _start_by_itself(self) -> None:
+        """Nobody waits to configure it a second time: one that cannot be configured ends its process, and so the launch."""
         self.destroy_timer(self._autostart)
         if self.trigger_configure() == SUCCESS:
             self.trigger_activate()
+        else:
+            self.failed = "The policy was expected to be configured at its start (autostart) and was not; its log says why."
 
     def _configure(self) -> None:
         values = self._values
@@ -227,8 +235,6 @@ class PolicyNode(LifecycleNode):
     def _on_gate(self, before: int | None, mode: int) -> None:
         """Another mode, or another hold. What the gate has stopped is not joined; a resume lifts what was held here."""
         self._deciding.new_epoch()
-        if mode == GateStatus.HOLD:
-            self._heart.hold = ""  # it was heard
         if mode == GateStatus.AUTO and before != GateStatus.PAUSE:
             self._halts.lifted()
             self._deciding.believe()

@@ -18,6 +18,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.msg import ControllerState, TaskStage
 from rdvla_ros.nodes.common import conversions, names, qos
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.robot import Arm, Camera, RobotDescription
 from rdvla_ros.sim import SimulationError
@@ -51,7 +52,7 @@ class SimRobotParameters(Schema):
     nan_joint: str = parameter("", "fault: this joint's position is sent as NaN", change="always")
 
 
-class SimRobotNode(Node):
+class SimRobotNode(NodeHooks, Node):
     def __init__(self, **node_options: Any) -> None:
         super().__init__(names.SIM_ROBOT, **node_options)
         self._values = declare(self, SimRobotParameters, on_change=self._changed)

@@ -1,4 +1,4 @@
-"""Camera pictures as mp4 files that many episodes share."""
+"""Reading camera pictures of mp4 files that many episodes share."""
 
 from __future__ import annotations
 
@@ -9,34 +9,7 @@ import av
 import numpy as np
 
 from rdvla_ros.learning.data.lerobot import DatasetError
-
-# Small pictures, trained on: nearly lossless. A key frame every other frame, so that any frame is quickly found.
-CODEC, OPTIONS, PIXELS = "libx264", {"crf": "16", "g": "2", "bf": "0", "preset": "veryfast"}, "yuv420p"
-
-
-class VideoFile:
-    """One mp4 being written; frame i is shown at i / fps."""
-
-    def __init__(self, path: Path, fps: int, width: int, height: int):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        self.path, self.fps, self.frames = path, fps, 0
-        self._container = av.open(str(path), "w")
-        self._stream = self._container.add_stream(CODEC, rate=fps, options=OPTIONS)
-        self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXELS
-
-    def append(self, pictures: np.ndarray) -> tuple[float, float]:
-        """(N, height, width, 3) uint8 RGB; when they begin and end in the file [s]."""
-        first = self.frames
-        for picture in pictures:
-            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(picture), format="rgb24")
-            frame.pts = self.frames
-            self._container.mux(self._stream.encode(frame))
-            self.frames += 1
-        return first / self.fps, self.frames / self.fps
-
-    def close(self) -> None:
-        self._container.mux(self._stream.encode(None))
-        self._container.close()
+from rdvla_ros.video import PIXELS
 
 
 def describe(width: int, height: int, fps: int) -> dict:

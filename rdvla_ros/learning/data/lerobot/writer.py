@@ -28,7 +28,8 @@ from rdvla_ros.learning.data.lerobot import (
     DatasetError,
 )
 from rdvla_ros.learning.data.lerobot.statistics import Statistics, of_pictures, of_vectors, pooled
-from rdvla_ros.learning.data.lerobot.video import VideoFile, describe
+from rdvla_ros.learning.data.lerobot.video import describe
+from rdvla_ros.video import VideoFile
 
 VIDEO_LIMIT_MB, DATA_LIMIT_MB, CHUNK_FILES = 200, 100, 1000
 STATISTICS_FRAMES = 24  # pictures of an episode that its statistics are taken from
@@ -100,6 +101,7 @@ class DatasetWriter:
         chunk, file = divmod(self._files.setdefault(key, 0), CHUNK_FILES)
         if video is None:
             path = self.folder / VIDEO_PATH.format(video_key=key, chunk_index=chunk, file_index=file)
+            path.parent.mkdir(parents=True, exist_ok=True)
             video = self._videos[key] = VideoFile(path, self.fps, width, height)
         begin_s, end_s = video.append(pictures)
         values = {"chunk_index": chunk, "file_index": file, "from_timestamp": begin_s, "to_timestamp": end_s}
