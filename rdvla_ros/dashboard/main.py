@@ -61,9 +61,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = vars(parser().parse_args(remove_ros_args(["dashboard", *words])[1:]))
     namespace = options.pop("namespace")
     overrides = [Parameter(name, value=value) for name, value in options.items() if value is not None]
-    transport.choose()  # a window that is killed must not leave a lock that the robot's nodes wait for
-    rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
     try:
+        transport.choose()  # a window that is killed must not leave a lock that the robot's nodes wait for
+        rclpy.init(args=words, signal_handler_options=SignalHandlerOptions.NO)
         return _run(overrides, namespace)
     except RdvlaError as error:
         print(f"rdvla dashboard: {error}", file=sys.stderr)
