@@ -24,7 +24,7 @@ from rdvla_ros.dashboard.acts import Acts
 from rdvla_ros.dashboard.model import Model
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat, Uncertainty
 from rdvla_ros.nodes.common import conversions, names, qos
-from rdvla_ros.nodes.common.executor import make_executor, spin_once
+from rdvla_ros.nodes.common.executor import make_executor, spin_until
 from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.throttle import throttled
@@ -92,14 +92,16 @@ class Station:
         return self._beats is not None
 
     def _spin(self) -> None:
-        while not self._ends.is_set() and self.node.context.ok():
-            try:
-                spin_once(self._executor)
-            except Exception as error:  # the window goes on
-                if self._ends.is_set() or not self.node.context.ok():
-                    return
-                self._guard.report("spin", f"Exception beside the callbacks: {type(error).__name__}: {error}", "error")
-                self._ends.wait(0.01)
+        spin_until(self._executor, self._ended, self._escaped)
+
+    def _ended(self) -> bool:
+        return self._ends.is_set() or not self.node.context.ok()
+
+    def _escaped(self, error: Exception) -> None:
+        """The window goes on."""
+        if not self._ended():
+            self._guard.raised("a callback", error)
+            self._ends.wait(0.01)  # what raises at once every time must not take the processor
 
     # -- what comes
 
