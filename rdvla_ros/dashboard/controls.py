@@ -179,7 +179,8 @@ class Controls(QtWidgets.QWidget):
         holding = mode in (Mode.HOLD, Mode.PAUSE) and snapshot.seen("gate").live
         self._set_text(self.resume, f"Resume {mode.name.lower()} {gate.hold_id}" if holding else "Resume")
         self.resume.setEnabled(not obstacles)
-        self.obstacles.set(_listed(obstacles) if holding or not snapshot.seen("gate").live else " ".join(obstacles), tone="warn")
+        listed = _listed(obstacles) if holding or not snapshot.seen("gate").live else " ".join(obstacles)
+        self.obstacles.set(listed, tone="warn" if obstacles else "", level="" if len(listed) < 170 else "small")
         taken = (gate.taken_over or self._arms) if mode is Mode.TAKEOVER and snapshot.seen("gate").live else ()
         possible = not rules.takeover_obstacles(snapshot, self.who)
         for arm, button in self.takeovers.items():

@@ -12,6 +12,7 @@ from rdvla_ros.dashboard.model import Snapshot
 from rdvla_ros.dashboard.texts import Label, restyle
 
 PROCESSES = ("gate", "policy", "monitor")
+LEVELS = (("big", 150), ("", 200), ("small", 10_000))  # of the sentence, by its length
 
 
 class SourceLine(Label):
@@ -40,10 +41,12 @@ class Header(QtWidgets.QFrame):
         self.badge.setWordWrap(False)
         self.remark = Label("", tone="warn")
         self.sources = {name: SourceLine(name) for name in PROCESSES}
+        for label in (self.sentence, self.remark):  # what is said must not move what is below
+            label.setSizePolicy(QtWidgets.QSizePolicy.Policy.Ignored, QtWidgets.QSizePolicy.Policy.Ignored)
         words = QtWidgets.QVBoxLayout()
         words.setSpacing(2)
-        words.addWidget(self.sentence, 1)
-        words.addWidget(self.remark)
+        words.addWidget(self.sentence, 2)
+        words.addWidget(self.remark, 1)
         right = QtWidgets.QVBoxLayout()
         right.setSpacing(0)
         title = Label(f"{robot} — spectator, no acts" if spectator else robot, level="small", tone="faint")
@@ -58,6 +61,12 @@ class Header(QtWidgets.QFrame):
         layout.addLayout(words, 1)
         layout.addLayout(right)
 
+    def resize_text(self, height: int, px: int) -> None:
+        """height: of the whole header."""
+        self.setFixedHeight(height)
+        for line in self.sources.values():
+            line.setMinimumWidth(11 * px)
+
     def show_snapshot(self, snapshot: Snapshot) -> None:
         seen, mode = snapshot.seen("gate"), sentences.known_mode(snapshot.gate)
         self.badge.set(sentences.mode_words(snapshot.gate, seen))
@@ -66,7 +75,8 @@ class Header(QtWidgets.QFrame):
             self._mode = word
             for widget in (self, self.badge):
                 restyle(widget, "mode", word)
-        self.sentence.set(sentences.mode_sentence(snapshot.gate, seen, self._arms, time.time()))
+        said = sentences.mode_sentence(snapshot.gate, seen, self._arms, time.time())
+        self.sentence.set(said, level=next(level for level, longest in LEVELS if len(said) <= longest))
         self.remark.set(_remark(snapshot), tone="warn")
         for name, line in self.sources.items():
             line.show_seen(snapshot.seen(name))

@@ -158,8 +158,7 @@ class TimingTile(Tile):
         self.set_range((-SHOWN, 0.0), (0.0, top))
         for index, curve in enumerate(self._curves):
             curve.setData(*stairs(stacked[index])) if index < len(stacked) else curve.setData([], [])
-        colours = [*style.STAGES[: len(names)], style.STAGES[len(names)]]
-        marks = [f'<span style="color:{c}">▬</span> {_escaped(n)}' for c, n in zip(colours, [*names, "total"], strict=True)]
+        marks = [f'<span style="color:{c}">▬</span> {_escaped(n)}' for c, n in zip(style.STAGES, names, strict=False)]
         self._legend.set(" ".join(marks) if newest else "", rich=True)
 
 

@@ -16,7 +16,10 @@ class Label(QtWidgets.QLabel):
         self.setProperty("tone", tone)
         self._shown = (text, tone, False)
 
-    def set(self, text: str, tone: str = "", rich: bool = False) -> None:
+    def set(self, text: str, tone: str = "", rich: bool = False, level: str | None = None) -> None:
+        """level: None keeps it."""
+        if level is not None and level != self.property("level"):
+            restyle(self, "level", level)
         if (text, tone, rich) == self._shown:
             return
         if tone != self._shown[1]:

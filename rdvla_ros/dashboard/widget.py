@@ -17,6 +17,7 @@ from rdvla_ros.dashboard.picture_feed import PictureFeed
 from rdvla_ros.dashboard.station import Station
 
 WORDS_MS = 100  # the mode, the causes, the acts
+HEADER, CONTROLS = 0.165, 0.23  # of the window's height
 BEAT_MS = 100  # the operator's sign, where it is asked for
 
 
@@ -73,10 +74,10 @@ class DashboardWidget(QtWidgets.QWidget):
         layout = QtWidgets.QVBoxLayout(self)
         layout.setContentsMargins(10, 8, 10, 10)
         layout.setSpacing(8)
-        layout.addWidget(self.header, 14)
-        layout.addLayout(middle, 64)
+        layout.addWidget(self.header)
+        layout.addLayout(middle, 1)
         if self.controls:
-            layout.addWidget(self.controls, 22)
+            layout.addWidget(self.controls)
 
     def _every(self, milliseconds: int, run) -> QtCore.QTimer:
         timer = QtCore.QTimer(self)
@@ -107,6 +108,9 @@ class DashboardWidget(QtWidgets.QWidget):
         if size != self._size:
             self._size, px = size, style.sizes(*size)
             self.setStyleSheet(style.sheet(*size))
+            self.header.resize_text(round(HEADER * self.height()), px["text"])
+            if self.controls:
+                self.controls.setFixedHeight(round(CONTROLS * self.height()))
             for tile in self.tiles:
                 tile.resize_text(px["axis"])
             for picture in self.cameras.pictures.values():
