@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,8 @@ import numpy as np
 from dashboard_rig import System, Window, jpeg, start
 from gate_rig import ROBOT
 
+from rdvla_ros.bringup import launcher
+from rdvla_ros.bringup.processes import processes
 from rdvla_ros.dashboard.binding import Qt
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
@@ -323,3 +326,13 @@ def test_a_robot_file_that_is_not_there_and_a_place_that_cannot_be_written_are_r
         with open(tmp_path / "log", "w") as log:
             assert start(["-m", "rdvla_ros.cli", "dashboard"], *words, log=log).wait(60) == 1
         assert said in (tmp_path / "log").read_text()
+
+
+def test_the_dashboard_of_the_list_of_processes_runs_and_may_end(tmp_path):
+    picture = tmp_path / "window.png"
+    (spec,) = [s for s in processes({"sim": True, "dashboard": True, "checkpoint": str(tmp_path)}) if s.node == "dashboard"]
+    values = {**spec.parameters, "screenshot": str(picture), "after_s": 0.5, "operator": "Eve"}
+    with launcher.start([replace(spec, parameters=values, namespace="/cell_1")], tmp_path) as running:
+        assert running["dashboard"].process.wait(60) == 0, running["dashboard"].last_lines()
+        running.check()
+    assert picture.read_bytes()[:4] == b"\x89PNG"
