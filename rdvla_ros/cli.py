@@ -38,6 +38,7 @@ class Command:
 
 COMMANDS = {
     "demo": Command("rdvla_ros.demo.main", "the simulated robot under the policy, over ROS 2"),
+    "dashboard": Command("rdvla_ros.dashboard.main", "the operator's window: what the robot does and why, hold, resume"),
     "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record how the expert would go on"),
@@ -49,6 +50,7 @@ COMMANDS = {
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),
+    "bench dashboard": Command("rdvla_ros.bench.dashboard", "the operator's window: from a click to the hold, share of a core"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),

@@ -44,6 +44,7 @@ ALLOWED = {
     "bringup": {"sim", "nodes", "robot", "types"},
     "demo": {"bringup", "control", "nodes.common", "robot", "types", "video"} | GENERATED,
     "bench": {"bringup", "model", "sim", "nodes", "control", "robot", "types"} | GENERATED,
+    "bench.dashboard": {"bench", "bringup", "dashboard", "nodes", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
     "cli": {"model", "learning.data", "robot", "types"},
 }

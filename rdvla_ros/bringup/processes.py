@@ -53,6 +53,7 @@ LONGEST_TRAIL = 8
 TASK_NAMES = (*TASKS, *(f"follow_trail:{hops}" for hops in range(LONGEST_TRAIL + 1)))  # with their options
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 MODULES = {  # of each executable in scripts/
+    "dashboard": "rdvla_ros.dashboard.main",
     "gate_node": "rdvla_ros.nodes.gate.node",
     "monitor_node": "rdvla_ros.nodes.monitor.node",
     "policy_node": "rdvla_ros.nodes.policy.node",
@@ -69,6 +70,7 @@ class ProcessSpec:
     """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
     node: the name the executable gives its node. parameters and remappings are for that node. namespace: '' or '/cell_1'.
+    needed: the others cannot do their work without this process and are stopped with it; not so an operator's window.
     """
 
     executable: str
@@ -77,6 +79,7 @@ class ProcessSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     namespace: str = ""
     params_file: str = ""  # wins over `parameters`
+    needed: bool = True
 
     @property
     def module(self) -> str:
@@ -183,11 +186,6 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
             "robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. "
             "docs/robot.md shows how to write one."
         )
-    if values["dashboard"]:
-        raise BringupError(
-            "dashboard: expected false, got true: this version has no dashboard. "
-            "/gate/status, /monitor/uncertainty and /diagnostics say the same."
-        )
     robot_file = Path(values["robot"]) if values["robot"] else shipped(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
@@ -196,6 +194,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
         values["instruction"] = instruction_of(values["task"], values["seed"])
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
+    listed += [_dashboard(values)] if values["dashboard"] else []
     listed = ([_sim_robot(values, view)] if values["sim"] else []) + listed
     space, params_file = values["namespace"], _params_file(values["params_file"])
     # Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace.
@@ -242,6 +241,10 @@ def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
     if not values["gate"]:
         remappings = tuple((names.motions(names.POLICY, arm.name), arm.trajectory_topic) for arm in robot.arms)
     return ProcessSpec("policy_node", names.POLICY, {**parameters, **_clock(values)}, remappings)
+
+
+def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
+    return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
 
 
 def instruction_of(task: str, seed: int) -> str:

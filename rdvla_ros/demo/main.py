@@ -51,6 +51,7 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--params-file", default="", help="YAML file with parameters of the nodes, which win over the demo's")
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
+    options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
     return options
 
 
@@ -75,10 +76,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.error(f"--length: only for --task follow_trail, got {settings['task']}")
         settings["task"] += f":{length}"
     status = StatusLine()
-    given = {
-        "sim": True,
-        **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed", "namespace", "params_file")},
-    }
+    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")
+    given = {"sim": True, **{name: settings[name] for name in passed_on}}
     try:
         specs = bringup.processes(given, view=not settings["no_films"])
         folder = _new_folder(settings["out"])
