@@ -76,6 +76,10 @@ class _Names:
         return {camera.topic for camera in self.robot.cameras}
 
     @property
+    def thumbnails(self) -> set[str]:
+        return {names.thumbnail(camera.name) for camera in self.robot.cameras}
+
+    @property
     def infos(self) -> set[str]:
         return {names.camera_info(camera.topic) for camera in self.robot.cameras}
 
@@ -125,8 +129,12 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
         "monitor": [
             _node(
                 names.MONITOR,
-                publish={names.MONITOR_UNCERTAINTY, names.DIAGNOSTICS},
-                subscribe=robot.infos | robot.states | robot.controllers | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
+                publish={names.MONITOR_UNCERTAINTY, names.DIAGNOSTICS} | robot.thumbnails | set(names.PLAIN_NUMBERS.values()),
+                subscribe=robot.infos
+                | robot.images
+                | robot.states
+                | robot.controllers
+                | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
                 request={names.GATE_HOLD},
             )
         ],
@@ -134,8 +142,14 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
             _profile(
                 "operator",
                 publish=robot.motions(teleop) | {operator},
-                subscribe={
+                subscribe=robot.states
+                | robot.motions(names.POLICY)
+                | robot.images
+                | robot.thumbnails
+                | set(names.PLAIN_NUMBERS.values())
+                | {
                     names.GATE_STATUS,
+                    names.POLICY_HEARTBEAT,
                     names.POLICY_CONVERGENCE,
                     names.MONITOR_UNCERTAINTY,
                     names.DIAGNOSTICS,

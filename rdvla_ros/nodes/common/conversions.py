@@ -35,6 +35,13 @@ def stamp(seconds_: float) -> Time:
     return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
 
 
+def motion_stamp(seconds_: float) -> Time:
+    """The stamp of a motion: on whole microseconds, as its points are. As a float a ROS time is no finer, and a motion that
+    repeats another one would lie a fraction beside it."""
+    microseconds = round(seconds_ * 1e6)
+    return Time(sec=microseconds // 1_000_000, nanosec=microseconds % 1_000_000 * 1000)
+
+
 def stamp_or_none(seconds_: float) -> Time:
     """0, which is no stamp, where the number is no time that a message can hold."""
     return stamp(seconds_) if 0.0 <= seconds_ < 2**31 else Time()

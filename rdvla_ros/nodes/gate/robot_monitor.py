@@ -29,6 +29,7 @@ from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.joint_samples import ArmSamples
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
+from rdvla_ros.nodes.gate.controller_settings import ControllerSettings
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.types import ObservationError
@@ -71,6 +72,7 @@ class RobotWatch:
         for topic in self._joint_topics:
             callback, events = guard.wrap(throttled(JointState, partial(self._on_joints, topic))), qos.log_mismatch(node, topic)
             node.create_subscription(JointState, topic, callback, qos.sensor(5), event_callbacks=events, raw=True)
+        self._settings = ControllerSettings(node, robot, guard)
         self._controllers = ControllerStates(node, robot, self._on_controller, guard)
 
     def causes(self) -> list[str]:
@@ -81,7 +83,7 @@ class RobotWatch:
         for name, arm in self._arms.obedience.items():
             problem = arm.problem(now_s)
             heard.append(problem and self._unreadable.get(name) or problem)
-        return [*filter(None, [*heard, *list(self._incredible.values())]), *self._seen]
+        return [*filter(None, [*heard, *list(self._incredible.values())]), *self._seen, *self._settings.causes()]
 
     def disobedience(self) -> str:
         """Why what was sent is not what the arms do; no lasting cause, but one to hold."""
@@ -96,6 +98,7 @@ class RobotWatch:
     def look(self) -> str:
         """Look up the graph; returns which controller began anew since the last time, one sentence or empty."""
         self._seen = tuple(self._graph_causes())
+        self._settings.look()
         return self._restarted()
 
     def _graph_causes(self) -> list[str]:
@@ -131,6 +134,7 @@ class RobotWatch:
             if hosts:
                 self._hosts[arm.name] = hosts
             if known and hosts and not hosts & known:
+                self._settings.forget(arm.name)
                 problem = f"The controller of arm '{arm.name}' was started anew."
             obedience = self._arms.obedience[arm.name]
             if obedience.restarts:

@@ -22,9 +22,11 @@ from rdvla_ros.nodes.common.graph import alternating
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
+from rdvla_ros.nodes.monitor.plain_numbers import PlainNumbers
+from rdvla_ros.nodes.monitor.thumbnails import Thumbnails
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold
 from rdvla_ros.types import StopReason
@@ -72,6 +74,7 @@ class MonitorNode(NodeHooks, Node):
         for topic, heard in self._joints.items():  # raw: only counted, at up to hundreds a second
             self.create_subscription(JointState, topic, partial(self._hear, heard), qos.sensor(1), raw=True)
         self._states = ControllerStates(self, robot, self._on_controller, Guard(self))
+        self._plain, self._thumbnails = PlainNumbers(self), Thumbnails(self, robot, Guard(self).wrap)
         self.create_timer(1.0 / values.diagnostics_hz, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _hear(self, heard: Heard, message: Any) -> None:
@@ -88,6 +91,7 @@ class MonitorNode(NodeHooks, Node):
         alarmed = self._assessment is not None and self._assessment.alarm
         self._assessment = assessment = self._judge.add(_settling(message))
         self._uncertainty.publish(_uncertainty(assessment, message))
+        self._plain.send(message, assessment.window_score)
         if assessment.alarm and not alarmed:
             self.get_logger().warning(f"Alarm: {assessment.reason}")
             if self._values.hold_on_alarm:
@@ -155,9 +159,9 @@ def _uncertainty(assessment: Assessment, decision: Convergence) -> Uncertainty:
     return message
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(MonitorNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(MonitorNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -199,11 +199,11 @@ class PolicyParameters(Schema):
         change="unconfigured",
     )
     lead_s: float = parameter(
-        0.03,
-        "time from sending a trajectory to its first point; longer than its way to the controllers",
+        0.06,
+        "from when a motion is planned until it leaves the running one; longer than its way to the controllers takes",
         unit="s",
-        low=0.005,
-        high=0.1,
+        low=0.02,
+        high=0.2,
         change="unconfigured",
     )
     stop_s: float = parameter(
