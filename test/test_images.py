@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-pytest.importorskip("PIL.Image", reason="needs Pillow, which matplotlib brings")
+pytest.importorskip("PIL", reason="needs Pillow, which matplotlib brings")
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
