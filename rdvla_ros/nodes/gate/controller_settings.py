@@ -29,10 +29,8 @@ class ControllerSettings:
         self._node, self._robot, self._guard = node, robot, guard
         self._controllers = {arm.name: arm.trajectory_topic.rsplit("/", 1)[0] for arm in robot.arms}
         self._clients = {arm: self._client(controller) for arm, controller in self._controllers.items()}
-        self._managers = {
-            namespace: self._client(f"{namespace}/controller_manager")
-            for namespace in set(map(_namespace, self._controllers.values()))
-        }
+        managers = {_manager(controller) for controller in self._controllers.values()}
+        self._managers = {manager: self._client(manager) for manager in managers}
         self._values: dict[str, dict[str, Any]] = {}
         self._asked: set[str] = set()
 
@@ -59,7 +57,7 @@ class ControllerSettings:
     def _told(self, arm: str, name: str, value: Any) -> None:
         if arm not in self._values:
             return
-        manager = self._managers[_namespace(self._controllers[arm])]
+        manager = self._managers[_manager(self._controllers[arm])]
         if name == RATE and not value and manager.service_is_ready():
             self._ask(manager, RATE, partial(self._keep, arm, RATE))
         else:
@@ -77,8 +75,10 @@ class ControllerSettings:
         ]
 
 
-def _namespace(node_name: str) -> str:
-    return node_name.rsplit("/", 1)[0]
+def _manager(controller: str) -> str:
+    """The name of the controller manager beside a controller."""
+    namespace, slash, _ = controller.rpartition("/")
+    return f"{namespace}{slash}controller_manager"
 
 
 def _value(response: GetParameters.Response | None) -> Any:
