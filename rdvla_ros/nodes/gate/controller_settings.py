@@ -27,10 +27,10 @@ class ControllerSettings:
 
     def __init__(self, node: Node, robot: RobotDescription, guard: Guard):
         self._node, self._robot, self._guard = node, robot, guard
-        self._controllers = {arm.name: arm.trajectory_topic.rsplit("/", 1)[0] for arm in robot.arms}
-        self._clients = {arm: self._client(controller) for arm, controller in self._controllers.items()}
-        managers = {_manager(controller) for controller in self._controllers.values()}
-        self._managers = {manager: self._client(manager) for manager in managers}
+        managers = {arm.name: arm.controller_manager for arm in robot.arms}
+        clients = {manager: self._client(manager) for manager in set(managers.values())}
+        self._clients = {arm.name: self._client(arm.controller) for arm in robot.arms}
+        self._managers = {arm: clients[manager] for arm, manager in managers.items()}
         self._values: dict[str, dict[str, Any]] = {}
         self._asked: set[str] = set()
 
@@ -57,7 +57,7 @@ class ControllerSettings:
     def _told(self, arm: str, name: str, value: Any) -> None:
         if arm not in self._values:
             return
-        manager = self._managers[_manager(self._controllers[arm])]
+        manager = self._managers[arm]
         if name == RATE and not value and manager.service_is_ready():
             self._ask(manager, RATE, partial(self._keep, arm, RATE))
         else:
@@ -73,12 +73,6 @@ class ControllerSettings:
             for arm, values in list(self._values.items())
             for problem in controller_check.problems(arm, self._robot.controller, dict(values))
         ]
-
-
-def _manager(controller: str) -> str:
-    """The name of the controller manager beside a controller."""
-    namespace, slash, _ = controller.rpartition("/")
-    return f"{namespace}{slash}controller_manager"
 
 
 def _value(response: GetParameters.Response | None) -> Any:
