@@ -37,11 +37,13 @@ class Joint:
 
 @dataclass(frozen=True)
 class Gripper:
-    """Which joint of the arm is its gripper, and its positions (controller units) when closed and open."""
+    """Which joint of the arm is its gripper, and its positions (controller units) when closed and open. joint_states_topic: where
+    a driver of its own publishes it; empty: on the arm's topic."""
 
     joint: str
     closed: float
     open: float
+    joint_states_topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -169,6 +171,8 @@ class RobotDescription:
 
         fields = ("trajectory_topic", "joint_states_topic", "controller_state_topic")
         arms = tuple(replace(arm, **{field: full(getattr(arm, field)) for field in fields}) for arm in self.arms)
+        grippers = (arm.gripper and replace(arm.gripper, joint_states_topic=full(arm.gripper.joint_states_topic)) for arm in arms)
+        arms = tuple(replace(arm, gripper=gripper) for arm, gripper in zip(arms, grippers, strict=True))
         return replace(self, arms=arms, cameras=tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras))
 
     @property
@@ -277,8 +281,9 @@ def _joint(node: Section) -> Joint:
 
 
 def _gripper(node: Section, joints: tuple[Joint, ...]) -> Gripper:
-    node.keys(required=("joint", "closed", "open"))
-    gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"))
+    node.keys(required=("joint", "closed", "open"), optional=("joint_states_topic",))
+    topic = node.topic("joint_states_topic", default="")
+    gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"), topic)
     by_name = {joint.name: joint for joint in joints}
     if gripper.joint not in by_name:
         raise RobotDescriptionError(

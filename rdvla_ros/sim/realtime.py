@@ -19,6 +19,7 @@ from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.sim.interpolation import Desired
 from rdvla_ros.sim.rendering import Renderer
 from rdvla_ros.sim.scene import JOINT_NAMES, AlohaSim
+from rdvla_ros.sim.tasks import get_task
 from rdvla_ros.types import nearest_names
 
 WAKE_S = 0.004  # wall time between two looks at the clock
@@ -126,7 +127,7 @@ class RealTimeRobot:
         """Start an episode: objects by the seed, arms at the start pose, controllers holding. Returns the episode's number."""
         if seed < 0:
             raise SimulationError(f"seed: expected at least 0, got {seed}.")
-        same = not task or task == self._sim.task.name
+        same = not task or get_task(task) == self._sim.task
         sim = self._sim if same else AlohaSim(task)
         with self._lock:
             sim.reset(seed)

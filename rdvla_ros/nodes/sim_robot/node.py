@@ -27,7 +27,7 @@ from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.controller import Points
 from rdvla_ros.sim.realtime import ArmState, CameraSetting, CameraThread, Picture, RealTimeRobot, RobotState, camera_matrix
 from rdvla_ros.sim.rendering import MAX_HEIGHT, MAX_WIDTH
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks import TASK_NAMES
 from rdvla_ros.srv import ResetTask
 
 STAGE_HZ = 10.0
@@ -38,7 +38,7 @@ JPEG_QUALITY = 90
 @dataclass(frozen=True)
 class SimRobotParameters(Schema):
     robot: str = parameter("", "robot description, a YAML file", unit="path")
-    task: str = parameter("transfer_cube", "task at start", choices=tuple(TASKS))
+    task: str = parameter("transfer_cube", "task at start", choices=TASK_NAMES)
     seed: int = parameter(0, "seed of the scene at start", low=0)
     speed: float = parameter(1.0, "simulated seconds per second; other than 1 publishes /clock", low=0.01, high=100.0)
     camera_hz: float = parameter(0.0, "rate of the cameras; 0: as the robot description says", unit="Hz", low=0.0, high=120.0)
