@@ -1,5 +1,6 @@
 """The dashboard's window with real clicks and keys, offscreen, over DDS: shown is what is, done is what was asked."""
 
+import array
 import contextlib
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ pytest.importorskip("pyqtgraph", reason="needs pyqtgraph: make setup")
 import numpy as np
 from dashboard_rig import System, Window, jpeg, start
 from gate_rig import ROBOT
+from sensor_msgs.msg import Image
 
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup.processes import processes
@@ -156,6 +158,32 @@ def test_pictures_are_shown_and_crossed_out_when_they_stop(pair):
     assert red.red() > 150 > red.green()
     pair.window.until_says(f"◐ {name} stale")
     pair.window.until_says(f"✕ {name} dead")
+
+
+def test_a_click_opens_a_camera_at_full_size_and_another_closes_it(pair):
+    camera = ROBOT.cameras[0]
+    pixels = np.full((camera.height, camera.width, 3), (30, 30, 200), dtype=np.uint8)
+    message = Image(height=camera.height, width=camera.width, step=3 * camera.width, encoding="rgb8")
+    message.header.frame_id, message.data = camera.frame_id, array.array("B", pixels.tobytes())
+    publisher = pair.system.node.create_publisher(Image, camera.topic, 1)
+    widget = pair.window.widget
+    pair.window.click(widget.cameras.pictures[camera.name])
+    picture = widget.opened.picture
+
+    def opened():
+        publisher.publish(message)
+        return f"● {camera.name} live" in picture.caption
+
+    pair.window.until(opened, "the open picture")
+    pair.window.until(lambda: not widget.tiles[0].isVisible(), "the picture to stand in the place of the curves")
+    colour = picture.grab().toImage().pixelColor(picture.width() // 2, picture.height() // 2)
+    assert colour.blue() > 150 > colour.red() and pair.window.controls.hold.isVisible()
+    message.encoding = "mono16"
+    publisher.publish(message)
+    pair.window.until(lambda: "expected encoding" in picture.caption, "what is wrong with the picture")
+    pair.window.click(widget.opened.close_button)
+    pair.window.until(widget.tiles[0].isVisible, "the curves")
+    pair.window.until(lambda: publisher.get_subscription_count() == 0, "the end of the subscription")
 
 
 # -- what is done
