@@ -19,8 +19,8 @@ ALLOWED = {
     "control.motion": {"robot", "types"},
     "control.supervision": {"robot", "types", "control.motion"},
     "sim": {"robot", "control", "types"},
-    "learning": {"model", "robot", "types"},
-    "learning.data": {"model", "robot", "types", "video", "learning.config"},
+    "learning": {"model", "robot", "robot_schema", "types"},
+    "learning.data": {"model", "robot", "types", "video", "learning.config", "learning.schema"},
     "learning.training": {"model", "robot", "types", "learning.config", "learning.data"},
     "learning.evaluation": {
         "model",
@@ -46,7 +46,7 @@ ALLOWED = {
     "bench": {"bringup", "model", "sim", "nodes", "control", "robot", "types"} | GENERATED,
     "bench.dashboard": {"bench", "bringup", "dashboard", "nodes", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
-    "cli": {"model", "robot", "types"},
+    "cli": {"model", "learning.data", "robot", "types"},
 }
 WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat", "bringup"}
 WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema"}

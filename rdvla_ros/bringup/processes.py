@@ -48,7 +48,9 @@ SIM_POLICY = {
     "skew_limit_s": 1.0,
     "stall_s": 1.0,
 }
-TASKS = ("transfer_cube", "insertion")
+TASKS = ("transfer_cube", "insertion", "follow_trail")  # of sim.tasks, which is not imported where no simulator is started
+LONGEST_TRAIL = 8
+TASK_NAMES = (*TASKS, *(f"follow_trail:{hops}" for hops in range(LONGEST_TRAIL + 1)))  # with their options
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 MODULES = {  # of each executable in scripts/
     "dashboard": "rdvla_ros.dashboard.main",
@@ -118,8 +120,8 @@ def namespace(text: str) -> str:
 
 
 def _task(text: str) -> str:
-    if text not in TASKS:
-        raise ValueError(f"one of {', '.join(TASKS)}")
+    if text not in TASK_NAMES:
+        raise ValueError(f"one of {', '.join(TASKS)}; follow_trail:0 to follow_trail:{LONGEST_TRAIL} for the hops of its trail")
     return text
 
 
@@ -143,7 +145,7 @@ ARGUMENTS = (
     Argument("params_file", "", "YAML file with parameters of the nodes; they win over those set here; empty: none"),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
-    Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}", _task),
+    Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}, with its hops: follow_trail:5", _task),
     Argument("seed", "0", "sim:=true: seed of the scene", _seed),
 )
 
@@ -189,7 +191,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     values["robot"] = str(robot_file.resolve())
     values["checkpoint"] = str(_checkpoint(values["checkpoint"]))
     if values["sim"] and not values["instruction"]:
-        values["instruction"] = _instruction_of(values["task"])
+        values["instruction"] = instruction_of(values["task"], values["seed"])
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
     listed += [_dashboard(values)] if values["dashboard"] else []
@@ -245,10 +247,11 @@ def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
     return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
 
 
-def _instruction_of(task: str) -> str:
+def instruction_of(task: str, seed: int) -> str:
+    """What the policy is told in the scene of a seed."""
     from rdvla_ros.sim.tasks import get_task  # imports MuJoCo: only where the simulated robot is started
 
-    return get_task(task).instruction
+    return get_task(task).instruction_of(seed)
 
 
 def _checkpoint(folder: str) -> Path:

@@ -60,7 +60,8 @@ class _Names:
 
     @property
     def states(self) -> set[str]:
-        return {arm.joint_states_topic for arm in self.robot.arms}
+        grippers = {arm.gripper.joint_states_topic for arm in self.robot.arms if arm.gripper}
+        return {arm.joint_states_topic for arm in self.robot.arms} | grippers - {""}
 
     @property
     def controllers(self) -> set[str]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.bringup.processes import BringupError, instruction_of
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.demo.client import WHO, Link
 from rdvla_ros.demo.episode import DecisionRecord, Episode
@@ -63,6 +63,7 @@ class Runner:
         self._wait_for_person(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
+        link.instruct(instruction_of(episode.task, episode.seed))
         link.wait(lambda: self._settled(number), SILENCE_S, f"{names.SIM_TASK_STAGE} of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
         self._begun_s = link.stage.elapsed_s

@@ -41,6 +41,10 @@ def parser() -> argparse.ArgumentParser:
     checkpoint_help = f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}"
     options.add_argument("--checkpoint", default="", help=checkpoint_help)
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
+    lengths = range(bringup.LONGEST_TRAIL + 1)
+    options.add_argument(
+        "--length", type=int, choices=lengths, help="follow_trail: hops of the trail; 0 to 5 by the seed where not given"
+    )
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
     options.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
@@ -65,7 +69,12 @@ def _positive(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
-    settings = vars(parser().parse_args(argv))
+    options = parser()
+    settings = vars(options.parse_args(argv))
+    if (length := settings.pop("length")) is not None:
+        if settings["task"] != "follow_trail":
+            options.error(f"--length: only for --task follow_trail, got {settings['task']}")
+        settings["task"] += f":{length}"
     status = StatusLine()
     passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")
     given = {"sim": True, **{name: settings[name] for name in passed_on}}

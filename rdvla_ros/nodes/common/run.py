@@ -93,8 +93,8 @@ def spin(executor: Executor, node: NodeHooks, stopped: Callable[[], bool]) -> No
 
 
 def leave(code: int) -> None:
-    """End the process now. Taking an interpreter with torch in it apart takes a second, and crashes where a thread is still
-    inside torch; nothing is left to be done by it."""
+    """End the process now: the last line of every node's main. Taking an interpreter apart may crash where a node was half made
+    (its DDS threads still run then) or a thread is inside torch; nothing is left to be done by it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -18,10 +18,11 @@ from rdvla_ros.msg import Convergence, Uncertainty
 from rdvla_ros.nodes.common import names, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates
 from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.graph import alternating
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
 from rdvla_ros.nodes.monitor.plain_numbers import PlainNumbers
@@ -119,9 +120,11 @@ class MonitorNode(NodeHooks, Node):
     def _sensors(self, now_s: float, stale_s: float) -> Iterator[DiagnosticStatus]:
         rates = self._robot.rates
         for camera in self._robot.cameras:
-            topics = (camera.topic, names.camera_info(camera.topic))
-            publishers = tuple(self.count_publishers(topic) for topic in topics)
-            yield diagnostics.camera_status(camera, self._cameras[camera.name], publishers, rates.camera_hz, now_s, stale_s)
+            images = self.get_publishers_info_by_topic(camera.topic)
+            publishers = len(images), self.count_publishers(names.camera_info(camera.topic))
+            several = alternating(camera.topic, images)
+            heard = self._cameras[camera.name]
+            yield diagnostics.camera_status(camera, heard, publishers, rates.camera_hz, now_s, stale_s, several)
         for topic, heard in self._joints.items():
             publishers = self.count_publishers(topic)
             yield diagnostics.joints_status(topic, heard, publishers, rates.joint_states_hz, now_s, stale_s)
@@ -156,9 +159,9 @@ def _uncertainty(assessment: Assessment, decision: Convergence) -> Uncertainty:
     return message
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(MonitorNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(MonitorNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()
