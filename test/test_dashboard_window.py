@@ -2,7 +2,6 @@
 
 import array
 import contextlib
-import time
 from dataclasses import replace
 
 import pytest
@@ -27,7 +26,7 @@ AUTO, HOLD, TAKEOVER, PAUSE = GateStatus.AUTO, GateStatus.HOLD, GateStatus.TAKEO
 
 
 class Pair(contextlib.ExitStack):
-    """A window and the system around it. `be` publishes a mode until the window shows it, and keeps it live."""
+    """A window and the system around it. `be`: the gate is in this mode, everything lives, and the window shows it."""
 
     def __init__(self, **options):
         super().__init__()
@@ -36,10 +35,10 @@ class Pair(contextlib.ExitStack):
 
     def be(self, mode, condition=lambda: True, what="the mode to be shown", **fields):
         names = {AUTO: "AUTO", HOLD: "HOLD", TAKEOVER: "TAKEOVER", PAUSE: "PAUSE"}
+        self.system.live(mode, **fields)
 
         def shown():
-            self.system.live(mode, **fields)
-            self.window.run(0.1)
+            self.window.run(0.05)
             live = all(self.window.widget.snapshot().seen(name).live for name in ("gate", "policy", "monitor"))
             return live and names[mode] in self.window.header.badge.text() and condition()
 
@@ -87,6 +86,7 @@ def test_the_causes_that_stand_in_the_way_of_a_resume_are_listed_beside_the_butt
 
 def test_a_gate_that_falls_silent_is_stale_then_dead_and_its_mode_is_not_shown_as_in_force(pair):
     pair.be(AUTO)
+    pair.system.silent()
     pair.window.until_says("GATE STALE", "Last known: AUTO")
     pair.window.until_says("GATE DEAD", "not known", "✕ gate dead")
     assert not pair.window.controls.resume.isEnabled() and pair.window.controls.hold.isEnabled()
@@ -241,7 +241,7 @@ def test_a_confirmation_is_void_when_another_hold_or_a_cause_came_meanwhile(pair
     for change in ({"hold_id": 8}, {"causes": ["The left arm is silent."]}):
         pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
         pair.window.click(pair.window.controls.resume)
-        pair.system.status(HOLD, **change)
+        pair.system.live(HOLD, **change)
         pair.window.until(lambda: pair.window.controls.resume.isVisible(), "the question to go")
         pair.window.controls.question.yes.click()
     pair.window.run(0.3)
@@ -301,11 +301,7 @@ def test_an_instruction_is_sent_and_remembered_and_a_refusal_is_shown(pair):
 
 def test_an_act_that_nobody_answers_is_reported_as_not_known(pair):
     pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
-    pair.system._serve = None  # the thread that answers is about to end
-    pair.system._ends.set()
-    time.sleep(0.1)
-    pair.system.status(HOLD)
-    pair.window.run(0.15)
+    pair.system.hangs.set()
     pair.window.click(pair.window.controls.resume)
     pair.window.click(pair.window.controls.question.yes)
     pair.window.until_says("resume of hold 7 ✗ no answer")
