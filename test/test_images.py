@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-PillowImage = pytest.importorskip("PIL.Image", reason="needs Pillow, which matplotlib brings")
+pytest.importorskip("PIL", reason="needs Pillow, which matplotlib brings")
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from PIL import Image as PillowImage
 from sensor_msgs.msg import CompressedImage, Image
 
 from rdvla_ros.nodes.common import image_header, images
