@@ -169,6 +169,10 @@ def test_numbers_that_go_back_begin_the_curves_anew():
     model.on_decision(0.0, decision(1))
     snapshot = model.snapshot(0.0)
     assert [d.sequence for d in snapshot.decisions] == [1] and snapshot.restarts == 1
+    assert "went back to 1" in sentences.decisions_remark(snapshot)
+    for number in range(2, 30):
+        model.on_decision(0.0, decision(number))
+    assert not sentences.decisions_remark(model.snapshot(0.0))
 
 
 @given(

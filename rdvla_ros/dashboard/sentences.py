@@ -11,6 +11,7 @@ from rdvla_ros.dashboard.freshness import Seen, State, span
 from rdvla_ros.dashboard.model import Decision, Gate, Snapshot, Uncertainty
 
 DAY_S = 86400.0
+NEWS = 10  # decisions for which a new start of the policy is worth saying
 SYMBOLS = {Mode.AUTO: "▶", Mode.HOLD: "■", Mode.TAKEOVER: "◆", Mode.PAUSE: "❚❚"}
 MEANING = {
     Mode.AUTO: "the policy moves the arms",
@@ -132,6 +133,8 @@ def decisions_remark(snapshot: Snapshot) -> str:
         mode = known_mode(snapshot.gate)
         why = f" while the gate is in {mode.name}" if mode not in (None, Mode.AUTO) and snapshot.seen("gate").live else ""
         return f"No decision for {span(seen.age_s)}{why}: the curves are old."
+    if snapshot.restarts and len(snapshot.decisions) <= NEWS:
+        return f"The numbers of the decisions went back to {snapshot.decisions[0].sequence}: the policy was started anew."
     if newest.oddities:
         return f"Decision {newest.sequence}: {'; '.join(newest.oddities)}."
     if newest.doubts:

@@ -51,6 +51,7 @@ class DashboardWidget(QtWidgets.QWidget):
         if station.beats:
             self._every(BEAT_MS, station.beat)
         self._draw_words()
+        self.setFocus()
 
     def _lay_out(self) -> None:
         plots_page = QtWidgets.QWidget()
