@@ -133,10 +133,10 @@ def decisions_remark(snapshot: Snapshot) -> str:
         mode = known_mode(snapshot.gate)
         why = f" while the gate is in {mode.name}" if mode not in (None, Mode.AUTO) and snapshot.seen("gate").live else ""
         return f"No decision for {span(seen.age_s)}{why}: the curves are old."
-    if snapshot.restarts and len(snapshot.decisions) <= NEWS:
-        return f"The numbers of the decisions went back to {snapshot.decisions[0].sequence}: the policy was started anew."
     if newest.oddities:
         return f"Decision {newest.sequence}: {'; '.join(newest.oddities)}."
+    if snapshot.restarts and len(snapshot.decisions) <= NEWS:
+        return f"The numbers of the decisions went back to {snapshot.decisions[0].sequence}: the policy was started anew."
     if newest.doubts:
         return f"Decision {newest.sequence}: {newest.doubts[0]}"
     if not newest.published and newest.note:
