@@ -2,6 +2,7 @@
 
 import array
 import contextlib
+import time
 from dataclasses import replace
 
 import pytest
@@ -244,6 +245,18 @@ def test_a_confirmation_is_void_when_another_hold_or_a_cause_came_meanwhile(pair
         pair.system.live(HOLD, **change)
         pair.window.until(lambda: pair.window.controls.resume.isVisible(), "the question to go")
         pair.window.controls.question.yes.click()
+    pair.window.run(0.3)
+    assert not pair.system.asked(Resume)
+
+
+def test_a_yes_counts_only_for_what_was_asked_even_before_the_window_shows_the_change(pair):
+    pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
+    pair.window.click(pair.window.controls.resume)
+    pair.system.silent()
+    pair.window.run(0.1)
+    model, gate = pair.window.station.model, pair.window.widget.snapshot().gate
+    model.on_gate(time.monotonic(), replace(gate, hold_id=gate.hold_id + 1))
+    pair.window.controls.question.yes.click()
     pair.window.run(0.3)
     assert not pair.system.asked(Resume)
 
