@@ -21,6 +21,7 @@ from rdvla_ros.demo.client import Link
 from rdvla_ros.demo.episode import Episode
 from rdvla_ros.demo.episode_runner import Runner
 from rdvla_ros.demo.report import StatusLine, table, write_summary
+from rdvla_ros.nodes.common import transport
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0
@@ -143,6 +144,7 @@ def _outcome(episode: Episode) -> str:
 @contextlib.contextmanager
 def _link(domain: int, check: Callable[[], None], namespace: str) -> Iterator[Link]:
     """rclpy's own signal handling is off: a Ctrl-C arrives as KeyboardInterrupt, with the wire still open."""
+    transport.choose(images=True)  # the films
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
     link = Link(context, check, namespace)
