@@ -16,7 +16,7 @@ from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import Seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Outgoing, Passage
+from rdvla_ros.control.supervision.motion_check import MotionCheck, Outgoing
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
@@ -90,7 +90,7 @@ class Loop:
         self._error = options.disagreement_s * self.limits.velocity * moves
         self._plan = PlanOptions(may_lag=robot.gripper_joints)
         self._schedule = Schedule(Latency(options.inference_s), lead_s=options.lead_s, observation_period_s=options.observation_s)
-        self._gate = Passage(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
+        self._gate = MotionCheck(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
         begin, how = self.ideal.at(np.zeros(1)).position[0], {"rule": options.rule, "rate_hz": options.rate_hz}
         self._controllers = {arm: Playback(begin[columns], **how) for arm, columns in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}

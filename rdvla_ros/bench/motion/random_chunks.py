@@ -18,13 +18,13 @@ from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.seam import Seam, make_seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import LateError, Passage, PassageOptions
+from rdvla_ros.control.supervision.motion_check import LateError, MotionCheck, MotionCheckOptions
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
 LEAD_S = 0.06  # as the policy node's default
 HOLD_LEAD_S = 0.02  # as the gate's
-REACH_S = PassageOptions().reach_s  # longest way from the gate to a controller
+REACH_S = MotionCheckOptions().reach_s  # longest way from the gate to a controller
 HOLDS = 0.05  # share of decisions that are holds
 STEPS_S = (0.1, 0.1, 0.05, 0.02)  # rows of a chunk at 10, 20 and 50 Hz
 WILDNESS = (0.0, 0.0, 0.003, 0.01, 0.03)  # noise of the rows, in seconds of the joints' largest speed
@@ -76,7 +76,7 @@ class Stream:
         self._controllers = {arm: Playback(where[part], **how) for arm, part in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
         self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S, observation_period_s=0.1)
-        self._gate = Passage(robot)
+        self._gate = MotionCheck(robot)
         self._now_s = 0.05
         self._speed = self._random.choice([0.1, 0.5, 1.0])
         self._wildness = self._random.choice(WILDNESS)

@@ -42,7 +42,7 @@ class Command:
     last_s: float
 
 
-class Ears:
+class Listener:
     def __init__(self, robot: RobotDescription, domain_id: int):
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)

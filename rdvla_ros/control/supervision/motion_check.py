@@ -32,7 +32,7 @@ class JumpError(TrajectoryError):
 
 
 @dataclass(frozen=True)
-class PassageOptions:
+class MotionCheckOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
     longest_s: the longest motion that may go on the wire at once.
     reach_s: in this time the controllers have what passes.
@@ -66,10 +66,10 @@ class Outgoing:
     stamp_s: float
 
 
-class Passage:
+class MotionCheck:
     """Per arm: what is followed (a motion that passed, unless the controller's or the joints' last report contradicts it)."""
 
-    def __init__(self, robot: RobotDescription, options: PassageOptions = PassageOptions()):
+    def __init__(self, robot: RobotDescription, options: MotionCheckOptions = MotionCheckOptions()):
         self._options, self._period_s = options, robot.controller.period_s
         self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}

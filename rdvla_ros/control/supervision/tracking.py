@@ -17,7 +17,7 @@ SLOW = 0.1  # share of the joints' largest speed below which the time along a mo
 
 
 @dataclass(frozen=True)
-class ObeyOptions:
+class TrackingOptions:
     """follow_s: a controller may be off what was sent for so long. silence_s: between two reports. skew_s: how far apart in
     time the arms may be on the motion that they began together."""
 
@@ -26,10 +26,10 @@ class ObeyOptions:
     skew_s: float = 0.05
 
 
-class ArmObedience:
+class ArmTracking:
     """One arm. velocity (J,): the joints' largest speeds. expected: the controller is known to report."""
 
-    def __init__(self, arm: str, velocity: np.ndarray, options: ObeyOptions, *, expected: bool):
+    def __init__(self, arm: str, velocity: np.ndarray, options: TrackingOptions, *, expected: bool):
         self._arm, self._velocity, self._options, self.expected = arm, velocity, options, expected
         self._sent: tuple[Trajectory, float] | None = None
         self._off_since_s: float | None = None
@@ -79,7 +79,7 @@ class ArmObedience:
             return f"The controller of arm '{self._arm}' has reported no state for {silence_s:.2f} s: has it been stopped?"
         return ""
 
-    def disobeys(self, steady_s: float) -> str:
+    def deviates(self, steady_s: float) -> str:
         """One sentence when it does not follow what was sent. It is no lasting cause: after a hold nothing is expected of it."""
         if self._off_since_s is None or steady_s - self._off_since_s <= self._options.follow_s:
             return ""
@@ -97,7 +97,7 @@ class ArmObedience:
         return float(behind @ scaled / (scaled @ scaled)), steady_s
 
 
-def skew(arms: Mapping[str, ArmObedience], steady_s: float, limit_s: float) -> str:
+def skew(arms: Mapping[str, ArmTracking], steady_s: float, limit_s: float) -> str:
     """One sentence when arms that began together are further apart in time than limit_s; empty when they are not."""
     lags = {name: arm.lag[0] for name, arm in arms.items() if arm.lag and steady_s - arm.lag[1] < 0.1}
     if len(lags) < 2:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.control.supervision.modes import PauseRule
-from rdvla_ros.control.supervision.tracking import ObeyOptions
+from rdvla_ros.control.supervision.tracking import TrackingOptions
 from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.parameters import Schema, parameter
 
@@ -145,8 +145,8 @@ class GateParameters(Schema):
             yield f"bad_joint_s: expected at most joint_timeout_s ({self.joint_timeout_s:g} s), got {self.bad_joint_s:g}."
 
     @property
-    def obey(self) -> ObeyOptions:
-        return ObeyOptions(follow_s=self.obey_s, silence_s=self.controller_timeout_s, skew_s=self.skew_s)
+    def obey(self) -> TrackingOptions:
+        return TrackingOptions(follow_s=self.obey_s, silence_s=self.controller_timeout_s, skew_s=self.skew_s)
 
     @property
     def pauses(self) -> PauseRule:
