@@ -153,11 +153,11 @@ class Stream:
         self._pass(held.motions, held.stamp_s, self._now_s)
         self._schedule.forget()
 
-    def _send(self, motion: Trajectory, base_s: float, send_s: float) -> None:
+    def _send(self, motion: Trajectory, stamp_s: float, send_s: float) -> None:
         """Through the gate, which hears of it up to 50 ms later, now and then much later."""
         gate_s = send_s + float(self._random.uniform(0.0, self._random.choice([0.005, 0.05, 0.15], p=[0.6, 0.3, 0.1])))
         try:
-            out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, base_s, gate_s)
+            out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, stamp_s, gate_s)
         except LateError:
             self.tally.late += 1
             return
@@ -165,15 +165,15 @@ class Stream:
             self.tally.refused_by_gate += 1
             return
         self._pass(out.motions, out.stamp_s, gate_s)
-        self._schedule.sent(motion, base_s, self._options.stop_s)
+        self._schedule.sent(motion, stamp_s, self._options.stop_s)
 
-    def _pass(self, parts: dict[str, Trajectory], base_s: float, gate_s: float) -> None:
+    def _pass(self, parts: dict[str, Trajectory], stamp_s: float, gate_s: float) -> None:
         """To every arm at a moment of its own."""
         arrivals = {arm: float(gate_s + self._random.uniform(0.0, REACH_S)) for arm in self._controllers}
-        self._gate.passed(parts, base_s, gate_s)
+        self._gate.passed(parts, stamp_s, gate_s)
         self._advance(arrivals)
         for arm, controller in self._controllers.items():
-            controller.accept(parts[arm], base_s)
+            controller.accept(parts[arm], stamp_s)
         self._now_s = max(self._now_s, *arrivals.values())
 
     def _advance(self, until_s: dict[str, float]) -> None:

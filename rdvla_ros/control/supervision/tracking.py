@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.motion.followed import Present, StampedMotion
 from rdvla_ros.control.motion.trajectory import Trajectory
 
 SLOW = 0.1  # share of the joints' largest speed below which the time along a motion cannot be told from a position
@@ -31,7 +31,7 @@ class ArmTracking:
 
     def __init__(self, arm: str, velocity: np.ndarray, options: TrackingOptions, *, expected: bool):
         self._arm, self._velocity, self._options, self.expected = arm, velocity, options, expected
-        self._sent: tuple[Trajectory, float] | None = None
+        self._sent: StampedMotion | None = None
         self._off_since_s: float | None = None
         self._heard_s: float | None = None
         self._accepted = 0
@@ -39,8 +39,8 @@ class ArmTracking:
         self.lag: tuple[float, float] | None = None  # (how late the arm is on the motion, steady time of that report)
         self.restarts = 0
 
-    def sent(self, motion: Trajectory, base_s: float) -> None:
-        self._sent, self.lag = (motion, base_s), None
+    def sent(self, motion: Trajectory, stamp_s: float) -> None:
+        self._sent, self.lag = StampedMotion(motion, stamp_s), None
 
     def begin_anew(self) -> None:
         """What follows is judged by itself: a controller that was off the motion before has its time again."""
@@ -59,12 +59,11 @@ class ArmTracking:
             self._accepted = accepted
         if self._sent is None:
             return
-        motion, base_s = self._sent
-        if present.at_s < base_s + motion.times_s[0]:
+        if present.at_s < self._sent.begin_s:
             return  # on its way to the first point: nothing can be said
-        planned = motion.at(present.at_s - base_s)
+        planned = self._sent.trajectory.at(present.at_s - self._sent.stamp_s)
         self.lag = self._late(planned.position, planned.velocity, present, steady_s)
-        if not present.departs(motion, base_s):
+        if not present.departs(self._sent):
             self._off_since_s = None
         elif self._off_since_s is None:
             self._off_since_s = steady_s
