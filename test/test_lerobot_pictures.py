@@ -190,6 +190,8 @@ def test_colour_pictures_of_every_kind_are_read(kind):
     picture[..., 2] = 200  # red, in OpenCV's order
     found = decode(cv2.imencode(kind, picture)[1].tobytes(), "here")
     assert found.shape == (*SIZE, 3) and found[..., 0].mean() > 190 and found[..., 2].mean() < 10
+    padded = cv2.imencode(kind, picture)[1].tobytes() + bytes(300)
+    assert (decode(padded, "here") == found).all()
 
 
 def test_transparency_is_left_out():
