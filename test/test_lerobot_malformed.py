@@ -237,7 +237,7 @@ def test_with_two_processes_a_refusal_is_one_line(folder, tmp_path):
     """As the command prints it: no traceback of any process, nothing but the reason."""
     edit_info(folder, lambda info: info.update(total_frames=77))
     command = [sys.executable, "-m", "rdvla_ros.cli", "train", "--data", str(folder), "--output", str(tmp_path / "run")]
-    run = subprocess.run([*command, "--processes", "2"], capture_output=True, text=True, cwd=ROOT, timeout=240)
+    run = subprocess.run([*command, "--processes", "2"], capture_output=True, text=True, cwd=ROOT, timeout=600)
     assert run.returncode == 1 and run.stdout == ""
     lines = run.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("rdvla train: ") and "'total_frames': expected 9" in lines[0]

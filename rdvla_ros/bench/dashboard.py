@@ -98,7 +98,7 @@ def _system(domain: dict[str, str], folder: Path) -> Iterator[None]:
 
 def _measure(options: argparse.Namespace) -> dict[str, Any]:
     os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
-    from rdvla_ros.dashboard.binding import QtWidgets
+    from rdvla_ros.dashboard.binding import QtCore, QtWidgets
     from rdvla_ros.dashboard.station import Station
     from rdvla_ros.dashboard.widget import DashboardWidget
     from rdvla_ros.nodes.common import transport
@@ -112,8 +112,11 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
     widget.resize(1920, 1080)
     widget.show()
     station.start()
-    worker = _Worker(widget, station, options, application.quit)
+    worker = _Worker(widget, station, options)
     worker.start()
+    look = QtCore.QTimer(widget, interval=200)
+    look.timeout.connect(lambda: None if worker.is_alive() else application.quit())  # quit is for Qt's thread only
+    look.start()
     application.exec()
     worker.join()
     widget.close_feed()
@@ -127,9 +130,9 @@ def _measure(options: argparse.Namespace) -> dict[str, Any]:
 class _Worker(threading.Thread):
     """The operator: a thread beside Qt's, which does nothing but draw."""
 
-    def __init__(self, widget: Any, station: Any, options: argparse.Namespace, done: Callable[[], None]):
+    def __init__(self, widget: Any, station: Any, options: argparse.Namespace):
         super().__init__(daemon=True)
-        self._widget, self._station, self._options, self._done = widget, station, options, done
+        self._widget, self._station, self._options = widget, station, options
         self._random = np.random.default_rng(options.seed)
         self.result: dict[str, Any] = {}
         self.problem: Exception | None = None
@@ -140,8 +143,6 @@ class _Worker(threading.Thread):
             self.result = self._cost() | self._clicks()
         except Exception as error:
             self.problem = error
-        finally:
-            self._done()
 
     def _snapshot(self) -> Any:
         return self._station.model.snapshot(time.monotonic())

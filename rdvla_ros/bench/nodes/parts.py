@@ -16,7 +16,9 @@ from rdvla_ros.bench.nodes.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.bench.nodes.system import System
 from rdvla_ros.bench.nodes.usage import Usage, sample
 from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.control.motion.handover import HISTORY_S
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
+from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 
 CALLS_HZ = 100.0
@@ -267,7 +269,9 @@ def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
         tick()
         time.sleep(max(0.0, now_s + SAMPLE_S - time.monotonic()))
     commands = [command for command in ears.commands if command.at_s > begun_s]
-    to_spare_s, skew_s = [command.first_s - command.ros_s for command in commands], _skews(commands)
+    # a message begins HISTORY_S before its motion is planned, and leaves the running one at least lead_s after that
+    ahead_s = HISTORY_S + PolicyParameters.lead_s
+    to_spare_s, skew_s = [command.stamp_s + ahead_s - command.ros_s for command in commands], _skews(commands)
     beat_s = {name: np.diff([t for t in beats if t > begun_s]).tolist() for name, beats in ears.beats.items()}
     return {
         "seconds": time.monotonic() - begun_s,

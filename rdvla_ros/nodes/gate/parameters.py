@@ -32,7 +32,9 @@ class GateParameters(Schema):
     refusals_to_hold: int = parameter(
         3, "hold after this number of consecutive motions that begin where the arms are not", low=1, high=100
     )
-    hold_lead_s: float = parameter(0.02, "time from sending a stop to its first point", unit="s", low=0.002, high=0.2)
+    hold_lead_s: float = parameter(
+        0.02, "time from sending a stop until it leaves the running motion", unit="s", low=0.002, high=0.2
+    )
 
     # the robot
     joint_timeout_s: float = parameter(0.25, "hold after joint states are silent for this duration", unit="s", low=0.02, high=5.0)
