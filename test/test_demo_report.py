@@ -15,10 +15,10 @@ pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.demo.episode_runner import EpisodeRunner
+from rdvla_ros.demo.episode_runner import EpisodeRunner, held_by_person
 from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
-from rdvla_ros.msg import Convergence
+from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions
 
 
@@ -190,3 +190,11 @@ def test_row_62_a_film_that_cannot_be_written_is_given_up_and_the_episode_goes_o
     assert runner._unfilmed and episode.video is None
     runner._picture(np.zeros((480, 640, 3), np.uint8), 1000.0)
     assert out.getvalue().count("[ERROR] The film of episode 1 is given up") == 1
+
+
+def test_what_a_person_holds_or_has_taken_over_the_demo_does_not_lift():
+    assert not held_by_person(None)
+    for who, persons in (("Anna", True), ("gate", False), ("policy", False), ("monitor", False), ("rdvla demo", False)):
+        assert held_by_person(GateStatus(mode=GateStatus.HOLD, who=who)) == persons
+    assert held_by_person(GateStatus(mode=GateStatus.TAKEOVER, who="Anna"))
+    assert not held_by_person(GateStatus(mode=GateStatus.AUTO, who="Anna"))

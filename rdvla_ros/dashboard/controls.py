@@ -180,7 +180,8 @@ class Controls(QtWidgets.QWidget):
         self._set_text(self.resume, f"Resume {mode.name.lower()} {gate.hold_id}" if holding else "Resume")
         self.resume.setEnabled(not obstacles)
         listed = _listed(obstacles) if holding or not snapshot.seen("gate").live else " ".join(obstacles)
-        self.obstacles.set(listed, tone="warn" if obstacles else "", level="" if len(listed) < 170 else "small")
+        tone = "faint" if mode is Mode.AUTO and snapshot.seen("gate").live else "warn" if obstacles else ""
+        self.obstacles.set(listed, tone=tone, level="" if len(listed) < 170 else "small")
         taken = (gate.taken_over or self._arms) if mode is Mode.TAKEOVER and snapshot.seen("gate").live else ()
         possible = not rules.takeover_obstacles(snapshot, self.who)
         for arm, button in self.takeovers.items():
