@@ -50,6 +50,7 @@ COMMANDS = {
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
+    "import-checkpoint": Command("rdvla_ros.model.import_checkpoint", "a published checkpoint folder as one of this package's"),
     "inspect": Command("", "what a checkpoint or a robot description is"),
 }
 
@@ -152,7 +153,7 @@ def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
         f"  grippers        {', '.join(contract.gripper_joints) or 'none'} (0 closed .. 1 open)",
         f"  cameras         {', '.join(contract.camera_names)}",
         f"  actions         {contract.representation} joint positions, {contract.chunk_length} steps of {contract.step_s:g} s",
-        f"  words           {len(checkpoint.tokenizer.vocabulary)} known, {checkpoint.tokenizer.max_words} per instruction",
+        f"  words           {checkpoint.tokenizer.description}",
         "",
         f"Halting           {_settings(checkpoint.halting)}",
         f"Horizon           {_settings(checkpoint.horizon)}",
