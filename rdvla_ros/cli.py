@@ -45,6 +45,7 @@ COMMANDS = {
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
+    "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
