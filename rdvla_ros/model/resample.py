@@ -61,9 +61,9 @@ def crop_matrix(side: float, source: int, target: int) -> np.ndarray:
 
 def along(matrix: np.ndarray, image: np.ndarray, axis: int) -> np.ndarray:
     """(h, w, 3) float32 with its rows (axis 0) or columns (axis 1) mixed by `matrix`."""
-    if axis == 0:
-        return (matrix @ image.reshape(len(image), -1)).reshape(len(matrix), *image.shape[1:])
-    return np.matmul(matrix, image)
+    lines = image if axis == 0 else image.swapaxes(0, 1)
+    mixed = (matrix @ lines.reshape(len(lines), -1)).reshape(len(matrix), *lines.shape[1:])  # one product of large matrices
+    return mixed if axis == 0 else mixed.swapaxes(0, 1)
 
 
 def to_bytes(image: np.ndarray) -> np.ndarray:

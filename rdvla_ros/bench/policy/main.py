@@ -162,11 +162,12 @@ def _ratio(seconds: dict[str, list[dict[str, float]]], without: tuple[str, ...])
 def print_report(report: dict[str, Any]) -> None:
     settings, ms = report["settings"], report["ms"]
     table = Table(
-        title=f"One decision [ms], median of {settings['rounds']}: size {settings['size']}, {settings['images']} images"
+        title=f"One decision (ms), median of {settings['rounds']}: size {settings['size']}, {settings['images']} images"
     )
     for heading in ("stage", "fast", "plain"):
         table.add_column(heading, justify="left" if heading == "stage" else "right")
-    for stage in dict.fromkeys([*ms["fast"], *ms["plain"]]):
+    stages = dict.fromkeys([*ms["fast"], *ms["plain"]])
+    for stage in sorted(stages, key=lambda name: name == "total"):
         table.add_row(stage, *(f"{ms[way][stage]:.1f}" if stage in ms[way] else "-" for way in ("fast", "plain")))
     console = Console()
     console.print(table)
