@@ -7,9 +7,12 @@ from pathlib import Path
 from setuptools import find_namespace_packages, setup
 
 here = Path(__file__).parent
-requirements = [
-    line.split("#")[0].strip() for line in (here / "requirements.txt").read_text().splitlines() if line.split("#")[0].strip()
-]
+
+
+def read_requirements(name):
+    lines = [line.split("#")[0].strip() for line in (here / name).read_text().splitlines()]
+    return [line for line in lines if line]
+
 
 shipped = {f"rdvla_ros.share.{folder.replace('/', '.')}": folder for folder in ("config", "checkpoints/compact_aloha")}
 
@@ -22,6 +25,7 @@ setup(
     packages=[*find_namespace_packages(include=["rdvla_ros", "rdvla_ros.*"]), *shipped],
     package_dir=shipped,
     package_data=dict.fromkeys(shipped, ["*.yaml", "*.xml", "*.json", "*.safetensors"]),
-    install_requires=requirements,
+    install_requires=read_requirements("requirements.txt"),
+    extras_require={"dashboard": read_requirements("requirements-dashboard.txt")},
     entry_points={"console_scripts": ["rdvla = rdvla_ros.cli:main"]},
 )

@@ -25,8 +25,9 @@ def generate_launch_description():
 def _nodes(context):
     bringup.refuse_misspelt(context.launch_configurations)
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in bringup.ARGUMENTS}
-    actions = [node_action(spec) for spec in bringup.processes(given)]
-    return [*actions, *(_end_with(action) for action in actions)]
+    specs = bringup.processes(given)
+    actions = [node_action(spec) for spec in specs]
+    return [*actions, *(_end_with(action) for action, spec in zip(actions, specs, strict=True) if spec.needed)]
 
 
 def node_action(spec):

@@ -38,21 +38,25 @@ class Command:
 
 COMMANDS = {
     "demo": Command("rdvla_ros.demo.main", "the simulated robot under the policy, over ROS 2"),
+    "dashboard": Command("rdvla_ros.dashboard.main", "the operator's window: what the robot does and why, hold, resume"),
     "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record how the expert would go on"),
     "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
+    "study symbols": Command("rdvla_ros.learning.evaluation.symbols.main", "the head alone learns to follow trails, on symbols"),
+    "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),
+    "bench dashboard": Command("rdvla_ros.bench.dashboard", "the operator's window: from a click to the hold, share of a core"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
     "import-checkpoint": Command("rdvla_ros.model.import_checkpoint", "a published checkpoint folder as one of this package's"),
-    "inspect": Command("", "what a checkpoint or a robot description is"),
+    "inspect": Command("", "what a dataset, a checkpoint or a robot description is, and all that is wrong with a dataset"),
 }
 
 
@@ -80,7 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 2
     options = top.parse_args(words)
     name, rest = options.command, options.arguments
-    if name not in COMMANDS and rest and f"{name} {rest[0]}" in COMMANDS:
+    if rest and f"{name} {rest[0]}" in COMMANDS:
         name, rest = f"{name} {rest[0]}", rest[1:]
     if name not in COMMANDS:
         print(f"rdvla: unknown command '{name}'. {nearest_names(name, COMMANDS)}", file=sys.stderr)
@@ -119,11 +123,24 @@ def _missing(error: ImportError) -> str:
 def inspect(argv: Sequence[str]) -> int:
     """`rdvla inspect`: print what a file or folder is, after all checks that its use would make."""
     options = argparse.ArgumentParser(
-        prog="rdvla inspect", description="Check a robot description or a checkpoint, and print what it says."
+        prog="rdvla inspect", description="Check a robot description, a checkpoint or a LeRobotDataset, and print what it says."
     )
-    options.add_argument("path", type=Path, help="a robot description (YAML file) or a checkpoint folder")
-    options.add_argument("--robot", type=Path, help="with a checkpoint: also check that it fits this robot description")
+    options.add_argument("path", type=Path, help="a robot description (YAML file), a checkpoint folder or a dataset folder")
+    options.add_argument(
+        "--robot",
+        type=Path,
+        help="with a checkpoint: also check that it fits this robot description; with a dataset: the robot that it was "
+        "recorded with (default: that of 'rdvla train')",
+    )
+    options.add_argument("--config", type=Path, help="with a dataset: the training configuration that will read it")
+    options.add_argument(
+        "--contact-sheet", type=Path, help="with a dataset: PNG of its cameras (default: <name>_cameras.png here)"
+    )
     given = options.parse_args(argv)
+    if (given.path / "meta").is_dir():
+        from rdvla_ros.learning.data.inspect import inspect_dataset
+
+        return inspect_dataset(given.path, given.robot, given.config, given.contact_sheet)
     if given.path.is_dir():
         print(_checkpoint_text(given.path, given.robot))
     else:
@@ -186,6 +203,8 @@ def robot_text(robot: RobotDescription) -> str:
     for arm in robot.arms:
         lines += ["", f"Arm '{arm.name}'", f"  trajectories      {arm.trajectory_topic}"]
         lines += [f"  joint states      {arm.joint_states_topic}"]
+        if arm.gripper and arm.gripper.joint_states_topic:
+            lines += [f"  of the gripper    {arm.gripper.joint_states_topic}"]
         lines += [f"  controller state  {arm.controller_state_topic or '(none)'}", *_joint_table(arm)]
     lines += ["", "Cameras (in the order of the policy)"]
     name_width = max(len(camera.name) for camera in robot.cameras)

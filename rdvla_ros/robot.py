@@ -20,6 +20,7 @@ from rdvla_ros.types import RobotDescriptionError, nearest_names
 
 TRANSPORTS = ("raw", "compressed")
 REPRESENTATIONS = ("absolute", "relative")
+CONTROLLER_RULES = ("humble", "jazzy", "master")
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,13 @@ class Joint:
 
 @dataclass(frozen=True)
 class Gripper:
-    """Which joint of the arm is its gripper, and its positions (controller units) when closed and open."""
+    """Which joint of the arm is its gripper, and its positions (controller units) when closed and open. joint_states_topic: where
+    a driver of its own publishes it; empty: on the arm's topic."""
 
     joint: str
     closed: float
     open: float
+    joint_states_topic: str = ""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,23 @@ class Rates:
 
 
 @dataclass(frozen=True)
+class ControllerRule:
+    """What the joint_trajectory_controllers do with a new trajectory, and how often they are updated.
+
+    rule: 'humble'; 'jazzy' for Jazzy and Kilted, and for master with allow_trajectory_replacement switched off; 'master' for
+    master with it. docs/robot.md says what follows from each.
+    """
+
+    rule: str = "jazzy"
+    update_rate_hz: float = 100.0  # [Hz] of the controller manager
+    stated: frozenset[str] = frozenset()  # which of the two the description says; only these are compared with the controllers
+
+    @property
+    def period_s(self) -> float:
+        return 1.0 / self.update_rate_hz
+
+
+@dataclass(frozen=True)
 class RobotDescription:
     """Everything a node must know about the robot. A = all joints of all arms, in the order of the file."""
 
@@ -93,6 +113,7 @@ class RobotDescription:
     cameras: tuple[Camera, ...]
     representation: str  # 'absolute' or 'relative': what the policy's actions mean
     rates: Rates
+    controller: ControllerRule = ControllerRule()
 
     @classmethod
     def load(cls, path: str | Path) -> RobotDescription:
@@ -112,13 +133,14 @@ class RobotDescription:
     @classmethod
     def from_dict(cls, data: Any, source: str = "robot description") -> RobotDescription:
         """Build from parsed YAML; `source` names it in errors."""
-        root = Section(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"))
+        root = Section(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"), optional=("controller",))
         description = cls(
             name=root.text("name"),
             arms=tuple(_arm(node) for node in root.items("arms")),
             cameras=tuple(_camera(node) for node in root.items("cameras")),
             representation=root.node("actions").keys(required=("representation",)).choice("representation", REPRESENTATIONS),
             rates=_rates(root.node("rates")),
+            controller=_controller(root.node("controller")) if "controller" in root.data else ControllerRule(),
         )
         _check_unique(source, "arm", [arm.name for arm in description.arms])
         _check_unique(source, "joint", list(description.joint_names))
@@ -138,6 +160,8 @@ class RobotDescription:
 
         fields = ("trajectory_topic", "joint_states_topic", "controller_state_topic")
         arms = tuple(replace(arm, **{field: full(getattr(arm, field)) for field in fields}) for arm in self.arms)
+        grippers = (arm.gripper and replace(arm.gripper, joint_states_topic=full(arm.gripper.joint_states_topic)) for arm in arms)
+        arms = tuple(replace(arm, gripper=gripper) for arm, gripper in zip(arms, grippers, strict=True))
         return replace(self, arms=arms, cameras=tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras))
 
     @property
@@ -246,8 +270,9 @@ def _joint(node: Section) -> Joint:
 
 
 def _gripper(node: Section, joints: tuple[Joint, ...]) -> Gripper:
-    node.keys(required=("joint", "closed", "open"))
-    gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"))
+    node.keys(required=("joint", "closed", "open"), optional=("joint_states_topic",))
+    topic = node.topic("joint_states_topic", default="")
+    gripper = Gripper(node.text("joint"), node.number("closed"), node.number("open"), topic)
     by_name = {joint.name: joint for joint in joints}
     if gripper.joint not in by_name:
         raise RobotDescriptionError(
@@ -288,6 +313,14 @@ def _rates(node: Section) -> Rates:
             f"{rates.camera_hz:g} Hz), got {rates.max_observation_age_s:g}: every image would be too old."
         )
     return rates
+
+
+def _controller(node: Section) -> ControllerRule:
+    node.keys(required=(), optional=("rule", "update_rate_hz"))
+    default = ControllerRule()
+    rule = node.choice("rule", CONTROLLER_RULES) if "rule" in node.data else default.rule
+    rate_hz = node.number("update_rate_hz", above=0.0) if "update_rate_hz" in node.data else default.update_rate_hz
+    return ControllerRule(rule, rate_hz, frozenset(node.data))
 
 
 def _check_unique(source: str, what: str, names: list[str]) -> None:

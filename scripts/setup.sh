@@ -50,11 +50,11 @@ fi
 include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 [ -f "$include/Python.h" ] || debian "building the messages" python3-dev || die "expected Python.h in $include, found none."
 
-wanted=$(digest requirements.txt requirements-sim.txt requirements-ros.txt requirements-test.txt constraints.txt)
+wanted=$(digest requirements.txt requirements-sim.txt requirements-ros.txt requirements-dashboard.txt requirements-test.txt constraints.txt)
 if ! done_before packages "$wanted"; then
   say "installing Python packages (a few minutes the first time)"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt \
-    -r requirements.txt -r requirements-ros.txt -r requirements-test.txt 2> "$venv/pip.log" || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
+    -r requirements.txt -r requirements-ros.txt -r requirements-dashboard.txt -r requirements-test.txt 2> "$venv/pip.log" || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r requirements-sim.txt 2> "$venv/pip.log" \
     || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
   remember packages "$wanted"
@@ -77,6 +77,16 @@ if ! done_before rendering 1; then
     remember rendering 1
   else
     say "MuJoCo cannot render here: the simulated robot will not start. A robot of your own needs none of it."
+  fi
+fi
+
+# Qt's plugins load these when the window opens, and end the process where one is missing.
+draws() { QT_QPA_PLATFORM=offscreen "$venv/bin/python" -c 'from PySide6.QtWidgets import QApplication; QApplication([])' >/dev/null 2>&1; }
+if ! done_before drawing 1; then
+  if draws || { debian "the operator's window" libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 fonts-dejavu-core && draws; }; then
+    remember drawing 1
+  else
+    say "Qt cannot draw here: the operator's window will not open. Everything else runs without it."
   fi
 fi
 

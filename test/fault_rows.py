@@ -22,6 +22,14 @@ CHOICES: dict[int, str] = {
     56: "How fast is measured by `rdvla bench control` (rows 27, 38, 56, 57, 58), not by a test: see [control.md](control.md).",
     60: "An exception in the monitor is logged and ends nothing; it is not a hold, since the monitor moves nothing.",
     64: "40 random transitions.",
+    81: "Proof is a difference that the joint cannot have moved between the two receipts and 10 ms more: the clock of a "
+    "simulation may stand between two samples of one publisher. Samples of other stamps are judged by row 15.",
+    82: "By their number in the graph, whatever they send. A publisher that was killed is listed for 20 s.",
+    83: "By the header of the PNG or JPEG, and by `format`. Colour with 8 bits is taken, with or without alpha.",
+    84: "A decision from such an image carries a doubt. Three such among the last ten images of a camera pause "
+    "(`corrupt_images`). Only what libjpeg calls corrupt is found: of 193 JPEGs that lost more than 63 bytes all but 1, of 186 "
+    "that lost 1 to 63 bytes all but 25.",
+    85: "A joint in messages of its own belongs to a sample of the arm up to `joint_merge_s` (0.1 s) away.",
 }
 
 ROWS: dict[int, str] = {
@@ -94,6 +102,12 @@ ROWS: dict[int, str] = {
     67: "settings that make no sense together",
     68: "a joint without limits, continuous or mimicking",
     69: "nodes that do not agree on use_sim_time",
+    # 70 to 80 are checkpoints and security: tests of their own
+    81: "two publishers of one arm's joints, whose samples of one stamp disagree",
+    82: "two publishers on the topic of one camera",
+    83: "a compressed image that is no colour picture: depth, grey, sixteen bits",
+    84: "compressed images that lost bytes",
+    85: "the gripper's joint comes from a driver of its own, or stops coming",
 }
 
 UNBUILT: dict[int, str] = {}

@@ -94,7 +94,7 @@ def check_wire(arm, message, stop):
     limits = types.SimpleNamespace(**{f: getattr(LIMITS, f)[SLICES[arm.name]] for f in vars(LIMITS) if f != "names"})
     positions, velocities = motion.positions[:, order], motion.velocities[:, order]
     assert np.isfinite(positions).all() and np.isfinite(velocities).all() and np.isfinite(motion.times_s).all()
-    assert motion.times_s[0] > 0.0 and (np.diff(motion.times_s) > 0.0).all()
+    assert motion.times_s[0] >= 0.0 and (np.diff(motion.times_s) > 0.0).all()
     assert not velocities[-1].any() and motion.times_s[-1] <= LONGEST_MOTION_S + LONGEST_STOP_S
     peaks = cubic.peaks(motion.times_s, positions, velocities)
     begin, speed = positions[0], np.abs(velocities[0])

@@ -22,7 +22,7 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.msg import Convergence, GateStatus, Heartbeat
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.nodes.policy.node import PolicyNode
 from rdvla_ros.nodes.policy.worker.loading import LOAD
@@ -58,8 +58,8 @@ class FakeGate:
     """Says what the test wants, 20 times a second, and beats. `heard`: what the policy beats."""
 
     def __init__(self, rig):
-        qos = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
-        publisher = rig.robot.create_publisher(GateStatus, "/gate/status", qos)
+        latched = QoSProfile(depth=1, reliability=QoSReliabilityPolicy.RELIABLE, durability=QoSDurabilityPolicy.TRANSIENT_LOCAL)
+        publisher = rig.robot.create_publisher(GateStatus, "/gate/status", latched)
         self.status = GateStatus(mode=GateStatus.HOLD, hold_id=1, reason="start-up")
         self.timer = rig.robot.create_timer(0.05, lambda: publisher.publish(self.status))
         self.beats, self.heard = Beats(rig.robot, "/gate/heartbeat"), []

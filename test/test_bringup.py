@@ -52,6 +52,12 @@ def test_another_speed_makes_every_node_follow_the_simulated_clock(arguments):
     assert all(specs[node].parameters["use_sim_time"] for node in ("gate", "monitor", "policy"))
 
 
+def test_the_dashboard_comes_last_and_its_end_is_nobody_elses(arguments):
+    specs = processes({**arguments, "dashboard": "true"})
+    assert [spec.node for spec in specs if not spec.needed] == ["dashboard"] and specs[-1].node == "dashboard"
+    assert specs[-1].parameters["robot"] == specs[1].parameters["robot"]
+
+
 def test_without_the_gate_the_policy_speaks_to_the_controllers(arguments):
     specs = by_node(processes({**arguments, "gate": "false"}))
     assert "gate" not in specs and specs["policy"].parameters["gate"] is False
@@ -72,7 +78,7 @@ def test_without_the_gate_the_policy_speaks_to_the_controllers(arguments):
         ({"robt": "x.yaml"}, "Did you mean 'robot'"),
         ({"robot": "/nowhere.yaml"}, "docs/robot.md"),
         ({"checkpoint": "/nowhere"}, "expected a folder at /nowhere, found nothing"),
-        ({"dashboard": "true"}, "no dashboard"),
+        ({"dashboard": "maybe"}, "true or false"),
     ],
 )
 def test_a_bad_argument_is_refused_with_what_was_expected(arguments, given, said):
@@ -150,6 +156,12 @@ def test_a_process_that_ends_by_itself_is_named_with_the_end_of_its_log(programs
         running["node1"].process.wait(timeout=20)
         with pytest.raises(BringupError, match=r"node 'node1'.*code 3[\s\S]*no camera is there"):
             running.check()
+
+
+def test_a_process_that_is_not_needed_may_end(programs, tmp_path):
+    with launcher.start([ProcessSpec(FAILS, "window", needed=False)], tmp_path) as running:
+        running["window"].process.wait(timeout=20)
+        running.check()
 
 
 def test_an_exception_while_starting_leaves_nothing(programs, tmp_path, monkeypatch):

@@ -3,15 +3,14 @@
 import importlib
 import sys
 
-import numpy as np
 import pytest
 from sensor_msgs.msg import Image
 
 from rdvla_ros import compat
-from rdvla_ros.compat import cv_bridge_standin, message_filters_standin
+from rdvla_ros.compat import message_filters_standin
 from rdvla_ros.nodes.common import conversions
 
-NAMES = ("message_filters", "cv_bridge", "control_msgs", "control_msgs.msg")
+NAMES = ("message_filters", "control_msgs", "control_msgs.msg")
 
 
 @pytest.fixture()
@@ -41,19 +40,12 @@ def fresh_compat(tmp_path, monkeypatch):
     "source", ["raise ImportError('no rospy')", "import rospy_that_is_not_there", "x = 1", "raise RuntimeError('numpy 1')"]
 )
 def test_a_package_that_cannot_be_used_is_replaced(fresh_compat, source):
-    fresh = fresh_compat(message_filters=source, cv_bridge=source)
-    assert fresh.message_filters is message_filters_standin and fresh.CvBridge is cv_bridge_standin.CvBridge
-
-
-def test_a_bridge_that_fails_on_ros_2_images_is_replaced(fresh_compat):
-    ros_1 = "class CvBridge:\n    def imgmsg_to_cv2(self, message, desired_encoding):\n        return message._buff\n"
-    assert fresh_compat(cv_bridge=ros_1).CvBridge is cv_bridge_standin.CvBridge
+    assert fresh_compat(message_filters=source).message_filters is message_filters_standin
 
 
 def test_a_package_that_works_is_taken(fresh_compat):
-    works = "from rdvla_ros.compat import cv_bridge_standin\nclass CvBridge(cv_bridge_standin.CvBridge):\n    pass\n"
-    fresh = fresh_compat(message_filters="class ApproximateTimeSynchronizer: pass", cv_bridge=works, control_msgs="")
-    assert fresh.message_filters.__name__ == "message_filters" and fresh.CvBridge.__module__ == "cv_bridge"
+    fresh = fresh_compat(message_filters="class ApproximateTimeSynchronizer: pass", control_msgs="")
+    assert fresh.message_filters.__name__ == "message_filters"
     assert fresh.control_msgs is None, "a package without messages is no help"
 
 
@@ -94,30 +86,3 @@ def test_the_stand_in_for_time_synchronizer_lives_on_after_a_callback_that_raise
         with pytest.raises(RuntimeError):
             source.signalMessage(image(seconds))
     assert len(calls) == 2
-
-
-@pytest.mark.parametrize(
-    ("given", "encoding", "words"),
-    [
-        (np.zeros((2, 2, 3), np.uint8), "mono8", "expected uint8 with 1 channels"),
-        (np.zeros((2, 2, 2), np.uint8), "passthrough", "got uint8 with 2 channels"),
-        (np.zeros((2, 2), np.uint8), "yuv", "expected an encoding among"),
-    ],
-)
-def test_the_bridge_refuses_what_it_cannot_convert(given, encoding, words):
-    with pytest.raises(cv_bridge_standin.CvBridgeError, match=words):
-        cv_bridge_standin.CvBridge().cv2_to_imgmsg(given, encoding)
-
-
-@pytest.mark.ros_packages
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "mono8"])
-def test_the_stand_in_gives_the_pixels_of_cv_bridge(encoding):
-    """Where it is installed. Rows without padding: the real one shears those whose padding is no multiple of a pixel."""
-    real = pytest.importorskip("cv_bridge", reason="cv_bridge comes with ROS 2 by apt and not from PyPI")
-    if not compat._converts_a_pixel(real):
-        pytest.skip("the cv_bridge that is installed cannot convert an image: the leftover of ROS 1 on PyPI")
-    channels = {"mono8": 1, "rgba8": 4}.get(encoding, 3)
-    data = np.random.default_rng(0).integers(0, 256, 6 * 8 * channels, dtype=np.uint8).tobytes()
-    message = Image(height=6, width=8, encoding=encoding, step=8 * channels, data=data)
-    pixels = [bridge.CvBridge().imgmsg_to_cv2(message, desired_encoding="rgb8") for bridge in (real, cv_bridge_standin)]
-    np.testing.assert_array_equal(*pixels)

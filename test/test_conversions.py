@@ -1,15 +1,13 @@
-"""Between ROS messages and the package's types: by name, without copies, and refused in plain words."""
+"""Between ROS messages and the package's types: by name, and refused in plain words. Images: test_images.py."""
 
-import array
 import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 
-from rdvla_ros.compat.cv_bridge_standin import CvBridge
 from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.robot import Arm, Camera, Joint, Rates, RobotDescription
@@ -33,20 +31,6 @@ GROUP = conversions.joint_groups(robot())[0]
 
 def joints(names=GROUP.names, positions=(0.1, 0.2, 0.3)):
     return JointState(name=list(names), position=[float(p) for p in positions])
-
-
-def image(pixels, encoding="rgb8", padding=0, frame_id="top_camera"):
-    height, width = pixels.shape[:2]
-    rows = np.zeros((height, width * 3 + padding), np.uint8)
-    rows[:, : width * 3] = pixels.reshape(height, -1)
-    message = Image(height=height, width=width, encoding=encoding, step=rows.shape[1], data=array.array("B", rows.tobytes()))
-    message.header.frame_id = frame_id
-    return message
-
-
-@pytest.fixture()
-def pixels():
-    return np.random.default_rng(0).integers(0, 256, (4, 6, 3), dtype=np.uint8)
 
 
 # joint states
@@ -96,77 +80,9 @@ def test_a_joint_state_in_doubt_is_refused(message, words):
         conversions.joint_positions(message, GROUP)
 
 
-# images
-
-
-@pytest.mark.parametrize("padding", [0, 5])
-def test_an_rgb_image_is_a_view_of_the_message(pixels, padding):
-    message = image(pixels, padding=padding)
-    seen = conversions.rgb_image(message, CAMERA)
-    assert np.array_equal(seen, pixels)
-    message.data[0] ^= 255
-    assert seen[0, 0, 0] == pixels[0, 0, 0] ^ 255, "no copy was made"
-
-
-def test_bgr_becomes_rgb(pixels):
-    assert np.array_equal(conversions.rgb_image(image(pixels[:, :, ::-1], "bgr8", padding=2), CAMERA), pixels)
-
-
-def changed(message, **fields):
-    for name, value in fields.items():
-        setattr(message, name, value)
-    return message
-
-
-@pytest.mark.parametrize(
-    ("fields", "words"),
-    [
-        ({"data": array.array("B", bytes(4 * 18 - 1))}, "expected 4 rows of at least 18 bytes, got a step of 18 and 71 bytes"),
-        ({"data": array.array("B")}, "got a step of 18 and 0 bytes"),
-        ({"step": 17}, "got a step of 17"),
-        ({"step": 0}, "got a step of 0"),
-        ({"width": 12000, "height": 9000}, "expected 6x4 pixels, got 12000x9000"),
-        ({"encoding": "16UC1"}, "expected encoding rgb8 or bgr8, got '16UC1'"),
-        ({"encoding": "rgb8\x1b[31m\n"}, r"got 'rgb8\?\[31m\?'"),
-    ],
-)
-def test_an_image_that_does_not_add_up_is_refused_before_it_is_read(pixels, fields, words):
-    with pytest.raises(ObservationError, match=words):
-        conversions.rgb_image(changed(image(pixels), **fields), CAMERA)
-
-
-def test_swapped_cameras_are_noticed_by_their_frame(pixels):
-    with pytest.raises(ObservationError, match="expected frame_id 'top_camera', got 'left_camera'"):
-        conversions.check_image(image(pixels, frame_id="left_camera"), CAMERA)
-
-
-def test_a_compressed_image_is_decoded_to_rgb(pixels):
-    camera = Camera("top", "/cameras/top/compressed", "compressed", 6, 4, "")
-    message = CvBridge().cv2_to_compressed_imgmsg(pixels[:, :, ::-1].copy(), "png")
-    assert np.array_equal(conversions.rgb_image(message, camera), pixels)
-    with pytest.raises(ObservationError, match="cannot be decoded"):
-        conversions.rgb_image(CompressedImage(format="png", data=bytes(message.data)[:30]), camera)
-    with pytest.raises(ObservationError, match="expected a JPEG or PNG image"):
-        conversions.rgb_image(CompressedImage(format="png", data=bytes(message.data)[:20]), camera)
-    with pytest.raises(ObservationError, match="expected 1 .."):
-        conversions.rgb_image(CompressedImage(format="png"), camera)
-    with pytest.raises(ObservationError, match="expected 7x4 pixels, got an image whose header says 6x4"):
-        conversions.rgb_image(message, Camera("top", "/c", "compressed", 7, 4, ""))
-
-
-@pytest.mark.parametrize("encoding", ["rgb8", "bgr8", "rgba8", "mono8", "16UC1", "32FC1"])
-def test_the_bridge_returns_what_it_was_given(encoding):
-    dtype = {"16UC1": np.uint16, "32FC1": np.float32}.get(encoding, np.uint8)
-    channels = {"rgba8": 4, "mono8": 1, "16UC1": 1, "32FC1": 1}.get(encoding, 3)
-    given = np.arange(4 * 6 * channels).astype(dtype).reshape((4, 6, channels) if channels > 1 else (4, 6))
-    bridge = CvBridge()
-    assert np.array_equal(bridge.imgmsg_to_cv2(bridge.cv2_to_imgmsg(given, encoding)), given)
-
-
 # whatever comes: a value that can be trusted, or ObservationError, nothing else
 
 anything = st.floats(allow_nan=True, allow_infinity=True)
-small = st.integers(0, 40)
 
 
 @settings(max_examples=300, deadline=None)
@@ -177,26 +93,6 @@ def test_any_joint_state_is_taken_by_name_or_refused(names, values):
     except ObservationError:
         return
     assert np.isfinite(taken).all() and [values[names.index(name)] for name in GROUP.names] == taken.tolist()
-
-
-@settings(max_examples=300, deadline=None)
-@given(small, small, small, st.binary(max_size=120), st.sampled_from(["rgb8", "bgr8", "mono8", "", "8UC3"]), st.booleans())
-def test_any_image_is_read_inside_its_bytes_or_refused(width, height, step, data, encoding, fits):
-    size = (CAMERA.width, CAMERA.height) if fits else (width, height)
-    message = Image(width=size[0], height=size[1], step=step, encoding=encoding, data=data)
-    message.header.frame_id = CAMERA.frame_id
-    try:
-        pixels = conversions.rgb_image(message, CAMERA)
-    except ObservationError:
-        return
-    assert pixels.shape == (4, 6, 3) and len(data) == step * 4 >= 4 * 18
-
-
-@settings(max_examples=100, deadline=None)
-@given(st.binary(max_size=200))
-def test_any_compressed_image_is_decoded_or_refused(data):
-    with pytest.raises(ObservationError):  # random bytes are no picture of this size
-        conversions.rgb_image(CompressedImage(format="jpeg", data=data), Camera("top", "/c", "compressed", 6, 4, ""))
 
 
 # trajectories, decisions, text

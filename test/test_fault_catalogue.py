@@ -46,7 +46,7 @@ def page() -> str:
 
 
 def test_every_row_of_the_catalogue_has_a_test_or_a_reason_why_not():
-    assert list(ROWS) == list(range(1, 70))
+    assert list(ROWS) == [*range(1, 70), *range(81, 86)]
     missing = [row for row in ROWS if row not in covered() and row not in UNBUILT]
     assert not missing, f"rows without a test: {missing}"
 

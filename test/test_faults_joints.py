@@ -4,17 +4,21 @@ import contextlib
 
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from gate_rig import GateRig
 from lifecycle_msgs.msg import Transition
-from policy_rig import HOME, QUICK, ROBOT, paused
+from policy_rig import HOME, QUICK, ROBOT, ROBOT_FILE, paused
+from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
 from rdvla_ros.control.supervision.input_quality import JointJumps
+from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
+from rdvla_ros.srv import Resume
 from rdvla_ros.types import ObservationError
 
 TOP = ROBOT.cameras[0].topic
@@ -200,3 +204,150 @@ def test_row_17_the_policy_pauses_both_arms_for_it(make_rig):
     rig.silent.add(RIGHT.joint_states_topic)
     assert paused(rig, RIGHT.joint_states_topic), rig.log
     assert rig.rests()
+
+
+OFF = 0.4 * np.array([1, 1, -1, 1, 1, 1, 0])
+
+
+def echo(node, publisher):
+    """Every message of the left arm's topic once more with its stamp, and the joints elsewhere: as a joint_state_publisher does
+    beside the broadcaster under simulated time."""
+
+    def publish(message):
+        if abs(message.position[0] - HOME[0]) < 0.3:
+            again = JointState(name=message.name, position=(np.array(message.position) + OFF).tolist())
+            again.header.stamp = message.header.stamp
+            publisher.publish(again)
+
+    return node.create_subscription(JointState, LEFT.joint_states_topic, publish, 10)
+
+
+def test_row_81_two_publishers_of_one_arm_with_equal_stamps_hold_the_policy_and_are_named(make_rig):
+    rig = make_rig().moving()
+    other = Node("joint_state_publisher", context=rig.context)
+    rig.executor.add_node(other)
+    subscription = echo(other, other.create_publisher(JointState, LEFT.joint_states_topic, 10))
+    assert rig.holds("two samples of one stamp")
+    assert rig.line("Hold: ", LEFT.joint_states_topic, "/joint_state_publisher", "/robot", "disagree")
+    assert rig.change(Transition.TRANSITION_DEACTIVATE) and rig.change(Transition.TRANSITION_ACTIVATE)
+    assert rig.until(lambda: any("one stamp" in cause for cause in rig.policy._causes())), "no start while it lasts"
+    other.destroy_subscription(subscription)
+    rig.executor.remove_node(other)
+    other.destroy_node()
+
+
+def test_row_81_the_gate_holds_for_them_too_and_refuses_the_resume():
+    with contextlib.closing(GateRig()) as rig:
+        rig.go()
+        other = Node("joint_state_publisher", context=rig.context)
+        rig.executor.add_node(other)
+        echo(other, other.create_publisher(JointState, LEFT.joint_states_topic, 10))
+        status = rig.held()
+        for words in ("two samples of one stamp", LEFT.joint_states_topic, "/joint_state_publisher", "/robot"):
+            assert words in status.reason
+        rig.spin_for(0.3)
+        answer = rig.call(Resume, hold_id=rig.status.hold_id, who="test")
+        assert not answer.accepted and any("two samples of one stamp" in cause for cause in rig.status.causes)
+        rig.executor.remove_node(other)
+        other.destroy_node()
+        rig.until(lambda: not rig.status.causes, "the cause to go")
+        rig.go()
+
+
+def test_row_15_the_gate_refuses_jumps_as_the_policy_does():
+    with contextlib.closing(GateRig(joint_jump_factor=1.0)) as rig:
+        rig.go()
+        rig.send_states = False
+
+        def report():
+            jumped = HOME + np.array([1.5, 0, 0, 0, 0, 0, 0]) * (rig.node.get_clock().now().nanoseconds // 20_000_000 % 2)
+            for arm in ROBOT.arms:
+                rig.send_joints(arm.name, arm.joint_names, jumped if arm is LEFT else HOME)
+
+        rig.node.create_timer(0.02, report)
+        assert "'left_waist' jumped by 1.5" in rig.held().reason
+
+
+def with_gripper_topic(tmp_path, topic):
+    data = yaml.safe_load(ROBOT_FILE.read_text())
+    if topic:
+        data["arms"][0]["gripper"]["joint_states_topic"] = topic
+    path = tmp_path / "robot.yaml"
+    path.write_text(yaml.safe_dump(data))
+    return path
+
+
+GRIPPER_TOPICS = ["", "/left/gripper/joint_states"]
+FINGER = LEFT.gripper.joint
+
+
+@pytest.mark.parametrize("topic", GRIPPER_TOPICS, ids=["on the arm's topic", "on a topic of its own"])
+def test_row_85_a_gripper_with_a_driver_of_its_own_is_merged_and_its_silence_pauses(make_rig, tmp_path, topic):
+    rig = make_rig(robot=str(with_gripper_topic(tmp_path, topic)), **QUICK)
+    driver = rig.robot.create_publisher(JointState, topic or LEFT.joint_states_topic, 10)
+    silent = []
+
+    def without_gripper(arm, message):
+        if arm.name == LEFT.name:
+            keep = [i for i, name in enumerate(message.name) if name != FINGER]
+            message.name, message.position = [message.name[i] for i in keep], [message.position[i] for i in keep]
+
+    def publish():
+        if not silent:
+            message = JointState(name=[FINGER], position=[float(rig.positions["left"][-1])])
+            message.header.stamp = rig.stamp()
+            driver.publish(message)
+
+    rig.spoil_joints = without_gripper
+    rig.robot.create_timer(0.03, publish)
+    rig.moving()
+    assert not rig.line("Message refused")
+    silent.append(1)
+    assert paused(rig, LEFT.joint_states_topic, f"joint '{FINGER}' of arm 'left' comes in messages of its own"), rig.log
+    assert rig.rests()
+    silent.clear()
+    rig.moving()
+    assert not rig.line("Hold: ")
+
+
+@pytest.mark.parametrize("topic", GRIPPER_TOPICS, ids=["on the arm's topic", "on a topic of its own"])
+def test_row_85_the_gate_merges_it_too_and_holds_for_its_silence(tmp_path, topic):
+    with contextlib.closing(GateRig(robot=str(with_gripper_topic(tmp_path, topic)), wait=False, states=False)) as rig:
+        driver = rig.node.create_publisher(JointState, topic or LEFT.joint_states_topic, 10)
+        silent = []
+
+        def report():
+            now = conversions.stamp(rig.now_s())
+            for arm in ROBOT.arms:
+                names = [name for name in arm.joint_names if arm is not LEFT or name != FINGER]
+                known = dict(zip(arm.joint_names, rig.positions[ROBOT.arm_slices[arm.name]], strict=True))
+                rig.send_joints(arm.name, names, [known[name] for name in names])
+                if arm is LEFT and not silent:
+                    message = JointState(name=[FINGER], position=[float(known[FINGER])])
+                    message.header.stamp = now
+                    driver.publish(message)
+
+        rig.node.create_timer(0.02, report)
+        rig.until(lambda: rig.status and not rig.status.causes, "a gate with nothing in the way")
+        rig.go()
+        rig.spin_for(0.5)
+        assert rig.status.mode == GateStatus.AUTO
+        silent.append(1)
+        assert f"joint '{FINGER}' of arm 'left' comes in messages of its own" in rig.held().reason
+
+
+def test_a_controller_that_reports_no_finite_speed_is_named_with_its_joints():
+    with contextlib.closing(GateRig()) as rig:
+        rig.go()
+        report = rig.report
+
+        def spoiled(position, velocity):
+            velocity = velocity.copy()
+            velocity[[1, 2]] = np.nan
+            report(position, velocity)
+
+        rig.report = spoiled
+        status = rig.held()
+        first, second = LEFT.joint_names[1:3]
+        assert f"reports nan as the speed that it commands to joints '{first}', '{second}'" in status.reason
+        assert not rig.call(Resume, hold_id=status.hold_id, who="test").accepted

@@ -1,20 +1,27 @@
-"""Faults of cameras: the policy node over DDS. One test per row."""
+"""Faults of cameras: the policy node (and the gate where it decides) over DDS. One test per row."""
 
+import contextlib
 import struct
 import tracemalloc
 
+import cv2
 import numpy as np
 import pytest
+import yaml
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
-from policy_rig import QUICK, ROBOT, again, paused
+from gate_rig import GateRig
+from lifecycle_msgs.msg import Transition
+from policy_rig import QUICK, ROBOT, ROBOT_FILE, again, paused
+from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
 from rdvla_ros.control.supervision.input_quality import FrozenFrames, ImageFlaws, digest
-from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common import conversions, images
 from rdvla_ros.robot import Camera
+from rdvla_ros.srv import Resume
 from rdvla_ros.types import ObservationError
 
 TOP = ROBOT.cameras[0].topic
@@ -142,7 +149,7 @@ def test_row_06_a_picture_whose_sizes_disagree_is_refused_before_it_is_shaped(ch
     message = Image(**fields)
     message.header.frame_id = camera.frame_id
     with pytest.raises(ObservationError, match="expected"):
-        conversions.rgb_image(message, camera)
+        images.rgb_image(message, camera)
 
 
 def test_row_06_malformed_pictures_among_good_ones_stop_nothing(make_rig):
@@ -160,7 +167,7 @@ def test_row_07_bgr_is_converted_and_an_encoding_that_is_not_colour_holds(make_r
     picture = rng.integers(0, 255, (240, 320, 3), dtype=np.uint8)
     message = Image(height=240, width=320, step=960, encoding="bgr8", data=picture[..., ::-1].tobytes())
     message.header.frame_id = camera.frame_id
-    assert np.array_equal(conversions.rgb_image(message, camera), picture)
+    assert np.array_equal(images.rgb_image(message, camera), picture)
 
     rig = make_rig().moving()
 
@@ -201,7 +208,7 @@ def test_row_08_a_huge_picture_is_refused_without_being_allocated(message, trans
     tracemalloc.start()
     try:
         with pytest.raises(ObservationError, match="expected"):
-            conversions.rgb_image(message, camera)
+            images.rgb_image(message, camera)
         assert tracemalloc.get_traced_memory()[1] < 2_000_000
     finally:
         tracemalloc.stop()
@@ -236,3 +243,116 @@ def test_row_09_swapped_cameras_are_no_start_and_a_hold_when_they_swap_in_mid_ru
     rig.moving()
     rig.spoil_image = swapped
     assert rig.holds("Are two cameras swapped?")
+
+
+def test_row_82_two_publishers_of_one_camera_are_no_start_and_a_hold_in_mid_run(make_rig):
+    rig = make_rig()
+    rival = Node("second_driver", context=rig.context)
+    other = rival.create_publisher(Image, TOP, 1)
+    rig.start()
+    words = (TOP, "expected one publisher, got 2", "/robot", "/second_driver")
+    assert rig.until(lambda: rig.line(*words)), rig.log
+    assert rig.rests(1.0) and any(all(word in cause for word in words) for cause in rig.policy._causes())
+    rival.destroy_publisher(other)
+    rig.moving()
+    other = rival.create_publisher(Image, TOP, 1)
+    assert rig.holds("expected one publisher, got 2") and rig.line("Hold: ", *words)
+    rival.destroy_node()
+
+
+def test_row_82_the_gate_holds_for_them_and_refuses_the_resume():
+    with contextlib.closing(GateRig()) as rig:
+        cameras = [Node(f"driver_{number}", context=rig.context) for number in (1, 2)]
+        cameras[0].create_publisher(Image, TOP, 1)
+        rig.go()
+        rig.spin_for(0.5)
+        assert not rig.status.causes
+        cameras[1].create_publisher(Image, TOP, 1)
+        status = rig.held()
+        for words in (TOP, "expected one publisher, got 2", "/driver_1", "/driver_2"):
+            assert words in status.reason
+        assert not rig.call(Resume, hold_id=status.hold_id, who="test").accepted
+        cameras[1].destroy_node()
+        rig.until(lambda: not rig.status.causes, "the cause to go")
+        rig.go()
+        cameras[0].destroy_node()
+
+
+# compressed images
+
+
+class Compressed:
+    """A rig whose top camera sends compressed images; `send`: what is in them."""
+
+    def __init__(self, make_rig, tmp_path, **parameters):
+        data = yaml.safe_load(ROBOT_FILE.read_text())
+        self.camera = data["cameras"][0]
+        self.topic = self.camera["topic"] + "/compressed"
+        self.camera |= {"topic": self.topic, "transport": "compressed"}
+        path = tmp_path / "robot.yaml"
+        path.write_text(yaml.safe_dump(data))
+        self.rig = rig = make_rig(robot=str(path), **parameters)
+        self.rng, self.format, self.spoil = np.random.default_rng(0), "rgb8; jpeg compressed bgr8", lambda data: data
+        self._publisher = rig.robot.create_publisher(CompressedImage, self.topic, 1)
+        rig.robot.create_timer(0.1, self.publish)
+
+    def picture(self):
+        small = self.rng.integers(0, 256, (12, 16, 3), dtype=np.uint8)
+        return cv2.resize(small, (320, 240))
+
+    def publish(self):
+        data = self.spoil(cv2.imencode(".jpg", self.picture())[1].tobytes())
+        message = CompressedImage(format=self.format, data=data)
+        message.header.stamp, message.header.frame_id = self.rig.stamp(), self.camera.get("frame_id", "")
+        self._publisher.publish(message)
+
+
+def test_row_83_a_compressed_depth_image_holds_in_mid_run(make_rig, tmp_path):
+    """As realsense-ros sends it where a depth topic is compressed: sixteen bits, one channel."""
+    source = Compressed(make_rig, tmp_path)
+    rig = source.rig.moving()
+    source.format = "16UC1; png compressed"
+    source.spoil = lambda data: cv2.imencode(".png", np.full((240, 320), 900, np.uint16))[1].tobytes()
+    assert rig.holds("16UC1") and source.topic in rig.line("Hold: ", "16UC1")
+    assert rig.change(Transition.TRANSITION_DEACTIVATE) and rig.change(Transition.TRANSITION_ACTIVATE)
+    source.format = "png"  # the header says it as well
+    assert rig.until(lambda: any("a PNG of 16 bits, grey" in cause for cause in rig.policy._causes())), "no start while it lasts"
+
+
+def test_row_83_what_is_no_colour_picture_is_refused_by_header_or_format():
+    camera = Camera("top", "/top", "compressed", 320, 240, "")
+    for format_, array in (
+        ("16UC1; png compressed", np.zeros((240, 320), np.uint16)),
+        ("png", np.zeros((240, 320), np.uint16)),
+        ("png", np.zeros((240, 320), np.uint8)),
+        ("mono8; png compressed", np.zeros((240, 320, 3), np.uint8)),
+    ):
+        message = CompressedImage(format=format_, data=cv2.imencode(".png", array)[1].tobytes())
+        with pytest.raises(conversions.Contradiction, match="expected a colour image"):
+            images.check_image(message, camera)
+
+
+@pytest.mark.skipif(images.jpeg_decoder() is None, reason="needs simplejpeg (requirements.txt)")
+def test_row_84_images_that_lost_bytes_are_doubts_and_pause_when_they_go_on(make_rig, tmp_path):
+    source = Compressed(make_rig, tmp_path, **QUICK, corrupt_images=6)
+    rig = source.rig.moving()
+    count = []
+
+    def damage(data):
+        return data[: len(data) // 2] + data[len(data) // 2 + 700 :]
+
+    def damage_some(data):
+        count.append(1)
+        return damage(data) if len(count) % 3 == 1 else data
+
+    source.spoil = damage_some
+    assert rig.until(lambda: any("'top' is corrupt (" in doubt for d in rig.decisions for doubt in d.doubts)), rig.log
+    rig.moving()
+    assert rig.line("The decision says: the image of camera 'top' is corrupt", severity="WARN")
+    assert not rig.line("Pause: ")
+    source.spoil = damage
+    assert paused(rig, source.topic, "of the last 10 images are corrupt"), rig.log
+    assert rig.rests()
+    source.spoil = lambda data: data
+    rig.moving()
+    assert not rig.line("Hold: ")

@@ -47,14 +47,23 @@ def test_after_its_start_the_gate_holds_and_nothing_passes(rig):
     assert "HOLD" in rig.status.last_refusal and not any(rig.received.values())
 
 
-def test_a_motion_passes_unchanged_to_both_arms_after_the_resume(rig):
+def begins_before(message, now_s):
+    """On the motion that is followed: no controller makes a step of it (control/motion/handover)."""
+    return conversions.seconds(message.header.stamp) + conversions.seconds(message.points[0].time_from_start) < now_s
+
+
+def test_a_motion_passes_to_both_arms_after_the_resume_and_repeats_before_what_they_do_already(rig):
     rig.go()
     trajectory = motion()
-    stamp = rig.pass_motion(trajectory)
+    sent_s = conversions.seconds(rig.pass_motion(trajectory))
     for arm in ROBOT.arms:
         (message,) = rig.received[arm.name]
-        assert message.header.stamp == stamp
-        np.testing.assert_array_equal(conversions.trajectory(message).positions, trajectory.select(arm.joint_names).positions)
+        passed, sent = conversions.trajectory(message), trajectory.select(arm.joint_names)
+        assert begins_before(message, sent_s)
+        np.testing.assert_array_equal(passed.positions[0], HOME[SLICES[arm.name]])
+        np.testing.assert_array_equal(passed.positions[-8:], sent.positions[-8:])
+        ends_s = conversions.seconds(message.header.stamp) + passed.duration_s
+        assert ends_s == pytest.approx(sent_s + sent.duration_s, abs=2e-6)
     rig.until(lambda: rig.status.passed == 1, "the pass to be counted")
 
 
@@ -72,7 +81,8 @@ def test_only_what_was_checked_reaches_the_controllers(rig):
     for arm in ROBOT.arms:
         (message,) = rig.received[arm.name]
         assert not any(len(point.accelerations) or len(point.effort) for point in message.points)
-        np.testing.assert_array_equal(conversions.trajectory(message).positions, trajectory.select(arm.joint_names).positions)
+        passed, sent = conversions.trajectory(message), trajectory.select(arm.joint_names)
+        np.testing.assert_array_equal(passed.positions[-8:], sent.positions[-8:])
 
 
 def test_joint_order_within_a_message_is_free(rig):
@@ -152,8 +162,8 @@ def moving_end(message):
     message.points[-1].velocities[0] = 0.1
 
 
-def no_time(message):
-    message.points[0].time_from_start.nanosec = 0
+def before_its_stamp(message):
+    message.points[0].time_from_start.sec = -1
 
 
 def no_velocities(message):
@@ -179,7 +189,7 @@ SPOILED = {
     infinite_acceleration: "accelerations of point 1",
     effort_that_is_no_number: "effort of point 1",
     moving_end: "at rest",
-    no_time: "after 0",
+    before_its_stamp: "0 or later",
     no_velocities: "has no velocities; send positions and velocities",
     one_point: "2 points",
 }
@@ -403,3 +413,32 @@ def test_takeover_passes_the_teleoperation_source_only_and_ends_with_a_resume(ri
     assert rig.call(SetMode, mode=GateStatus.HOLD, who="operator", reason="enough").accepted
     rig.held()
     rig.go()
+
+
+# -- what the controllers are set to
+
+
+def test_controllers_of_another_kind_than_described_are_a_cause_until_they_are_set_right():
+    """The gate reads it over their parameter services, as `ros2 param get` does."""
+    with contextlib.closing(GateRig(wait=False, settings={"open_loop_control": True, "update_rate": 250})) as rig:
+        rig.until(lambda: rig.status and sum("update_rate_hz" in cause for cause in rig.status.causes) == 2, "what was read")
+        assert sum("'humble'" in cause and "{rule: humble}" in cause for cause in rig.status.causes) == 2
+        answer = rig.call(Resume, hold_id=rig.status.hold_id, who="test")
+        assert not answer.accepted and "250 Hz, expected 500" in answer.message
+        rig.settings = {"interpolate_from_desired_state": True, "update_rate": 500}
+        rig.start_controllers()  # set right, and begun anew
+        rig.until(lambda: not rig.status.causes, "a gate with nothing in the way")
+        rig.go()
+
+
+def test_controllers_that_agree_or_have_no_parameters_stand_in_no_way():
+    for settings in ({"interpolate_from_desired_state": True, "update_rate": 500}, {"gains": 1}, None):
+        with contextlib.closing(GateRig(settings=settings)) as rig:
+            rig.go()
+            rig.pass_motion(motion())
+
+
+def test_trajectory_replacement_blocks_a_resume():
+    with contextlib.closing(GateRig(wait=False, settings={"allow_trajectory_replacement": True})) as rig:
+        rig.until(lambda: rig.status and any("allow_trajectory_replacement" in c for c in rig.status.causes), "what was read")
+        assert not rig.call(Resume, hold_id=rig.status.hold_id, who="test").accepted

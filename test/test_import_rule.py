@@ -20,8 +20,8 @@ ALLOWED = {
     "control.motion": {"robot", "types"},
     "control.supervision": {"robot", "types", "control.motion"},
     "sim": {"robot", "control", "types"},
-    "learning": {"model", "robot", "types"},
-    "learning.data": {"model", "robot", "types", "video", "learning.config"},
+    "learning": {"model", "robot", "robot_schema", "types"},
+    "learning.data": {"model", "robot", "types", "video", "learning.config", "learning.schema"},
     "learning.training": {"model", "robot", "types", "learning.config", "learning.data"},
     "learning.evaluation": {
         "model",
@@ -45,8 +45,9 @@ ALLOWED = {
     "bringup": {"sim", "nodes", "robot", "types"},
     "demo": {"bringup", "control", "nodes.common", "robot", "types", "video"} | GENERATED,
     "bench": {"bringup", "model", "sim", "nodes", "control", "robot", "types"} | GENERATED,
+    "bench.dashboard": {"bench", "bringup", "dashboard", "nodes", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
-    "cli": {"model", "robot", "types"},
+    "cli": {"model", "learning.data", "robot", "types"},
 }
 WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat", "bringup"}
 WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema"}

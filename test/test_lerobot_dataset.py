@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from policy_cases import INSTRUCTION, robot, tiny_config, write_episodes
 
+from rdvla_ros import cli
 from rdvla_ros.learning.config import DataSettings, TrainingError
 from rdvla_ros.learning.data.dataset import Wanted, build_cache, open_cache
 from rdvla_ros.learning.data.lerobot import DatasetError
@@ -59,7 +60,7 @@ def _cache(folder: Path, rows: int = 8, **settings):
 
 def test_what_is_written_is_read(folder):
     data = LeRobotDataset(folder)
-    assert [(e.task, len(e)) for e in data.episodes] == [("task 0", 6), ("task 1", 9)] and data.fps == 10.0
+    assert [(data.tasks_of(e), len(e)) for e in data.episodes] == [(["task 0"], 6), (["task 1"], 9)] and data.fps == 10.0
     assert data.cameras == [f"observation.images.{name}" for name in CAMERAS]
     np.testing.assert_array_equal(data.numbers("action")[6:], _ramp(10, 1)[1:])
     pictures = list(data.pictures("observation.images.left_wrist", data.episodes[1]))
@@ -98,7 +99,7 @@ def test_our_own_demonstrations_carry_the_experts_chunks(tmp_path):
     data = LeRobotDataset(write_episodes(tmp_path / "ours", count=2))
     assert data.width("expert.chunk") == 12 * 14 and set(data.text("expert.phase")) == {"reach"}
     np.testing.assert_array_equal(data.numbers("expert.chunk")[:, :14], data.numbers("action"))
-    assert data.episodes[1].task == INSTRUCTION and data.episodes[1].row["seed"] == 10001
+    assert data.tasks_of(data.episodes[1]) == [INSTRUCTION] and data.episodes[1].row["seed"] == 10001
 
 
 def test_joints_are_taken_by_name(tmp_path, folder):
@@ -153,7 +154,7 @@ DAMAGE = {
     ),
     "missing video": (
         lambda f: shutil.rmtree(f / "videos/observation.images.top"),
-        "pictures of camera 'observation.images.top'",
+        "observation.images.top/chunk-000/file-000.mp4: expected a video with a camera's pictures, found no file",
     ),
     "truncated video": (
         lambda f: _truncate(f / "videos/observation.images.top/chunk-000/file-000.mp4"),
@@ -171,7 +172,14 @@ DAMAGE = {
         lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [0, values[1]]),
         "episode 0: expected frames.*empty",
     ),
-    "gap": (lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [5, values[1]]), "follow one another"),
+    "gap": (
+        lambda f: _edit_table(f / EPISODES, "dataset_to_index", lambda values: [5, values[1]]),
+        "'length' of episode 0: expected 5",
+    ),
+    "gap between episodes": (
+        lambda f: _edit_table(f / EPISODES, "dataset_from_index", lambda values: [0, values[1] + 1]),
+        "'length' of episode 1: expected 8|follow one another",
+    ),
     "foreign statistics": (
         lambda f: (f / "meta/stats.json").write_text(json.dumps({"action": {"min": [5.0] * 14, "max": [6.0] * 14}})),
         "statistics say 5 .. 6.*of another dataset",
@@ -231,3 +239,23 @@ def test_lerobot_itself_reads_it(folder):
     )
     assert run.returncode == 0, run.stderr
     assert run.stdout.split("\n")[0].startswith("15 2 task 1 (3, 32, 48)")
+
+
+WRITTEN = Path(__file__).parent / "data"
+
+
+@pytest.mark.parametrize("name", ["lerobot_0_4_4", "lerobot_0_6_1"])
+def test_what_lerobot_itself_wrote_is_read(tmp_path, name):
+    """By LeRobotDataset.create, add_frame, save_episode, finalize: pictures in the rows (0.4.4), an AV1 film (0.6.1); episodes of
+    7, 12 and 9 frames, the last with two tasks; frame i of episode e has brightness 20 e + 15 i and joints 0.1 e + 0.01 i."""
+    folder = Path(shutil.copytree(WRITTEN / name, tmp_path / "set"))
+    data = LeRobotDataset(folder)
+    assert [(data.tasks_of(e), len(e)) for e in data.episodes] == [(["task 0"], 7), (["task 1"], 12), (["task 0", "task x"], 9)]
+    for i, episode in enumerate(data.episodes):
+        shades = [int(picture.mean()) for picture in data.pictures("observation.images.top", episode)]
+        np.testing.assert_allclose(shades, 20 * i + 15 * np.arange(len(episode)), atol=1)
+    state = data.numbers("observation.state")
+    np.testing.assert_allclose(state[:, 3], np.concatenate([0.1 * i + 0.01 * np.arange(n) for i, n in enumerate((7, 12, 9))]))
+    frames = _cache(folder, cameras=dict.fromkeys(("left_wrist", "right_wrist"), "observation.images.top"))
+    assert [frames.instructions[i] for i in frames.instruction_index[-6:]] == ["task 0"] * 2 + ["task x"] * 4
+    assert cli.main(["inspect", str(folder), "--contact-sheet", str(tmp_path / "sheet.png")]) == 1  # two cameras are not there

@@ -57,7 +57,7 @@ FAULTS = {
     "nan position": (lambda v: v["positions"].__setitem__((1, 2), np.nan), ["'left_elbow'", "position of point 1 is nan"]),
     "infinite velocity": (lambda v: v["velocities"].__setitem__((0, 3), -np.inf), ["'left_forearm_roll'", "velocity of point 0"]),
     "nan time": (lambda v: v["times_s"].__setitem__(1, np.nan), ["time", "finite"]),
-    "time zero": (lambda v: v["times_s"].__setitem__(0, 0.0), ["first point lies at 0 s", "after 0"]),
+    "time below zero": (lambda v: v["times_s"].__setitem__(0, -0.01), ["first point lies at -0.01 s", "0 or later"]),
     "times equal": (lambda v: v["times_s"].__setitem__(1, 0.1), ["must increase", "point 1"]),
     "milliseconds": (lambda v: v.update(times_s=TIMES_S * 1000), ["600", "at most 60"]),
     "moving end": (lambda v: v["velocities"].__setitem__((2, 0), 1e-3), ["does not end at rest", "'left_waist'", "0.001"]),

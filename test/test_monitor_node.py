@@ -194,6 +194,18 @@ def test_a_camera_that_falls_silent_is_stale(rig):
     rig.until_level(name, DiagnosticStatus.STALE)
 
 
+def test_row_82_several_publishers_of_one_camera_are_an_error_that_names_them(rig):
+    camera = ROBOT.cameras[1]
+    rig.node.create_publisher(Image, camera.topic, 1)
+    assert "expected one" not in rig.until_level(f"camera {camera.name}", DiagnosticStatus.OK).message
+    second = Node("second_driver", context=rig.context)
+    second.create_publisher(Image, camera.topic, 1)
+    message = rig.until_level(f"camera {camera.name}", DiagnosticStatus.ERROR).message
+    assert all(words in message for words in (camera.topic, "expected one publisher, got 2", "/others", "/second_driver"))
+    second.destroy_node()
+    rig.until_level(f"camera {camera.name}", DiagnosticStatus.OK)
+
+
 def test_a_camera_that_never_came_is_a_warning_which_names_its_topic(rig):
     first, second, *_ = ROBOT.cameras
     for camera in (first, second):

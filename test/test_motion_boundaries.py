@@ -1,4 +1,4 @@
-"""Inference never stops the arms: what the controllers put out at 1 kHz around chunk boundaries, with slow decisions."""
+"""Inference never stops the arms: what the controllers put out around chunk boundaries, with slow decisions."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -22,11 +22,13 @@ def run(options, method="cut_and_blend", boundaries=BOUNDARIES):
     return loop, loop.run(boundaries)
 
 
-@pytest.mark.parametrize("follows", [False, True], ids=["jazzy", "master"])
+@pytest.mark.parametrize(
+    ("rule", "rate_hz"), [(rule, hz) for rule in ("humble", "jazzy") for hz in (100.0, 250.0, 500.0, 1000.0)]
+)
 @pytest.mark.parametrize("inference_s", LATENCIES_S)
-def test_at_100_boundaries_the_arms_keep_their_speed_and_never_go_back(inference_s, follows):
+def test_at_100_boundaries_the_arms_keep_their_speed_and_never_go_back(inference_s, rule, rate_hz):
     """Chunks of 0.8 s whose decisions disagree by up to some hundredths of a radian."""
-    loop, done = run(LoopOptions(inference_s, rows=8, follows=follows))
+    loop, done = run(LoopOptions(inference_s, rows=8, rule=rule, rate_hz=rate_hz))
     found = measures(done, loop.limits)
     assert len(done.boundaries_s) >= BOUNDARIES and done.refused == done.refused_by_gate == 0
     assert found["least_speed_share"] >= 0.5
@@ -39,7 +41,7 @@ def test_decisions_that_agree_leave_no_trace_of_their_boundaries(inference_s):
     """Chunks of 1.6 s of one plan: no joint goes back anywhere, and the speed hardly differs from the uninterrupted plan's."""
     loop, done = run(LoopOptions(inference_s, disagreement_s=0.0), boundaries=30)
     ideal = done.ideal.velocity
-    moving = np.abs(ideal) > 0.1 * np.abs(ideal).max(axis=0)
+    moving = np.abs(ideal) > 0.15 * np.abs(ideal).max(axis=0)
     assert (done.samples.velocity * ideal > 0.0)[moving].all()
     assert measures(done, loop.limits)["least_speed_share"] >= 0.95
     assert np.abs(done.samples.position - done.ideal.position).max() < 0.005

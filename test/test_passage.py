@@ -5,7 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.motion.handover import handover
 from rdvla_ros.control.motion.limits import JointLimits
+from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory, plan
 from rdvla_ros.control.supervision.motion_check import JumpError, LateError, Passage
 from rdvla_ros.robot import RobotDescription
@@ -39,7 +42,7 @@ def passage():
 
 def test_a_motion_from_where_the_arms_are_passes(passage):
     checked = passage.check(parts(motion()), NOW_S, NOW_S + 0.005)
-    assert set(checked) == set(ARMS)
+    assert set(checked.motions) == set(ARMS)
 
 
 def test_one_illegal_arm_refuses_both(passage):
@@ -101,22 +104,50 @@ def test_a_motion_with_too_much_jerk_is_illegal(passage):
         passage.check(parts(Trajectory(jerky.joint_names, times_s, positions, velocities)), NOW_S, NOW_S)
 
 
-def test_motions_that_follow_each_other_pass_whenever_they_arrive(passage):
-    """As the policy plans them: from where the last one will be, along a path that turns, 5 to 100 ms on the way."""
+def test_motions_that_follow_each_other_pass_as_they_are_until_it_is_time_to_leave_the_one_before(passage):
+    """As the policy plans and sends them: from where the last one will be, along a path that turns, 5 to 80 ms on the way."""
     rng = np.random.default_rng(0)
-    last, last_s, now_s = None, NOW_S, NOW_S
-    for _ in range(30):
-        begin = Reference.at_rest(MIDDLE) if last is None else last.at(now_s + 0.06 - last_s)
-        present = begin if last is None else last.at(now_s - last_s)
+    schedule, late = Schedule(Latency(0.1), lead_s=0.06, observation_period_s=0.1), 0
+    now_s = NOW_S
+    report(passage, MIDDLE, now_s)
+    for number in range(30):
+        present = Present(MIDDLE, np.zeros(14), 0.05 * LIMITS.velocity, now_s - 2.0 if number else now_s, commanded=True)
+        over = schedule.handover(now_s, present)
+        begin = schedule.reference(over.switch_s, present)
         rows = begin.position + np.cumsum(rng.uniform(-0.06, 0.06, (8, 1)) * LIMITS.velocity, axis=0)
         rows = np.clip(rows, LIMITS.lower, LIMITS.upper)
-        new = plan(rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=begin, limits=LIMITS, lead_s=0.06, now=present)
-        for delay_s in (0.005, 0.03, 0.055, 0.1):
-            measured = begin.position if last is None else last.at(now_s + delay_s - last_s).position
-            measure(passage, measured, now_s + delay_s)
-            checked = passage.check(parts(new), now_s, now_s + delay_s)
-        passage.passed(checked, now_s)
-        last, last_s, now_s = new, now_s, now_s + rng.uniform(0.2, 1.0)
+        new = plan(rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=begin, limits=LIMITS, lead_s=over.lead_s)
+        new = schedule.message(new, over, present)
+        for delay_s in (0.005, 0.03, 0.044):
+            passed = passage.check(parts(new), over.stamp_s, now_s + delay_s)
+            assert passed.stamp_s == over.stamp_s
+            for arm, part in parts(new).items():
+                np.testing.assert_array_equal(passed.motions[arm].positions, part.positions)
+        try:
+            passage.check(parts(new), over.stamp_s, now_s + 0.08)
+        except LateError:
+            late += 1
+        passage.passed(parts(new), over.stamp_s, now_s + 0.044)
+        schedule.sent(new, over.stamp_s, 0.5)
+        now_s += rng.uniform(0.2, 1.0)
+    assert late > 15, "a motion that comes after it should have begun needs more jerk than there is, as good as always"
+
+
+def test_a_message_that_begins_ahead_is_given_the_running_motion_before_it(passage):
+    """What a teleoperation source sends: no controller makes a step of it then."""
+    report(passage, MIDDLE, NOW_S)
+    first = motion(change=0.1)
+    passage.passed(parts(first), NOW_S)
+    at_s = NOW_S + 0.4
+    start = first.at(0.4 + 0.06)
+    new = motion(start.position, velocity=start.velocity)  # its first point comes 40 ms after its stamp
+    out = passage.check(parts(new), at_s + 0.02, at_s)
+    for arm, names in ARMS.items():
+        part = out.motions[arm]
+        assert out.stamp_s + part.times_s[0] == pytest.approx(at_s - 0.04, abs=0.002)
+        for when_s in np.linspace(-0.03, 0.02, 11):
+            expected = first.select(names).at(0.4 + when_s)
+            np.testing.assert_allclose(part.at(at_s + when_s - out.stamp_s).position, expected.position, atol=1e-6)
 
 
 def test_the_next_motion_must_leave_the_one_that_passed(passage):
@@ -128,11 +159,20 @@ def test_the_next_motion_must_leave_the_one_that_passed(passage):
         passage.check(parts(motion(MIDDLE)), NOW_S + 0.5, NOW_S + 0.5)
 
 
-def test_a_motion_that_comes_after_its_first_point_is_compared_where_it_takes_over(passage):
-    """120 ms on the way: its first point has passed, and the old motion, which rests, has been left behind."""
-    passage.check(parts(motion(change=0.02)), NOW_S - 0.12, NOW_S)
+def test_where_only_the_joints_are_heard_the_controller_goes_to_the_next_point_by_itself(passage):
+    """120 ms on the way: its first points have passed, and the arms rest where they are measured."""
+    out = passage.check(parts(motion(change=0.002)), NOW_S - 0.12, NOW_S)
+    assert all(out.stamp_s + part.times_s[0] > NOW_S + 0.01 for part in out.motions.values())
     with pytest.raises(JumpError):
         passage.check(parts(motion(change=0.2)), NOW_S - 0.19, NOW_S)
+
+
+def test_a_motion_that_comes_after_it_should_have_begun_is_late_or_elsewhere(passage):
+    report(passage, MIDDLE, NOW_S)
+    with pytest.raises(LateError, match="should have left"):
+        passage.check(parts(motion(change=0.03)), NOW_S - 0.12, NOW_S)
+    with pytest.raises(JumpError):
+        passage.check(parts(motion(MIDDLE + 0.1 * LIMITS.range)), NOW_S - 0.12, NOW_S)
 
 
 def test_a_stop_begins_on_the_motion_that_is_followed_and_rests_in_half_a_second(passage):
@@ -196,6 +236,23 @@ def test_a_stop_begins_where_the_arms_are_when_they_did_not_follow(passage, tell
         np.testing.assert_allclose(held.positions[:, moves] - MIDDLE[columns][moves], 0.0, atol=1e-9)
 
 
+def test_nothing_repeats_a_motion_that_the_controller_has_left(passage):
+    """It holds since its tolerance was exceeded, say: 80 ms of way from where it was sent. To repeat that would be a step."""
+    first = motion(change=0.2)
+    passage.passed(parts(first), NOW_S)
+    stays = first.at(0.42).position
+    report(passage, stays, NOW_S + 0.5)
+    over = handover(NOW_S + 0.51, 0.06, (NOW_S + first.times_s).tolist())
+    start = first.at(0.57)
+    new = plan(start.position + np.zeros((8, 1)), step_s=0.1, elapsed_s=0.0, horizon=8, start=start, limits=LIMITS, lead_s=0.06)
+    new = over.message(new, [first.at(round(at_s - NOW_S, 6)) for at_s in over.history_s])
+    with pytest.raises(JumpError):
+        passage.check(parts(new), over.stamp_s, NOW_S + 0.515)
+    stop = passage.stop(NOW_S + 0.51, 0.02)
+    for arm, columns in ROBOT.arm_slices.items():
+        np.testing.assert_allclose(stop.motions[arm].positions - stays[columns], 0.0, atol=1e-9)
+
+
 def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_holds_something(passage):
     first = motion(change=0.1)
     passage.passed(parts(first), NOW_S)
@@ -208,7 +265,8 @@ def test_measured_joints_that_lag_are_no_contradiction_nor_is_a_gripper_that_hol
 def test_a_hold_keeps_the_grip_where_only_the_joints_are_heard(passage):
     """What holds an object is measured far from where it was sent; to command the measured place would let it fall."""
     sent = motion(change=-0.3)
-    passage.passed(passage.check(parts(sent), NOW_S, NOW_S), NOW_S, NOW_S)
+    out = passage.check(parts(sent), NOW_S, NOW_S)
+    passage.passed(out.motions, out.stamp_s, NOW_S)
     later_s = NOW_S + sent.duration_s + 0.5
     grippers = np.isin(LIMITS.names, ROBOT.gripper_joints)
     aside = sent.positions[-1] + np.where(grippers, 0.5, 0.05) * LIMITS.range  # an arm was pushed too
@@ -248,4 +306,4 @@ def test_a_report_from_the_future_alone_is_nothing_to_start_from():
 def test_a_last_velocity_that_is_nearly_zero_goes_out_as_zero(passage):
     nearly = motion()
     nearly.velocities[-1] = 9e-8
-    assert not any(part.velocities[-1].any() for part in passage.check(parts(nearly), NOW_S, NOW_S).values())
+    assert not any(part.velocities[-1].any() for part in passage.check(parts(nearly), NOW_S, NOW_S).motions.values())

@@ -11,7 +11,8 @@ START = np.array([0.1, -0.2, 0.03])
 
 
 def controller(**options) -> JointTrajectoryController:
-    return JointTrajectoryController(NAMES, START, **options)
+    """Updated so often that the period plays no part; what it changes, test_controller_recordings and below hold."""
+    return JointTrajectoryController(NAMES, START, **{"update_rate_hz": 1e9, **options})
 
 
 def points(times=(0.5, 1.0), stamp_s=0.0, names=NAMES, goal=(1.0, 2.0, 0.05), still=True, **fields) -> Points:
@@ -140,7 +141,7 @@ def test_a_first_point_at_once_is_a_step():
 
 def test_a_future_stamp_drops_the_old_path_at_once_on_jazzy_and_follows_it_on_master():
     moving = Points(NAMES, 0.0, [0.0, 10.0], [START, START + 1.0])  # 0.1 per second
-    arms = {variant: controller(variant=variant) for variant in ("jazzy", "master")}
+    arms = {rule: controller(rule=rule) for rule in ("jazzy", "master")}
     for arm in arms.values():
         arm.accept(moving, 0.0)
         arm.update(0.0)
@@ -156,7 +157,7 @@ def test_a_future_stamp_drops_the_old_path_at_once_on_jazzy_and_follows_it_on_ma
 
 def test_a_past_stamp_skips_what_has_passed_on_jazzy_and_starts_now_on_master():
     path = Points(NAMES, 1.0, [0.0, 2.0], [START, START + 2.0])
-    arms = {variant: controller(variant=variant) for variant in ("jazzy", "master")}
+    arms = {rule: controller(rule=rule) for rule in ("jazzy", "master")}
     for arm in arms.values():
         arm.accept(Points(NAMES, 0.0, [0.1, 9.0], [START, START]), 0.0)
         arm.update(0.0)
@@ -168,7 +169,7 @@ def test_a_past_stamp_skips_what_has_passed_on_jazzy_and_starts_now_on_master():
 
 
 def test_replacing_a_one_point_path_is_the_same_on_master():
-    arms = [controller(variant=variant) for variant in ("jazzy", "master")]
+    arms = [controller(rule=rule) for rule in ("jazzy", "master")]
     for arm in arms:
         arm.accept(points(times=(4.0,)), 0.0)
         arm.update(0.0)
@@ -225,6 +226,22 @@ def test_a_clock_that_goes_back_does_not_move_the_arm_away():
     np.testing.assert_allclose(arm.update(9.0).position, START)
 
 
-def test_an_unknown_variant_is_refused():
-    with pytest.raises(SimulationError, match="jazzy, master"):
-        controller(variant="foxy")
+def test_an_unknown_rule_is_refused():
+    with pytest.raises(SimulationError, match="humble, jazzy, master"):
+        controller(rule="foxy")
+
+
+@pytest.mark.parametrize(("rule", "ahead", "past"), [("humble", 0.0, 1.0), ("jazzy", 2.0, 1.0), ("master", 2.0, -3.0)])
+def test_what_a_path_that_is_replaced_by_itself_costs(rule, ahead, past):
+    """1 unit/s; the step of the command at the update that takes the message, in periods of the path, for a first point 100 ms
+    ahead and 40 ms past. Master replays what is past: four periods late."""
+    for first_s, expected in ((0.1, ahead), (-0.04, past)):
+        arm = controller(rule=rule, update_rate_hz=100.0)
+        arm.accept(Points(NAMES, 1.0, [0.0, 10.0], [START, START + 10.0]), 0.0)
+        for tick in range(200):
+            arm.update(0.01 * tick)
+        before = arm.command.position
+        begin_s = 2.0 + first_s
+        arm.accept(Points(NAMES, begin_s, [0.0, 5.0], [START + begin_s - 1.0, START + begin_s + 4.0]), 2.0)
+        arm.update(2.0)
+        np.testing.assert_allclose((arm.command.position - before) / 0.01, expected, atol=0.2)

@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from rcl_interfaces.srv import GetParameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from trajectory_msgs.msg import JointTrajectory
@@ -218,6 +219,18 @@ def test_what_a_controller_rejects_moves_nothing_and_is_counted(rig, spoil):
     state = rig.state(arm)
     assert REJECTED[spoil] in state.last_rejection and state.accepted == before.accepted
     np.testing.assert_array_equal(state.reference.positions, before.reference.positions)
+
+
+def test_the_controllers_say_what_they_are_set_to_as_real_ones_do(rig):
+    for arm in ROBOT.arms:
+        client = rig.node.create_client(GetParameters, f"{arm.trajectory_topic.rsplit('/', 1)[0]}/get_parameters")
+        rig.until(client.service_is_ready, "the parameter service")
+        future = client.call_async(
+            GetParameters.Request(names=["update_rate", "interpolate_from_desired_state", "open_loop_control"])
+        )
+        rig.until(future.done, "an answer")
+        rate, desired, humbles = future.result().values
+        assert rate.integer_value == 500 and desired.bool_value and humbles.type == 0
 
 
 def test_a_reset_puts_arms_and_objects_at_the_start_of_an_episode(rig):

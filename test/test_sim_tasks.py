@@ -6,12 +6,12 @@ import pytest
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import PERIOD_S, Expert
 from rdvla_ros.sim.scene import AlohaSim
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks.aloha import ALOHA_TASKS
 
 TIME_LIMIT_S = {"transfer_cube": 7.0, "insertion": 8.0}
 
 
-@pytest.fixture(scope="module", params=sorted(TASKS))
+@pytest.fixture(scope="module", params=[task.name for task in ALOHA_TASKS])
 def episode(request):
     """One nominal expert episode: task, simulator, snapshots every 0.1 s, expert, and the velocities it commanded."""
     sim = AlohaSim(request.param)
@@ -51,7 +51,7 @@ def test_the_stage_equals_the_reward_on_a_dm_control_physics(episode):
     mujoco = pytest.importorskip("dm_control.mujoco")
     from gym_aloha.tasks import sim as tasks
 
-    from rdvla_ros.sim.tasks import scene_path
+    from rdvla_ros.sim.tasks.aloha import scene_path
 
     sim = episode["sim"]
     physics = mujoco.Physics.from_xml_path(str(scene_path(sim.task)))

@@ -302,7 +302,7 @@ def test_a_new_run_begins_with_another_checkpoint(data, tmp_path):
     [
         ("stepz: 3", "unknown key 'stepz'.*Did you mean 'steps'"),
         ("model: {hidden: 3}", "model: unknown key 'hidden'"),
-        ("schedule: linear", "schedule: 'linear'"),
+        ("schedule: linear", "schedule: expected constant or cosine, got text 'linear'"),
         ("precision: int8", "expected bfloat16 or float32"),
         ("decay_steps: 20000", "decay_steps: expected 0 .. steps"),
         ("[1]", "expected a mapping"),

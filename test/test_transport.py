@@ -65,6 +65,8 @@ def test_whatever_is_set_a_process_and_those_that_it_starts_choose_the_same(envi
     first = {**FAST_DDS, **environment}
     once = {**first, **transport.variables(first)}
     assert {**once, **transport.variables(once)} == once
+    images = {**once, **transport.variables(once, images=True)}
+    assert images == {**first, **transport.variables(first, images=True)} and {**images, **transport.variables(images)} == once
     hers = [
         name for name in (*transport.PROFILES, transport.BUILTIN, transport.PEERS, transport.VARIABLE) if environment.get(name)
     ]
@@ -111,7 +113,7 @@ def test_what_the_surroundings_do_not_allow_is_said_with_what_to_do(monkeypatch,
 
 
 def test_the_buffers_of_the_profiles_are_those_that_are_asked_of_the_kernel():
-    for name in (transport.LOOPBACK, transport.NETWORK):
+    for name in transport.FOR_IMAGES.values():
         assert f"<receiveBufferSize>{transport.RECEIVE_BYTES}</receiveBufferSize>" in shipped(name).read_text()
 
 

@@ -83,7 +83,7 @@ class Processes:
         """Raise BringupError when a process has ended by itself, with the end of its log."""
         for item in self.running:
             code = item.process.poll()
-            if code is not None:
+            if code is not None and item.spec.needed:
                 raise BringupError(
                     f"The process of node '{item.spec.node}' was expected to run and ended with code {code}. "
                     f"Its last lines ({item.log}):\n{item.last_lines()}"

@@ -48,9 +48,12 @@ SIM_POLICY = {
     "skew_limit_s": 1.0,
     "stall_s": 1.0,
 }
-TASKS = ("transfer_cube", "insertion")
+TASKS = ("transfer_cube", "insertion", "follow_trail")  # of sim.tasks, which is not imported where no simulator is started
+LONGEST_TRAIL = 8
+TASK_NAMES = (*TASKS, *(f"follow_trail:{hops}" for hops in range(LONGEST_TRAIL + 1)))  # with their options
 NAMESPACE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*(/[A-Za-z_][A-Za-z0-9_]*)*")
 MODULES = {  # of each executable in scripts/
+    "dashboard": "rdvla_ros.dashboard.main",
     "gate_node": "rdvla_ros.nodes.gate.node",
     "monitor_node": "rdvla_ros.nodes.monitor.node",
     "policy_node": "rdvla_ros.nodes.policy.node",
@@ -67,6 +70,7 @@ class ProcessSpec:
     """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
     node: the name the executable gives its node. parameters and remappings are for that node. namespace: '' or '/cell_1'.
+    needed: the others cannot do their work without this process and are stopped with it; not so an operator's window.
     """
 
     executable: str
@@ -75,6 +79,7 @@ class ProcessSpec:
     remappings: tuple[tuple[str, str], ...] = ()
     namespace: str = ""
     params_file: str = ""  # wins over `parameters`
+    needed: bool = True
 
     @property
     def module(self) -> str:
@@ -115,8 +120,8 @@ def namespace(text: str) -> str:
 
 
 def _task(text: str) -> str:
-    if text not in TASKS:
-        raise ValueError(f"one of {', '.join(TASKS)}")
+    if text not in TASK_NAMES:
+        raise ValueError(f"one of {', '.join(TASKS)}; follow_trail:0 to follow_trail:{LONGEST_TRAIL} for the hops of its trail")
     return text
 
 
@@ -140,7 +145,7 @@ ARGUMENTS = (
     Argument("params_file", "", "YAML file with parameters of the nodes; they win over those set here; empty: none"),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
-    Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}", _task),
+    Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}, with its hops: follow_trail:5", _task),
     Argument("seed", "0", "sim:=true: seed of the scene", _seed),
 )
 
@@ -181,19 +186,15 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
             "robot: expected a robot description (robot:=my_robot.yaml) or sim:=true, got neither. "
             "docs/robot.md shows how to write one."
         )
-    if values["dashboard"]:
-        raise BringupError(
-            "dashboard: expected false, got true: this version has no dashboard. "
-            "/gate/status, /monitor/uncertainty and /diagnostics say the same."
-        )
     robot_file = Path(values["robot"]) if values["robot"] else shipped(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
     values["checkpoint"] = str(_checkpoint(values["checkpoint"]))
     if values["sim"] and not values["instruction"]:
-        values["instruction"] = _instruction_of(values["task"])
+        values["instruction"] = instruction_of(values["task"], values["seed"])
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
+    listed += [_dashboard(values)] if values["dashboard"] else []
     listed = ([_sim_robot(values, view)] if values["sim"] else []) + listed
     space, params_file = values["namespace"], _params_file(values["params_file"])
     # Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace.
@@ -242,10 +243,15 @@ def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
     return ProcessSpec("policy_node", names.POLICY, {**parameters, **_clock(values)}, remappings)
 
 
-def _instruction_of(task: str) -> str:
+def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
+    return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
+
+
+def instruction_of(task: str, seed: int) -> str:
+    """What the policy is told in the scene of a seed."""
     from rdvla_ros.sim.tasks import get_task  # imports MuJoCo: only where the simulated robot is started
 
-    return get_task(task).instruction
+    return get_task(task).instruction_of(seed)
 
 
 def _checkpoint(folder: str) -> Path:

@@ -60,7 +60,8 @@ class _Names:
 
     @property
     def states(self) -> set[str]:
-        return {arm.joint_states_topic for arm in self.robot.arms}
+        grippers = {arm.gripper.joint_states_topic for arm in self.robot.arms if arm.gripper}
+        return {arm.joint_states_topic for arm in self.robot.arms} | grippers - {""}
 
     @property
     def controllers(self) -> set[str]:
@@ -73,6 +74,10 @@ class _Names:
     @property
     def images(self) -> set[str]:
         return {camera.topic for camera in self.robot.cameras}
+
+    @property
+    def thumbnails(self) -> set[str]:
+        return {names.thumbnail(camera.name) for camera in self.robot.cameras}
 
     @property
     def infos(self) -> set[str]:
@@ -124,8 +129,12 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
         "monitor": [
             _node(
                 names.MONITOR,
-                publish={names.MONITOR_UNCERTAINTY, names.DIAGNOSTICS},
-                subscribe=robot.infos | robot.states | robot.controllers | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
+                publish={names.MONITOR_UNCERTAINTY, names.DIAGNOSTICS} | robot.thumbnails | set(names.PLAIN_NUMBERS.values()),
+                subscribe=robot.infos
+                | robot.images
+                | robot.states
+                | robot.controllers
+                | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
                 request={names.GATE_HOLD},
             )
         ],
@@ -133,8 +142,14 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
             _profile(
                 "operator",
                 publish=robot.motions(teleop) | {operator},
-                subscribe={
+                subscribe=robot.states
+                | robot.motions(names.POLICY)
+                | robot.images
+                | robot.thumbnails
+                | set(names.PLAIN_NUMBERS.values())
+                | {
                     names.GATE_STATUS,
+                    names.POLICY_HEARTBEAT,
                     names.POLICY_CONVERGENCE,
                     names.MONITOR_UNCERTAINTY,
                     names.DIAGNOSTICS,

@@ -19,7 +19,7 @@ from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.executor import make_executor
 from rdvla_ros.nodes.common.gate_client import GateClient
-from rdvla_ros.srv import Hold, ResetTask, Resume
+from rdvla_ros.srv import Hold, ResetTask, Resume, SetInstruction
 
 WHO = "rdvla demo"
 SPIN_S = 0.05
@@ -48,6 +48,7 @@ class Link(Node):
         self._gate = GateClient(self, (Hold, Resume))
         self._asking = self.create_client(GetState, names.POLICY_GET_STATE)
         self._resetting = self.create_client(ResetTask, names.SIM_RESET)
+        self._instructing = self.create_client(SetInstruction, names.POLICY_SET_INSTRUCTION)
 
     def _picture(self, message: Image) -> None:
         rows = np.frombuffer(message.data, dtype=np.uint8).reshape(message.height, message.step)
@@ -104,6 +105,12 @@ class Link(Node):
                 f"{self._resetting.srv_name}: expected task '{task}' with seed {seed} to begin, got: {answer.message}"
             )
         return answer.episode
+
+    def instruct(self, text: str) -> None:
+        """Tell the policy what to do from its next decision on."""
+        answer = self._call(self._instructing, SetInstruction.Request(instruction=text))
+        if not answer.accepted:
+            raise BringupError(f"{self._instructing.srv_name}: expected '{text}' to be taken, got: {answer.message}")
 
     @property
     def gate(self) -> GateStatus | None:

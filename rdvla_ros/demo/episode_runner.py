@@ -9,9 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.bringup.processes import BringupError, instruction_of
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
-from rdvla_ros.demo.client import Link
+from rdvla_ros.demo.client import WHO, Link
 from rdvla_ros.demo.episode import DecisionRecord, Episode
 from rdvla_ros.demo.report import StatusLine, status_forms
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
@@ -24,6 +24,12 @@ SILENCE_S = 15.0  # of the simulated robot
 SETTLE_S = LONGEST_STOP_S + 0.2  # simulated time from the reset to the resume
 AFTERMATH_S = 1.0  # simulated time filmed after the success
 RETRY_S = 0.5
+
+
+def held_by_person(gate: GateStatus | None) -> bool:
+    """The arms rest, or are taken over, because a person asked for it and not a node or this demo."""
+    asked = gate is not None and gate.mode in (GateStatus.HOLD, GateStatus.TAKEOVER)
+    return asked and gate.who not in (names.GATE, names.POLICY, names.MONITOR, WHO)
 
 
 class Runner:
@@ -54,8 +60,10 @@ class Runner:
         """Run one episode to its end; `episode` is filled while it runs, so that it is there when something stops it."""
         link = self._link
         waiting = self._waiting_line(episode)
+        self._wait_for_person(episode)
         hold_id = link.hold(f"episode {episode.number} begins", waiting, START_S)
         number = link.reset(episode.task, episode.seed)
+        link.instruct(instruction_of(episode.task, episode.seed))
         link.wait(lambda: self._settled(number), SILENCE_S, f"{names.SIM_TASK_STAGE} of the new episode.", waiting)
         self._resume(hold_id, RESUME_S, waiting)
         self._begun_s = link.stage.elapsed_s
@@ -109,19 +117,31 @@ class Runner:
             self._status.show(*status_forms(episode, self._episodes, self._link.uncertainty_score, self._link.gate_mode))
         episode.finished = True
 
+    def _wait_for_person(self, episode: Episode) -> None:
+        """Who holds the arms between two episodes, or has taken them over, ends that himself."""
+        while held_by_person(self._link.gate):
+            self._status.show(f"episode {episode.number}/{self._episodes} | waiting for {self._link.gate.who}'s resume")
+            self._link.spin()
+
     def _over(self, episode: Episode) -> bool:
+        if held_by_person(self._link.gate):
+            return False
         if episode.success_s is not None:
             return episode.elapsed_s >= min(episode.success_s + AFTERMATH_S, self._timeout_s)
         return episode.elapsed_s >= self._timeout_s
 
     def _lift_new_hold(self, episode: Episode) -> None:
-        """The demo is the operator of its own simulated robot: it notes a hold, and resumes when nothing stands in the way."""
+        """The demo is the operator of its own simulated robot: it notes a hold, and resumes when nothing stands in the way.
+
+        What a person holds (in the dashboard, say) that person resumes."""
         gate = self._link.gate
         if gate is None or gate.mode != GateStatus.HOLD or gate.hold_id <= self._hold_seen:
             return
         if not episode.holds or episode.holds[-1] != gate.reason:
             episode.holds.append(gate.reason)
             self._status.say(f"episode {episode.number}: the gate holds: {gate.reason} ({gate.who})")
+        if held_by_person(gate):
+            return
         if not gate.causes and self._link.resume(gate.hold_id).accepted:
             self._hold_seen = gate.hold_id
 

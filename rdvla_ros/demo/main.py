@@ -21,6 +21,7 @@ from rdvla_ros.demo.client import Link
 from rdvla_ros.demo.episode import Episode
 from rdvla_ros.demo.episode_runner import Runner
 from rdvla_ros.demo.report import StatusLine, table, write_summary
+from rdvla_ros.nodes.common import transport
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0
@@ -41,12 +42,17 @@ def parser() -> argparse.ArgumentParser:
     checkpoint_help = f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}"
     options.add_argument("--checkpoint", default="", help=checkpoint_help)
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
+    lengths = range(bringup.LONGEST_TRAIL + 1)
+    options.add_argument(
+        "--length", type=int, choices=lengths, help="follow_trail: hops of the trail; 0 to 5 by the seed where not given"
+    )
     options.add_argument("--timeout", type=_positive, default=20.0, help="simulated seconds after which an episode ends")
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
     options.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
     options.add_argument("--params-file", default="", help="YAML file with parameters of the nodes, which win over the demo's")
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
+    options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
     return options
 
 
@@ -64,12 +70,15 @@ def _positive(text: str) -> float:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit code: 0 when all episodes ran (with whatever success), 1 when they could not, 130 on Ctrl-C."""
-    settings = vars(parser().parse_args(argv))
+    options = parser()
+    settings = vars(options.parse_args(argv))
+    if (length := settings.pop("length")) is not None:
+        if settings["task"] != "follow_trail":
+            options.error(f"--length: only for --task follow_trail, got {settings['task']}")
+        settings["task"] += f":{length}"
     status = StatusLine()
-    given = {
-        "sim": True,
-        **{name: settings[name] for name in ("speed", "checkpoint", "task", "seed", "namespace", "params_file")},
-    }
+    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")
+    given = {"sim": True, **{name: settings[name] for name in passed_on}}
     try:
         specs = bringup.processes(given, view=not settings["no_films"])
         folder = _new_folder(settings["out"])
@@ -135,6 +144,7 @@ def _outcome(episode: Episode) -> str:
 @contextlib.contextmanager
 def _link(domain: int, check: Callable[[], None], namespace: str) -> Iterator[Link]:
     """rclpy's own signal handling is off: a Ctrl-C arrives as KeyboardInterrupt, with the wire still open."""
+    transport.choose(images=True)  # the films
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
     link = Link(context, check, namespace)

@@ -7,18 +7,32 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
 
+from rdvla_ros.learning.schema import (
+    AtLeastZero,
+    Choice,
+    Count,
+    Positive,
+    Range,
+    Share,
+    TrainingError,
+    Whole,
+    build,
+    check_fields,
+)
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.normalization import REPRESENTATIONS
-from rdvla_ros.types import RdvlaError, nearest_names
+from rdvla_ros.robot_schema import read_yaml
+from rdvla_ros.types import nearest_names
 
-
-class TrainingError(RdvlaError):
-    """A training run that cannot start or go on."""
+GRIPPER_UNITS = ("policy", "controller")
+UNITS = ("radians", "degrees")
+SCHEDULES = ("constant", "cosine")
+PRECISIONS = ("bfloat16", "float32")
 
 
 def default_cameras() -> tuple[CameraInput, ...]:
@@ -36,18 +50,38 @@ class ModelSettings:
     """Sizes of the compact backbone and of the head on it."""
 
     cameras: tuple[CameraInput, ...] = field(default_factory=default_cameras)
-    hidden_dim: int = 192
-    num_heads: int = 6
-    backbone_layers: int = 2
-    mlp_ratio: float = 2.0
-    latent_queries: int = 8
-    text_tokens: int = 2
-    max_words: int = 48
-    prelude_layers: tuple[int, ...] = (1,)
-    core_layers: tuple[int, ...] = (2,)
-    coda_layers: tuple[int, ...] = (2,)
-    chunk_length: int = 8
-    ffn_multiple: int = 2
+    hidden_dim: Count = 192
+    num_heads: Count = 6
+    backbone_layers: Count = 2
+    mlp_ratio: Positive = 2.0
+    latent_queries: Count = 8
+    text_tokens: Count = 2
+    max_words: Count = 48
+    prelude_layers: tuple[Whole, ...] = (1,)
+    core_layers: tuple[Whole, ...] = (2,)
+    coda_layers: tuple[Whole, ...] = (2,)
+    chunk_length: Count = 8
+    ffn_multiple: Count = 2
+
+    def __post_init__(self) -> None:
+        check_fields(self)
+        names = [camera.name for camera in self.cameras]
+        if not names or len(set(names)) < len(names):
+            raise TrainingError(f"cameras: expected at least one, each name once, got {', '.join(names) or 'none'}.")
+        for i, camera in enumerate(self.cameras):
+            for key in ("keypoints", "channels"):
+                if np.min(getattr(camera, key)) < 1:
+                    raise TrainingError(f"cameras[{i}]: {key}: expected at least 1, got {getattr(camera, key)}.")
+        if self.hidden_dim % (2 * self.num_heads):
+            raise TrainingError(
+                f"hidden_dim: expected a multiple of 2 * num_heads ({2 * self.num_heads}), got {self.hidden_dim}."
+            )
+        for name in ("prelude_layers", "core_layers", "coda_layers"):
+            layers = getattr(self, name)
+            if max(layers, default=0) > self.backbone_layers or (not layers and name != "prelude_layers"):
+                raise TrainingError(
+                    f"{name}: expected layers of the backbone, 0 .. {self.backbone_layers}, got {list(layers) or 'none'}."
+                )
 
 
 @dataclass(frozen=True)
@@ -55,11 +89,14 @@ class Augmentation:
     """shift_px: largest random shift of each camera's picture; brightness, contrast: largest relative change;
     proprio_noise: standard deviation on the measured positions the network sees [rad]; word_dropout: probability."""
 
-    shift_px: Mapping[str, int] = field(default_factory=lambda: {"top": 1, "left_wrist": 2, "right_wrist": 2})
-    brightness: float = 0.1
-    contrast: float = 0.1
-    proprio_noise: float = 0.01
-    word_dropout: float = 0.05
+    shift_px: Mapping[str, Whole] = field(default_factory=lambda: {"top": 1, "left_wrist": 2, "right_wrist": 2})
+    brightness: AtLeastZero = 0.1
+    contrast: Share = 0.1
+    proprio_noise: AtLeastZero = 0.01
+    word_dropout: Share = 0.05
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
 
 @dataclass(frozen=True)
@@ -68,15 +105,18 @@ class DepthSampler:
 
     With probability shallow_fraction uniform in 1..shallow_limit: the log-normal Poisson mixture hardly ever draws those,
     and a head that never saw them fails there. Otherwise tau ~ N(log(mean) - sigma^2 / 2, sigma) and
-    Poisson(min(exp(tau), 100)) + 1, clamped to 1..limit. fixed: always so many instead (0: drawn).
+    Poisson(min(exp(tau), 100)) + 1, clamped to 1..limit. fixed: always this number instead (0: drawn).
     """
 
-    mean: float = 8.0
-    sigma: float = 0.5
-    shallow_fraction: float = 0.5
-    shallow_limit: int = 4
-    limit: int = 64
-    fixed: int = 0
+    mean: Positive = 8.0
+    sigma: AtLeastZero = 0.5
+    shallow_fraction: Share = 0.5
+    shallow_limit: Count = 4
+    limit: Count = 64
+    fixed: Whole = 0
+
+    def __post_init__(self) -> None:
+        check_fields(self)
 
     def draw(self, rng: np.random.Generator) -> int:
         if self.fixed:
@@ -87,38 +127,58 @@ class DepthSampler:
         return min(max(int(rng.poisson(rate)) + 1, 1), self.limit)
 
 
-GRIPPER_UNITS = ("policy", "controller")
-SCHEDULES = ("constant", "cosine")
-
-
 @dataclass(frozen=True)
 class DataSettings:
     """How the datasets are read.
 
-    state, action: features of measured and commanded joint positions. cameras: camera of the model -> feature of the dataset
-    (default observation.images.<camera>). joints: the robot's joint names in the dataset's order, where the dataset does not
-    name them so. gripper_units: policy (0 closed .. 1 open) or controller (as the robot description drives it). step_s: time
-    between the rows of a chunk [s]. frame_stride: frames from one observation to the next (0: one per action step).
+    state, action: feature of the measured and of the commanded joint positions, or a list of features, whose numbers stand one
+        after the other in that order (one feature per arm).
+    cameras: camera of the model -> feature of the dataset (default observation.images.<camera>).
+    joints: where the dataset does not use the robot's joint names. A list: names for all numbers of state and of action, in
+        the dataset's order; names that are none of the robot's joints are left out. A mapping: the robot's joint -> the
+        dataset's name, or 'left/waist' for the number 'waist' of the features that end in '.left'.
+    units: of the arms' joints in the dataset: radians or degrees (sliding joints: m).
+    gripper_units: policy (0 closed .. 1 open) or controller (as the robot description drives it).
+    gripper_range: the dataset's numbers for a closed and an open gripper, for example [0, 100]; gripper_units is not used then.
+    step_s: time between the rows of a chunk [s]. frame_stride: frames from one observation to the next (0: one per action
+        step).
+    resample: recordings whose time stamps jitter, pause or contradict fps are read by their time stamps instead of refused.
     expert_chunks: learn from the feature expert.chunk where a dataset has it, else from the recorded actions.
     """
 
-    state: str = "observation.state"
-    action: str = "action"
+    state: str | tuple[str, ...] = "observation.state"
+    action: str | tuple[str, ...] = "action"
     cameras: Mapping[str, str] = field(default_factory=dict)
-    joints: tuple[str, ...] = ()
-    gripper_units: str = "policy"
-    step_s: float = 0.1
-    frame_stride: int = 0
+    joints: tuple[str, ...] | Mapping[str, str] = ()
+    units: Annotated[str, Choice(UNITS)] = "radians"
+    gripper_units: Annotated[str, Choice(GRIPPER_UNITS)] = "policy"
+    gripper_range: tuple[float, float] | None = None
+    step_s: Annotated[float, Range(0.0, 5.0, above=True)] = 0.1
+    frame_stride: Whole = 0
+    resample: bool = False
     expert_chunks: bool = True
 
     def __post_init__(self) -> None:
-        if self.gripper_units not in GRIPPER_UNITS:
-            found = nearest_names(self.gripper_units, GRIPPER_UNITS)
-            raise TrainingError(f"data: gripper_units: '{self.gripper_units}'. {found}")
-        if not (isinstance(self.step_s, int | float) and 0.0 < self.step_s <= 5.0):
-            raise TrainingError(f"data: step_s: expected seconds between 0 and 5, got {self.step_s!r}.")
-        if isinstance(self.frame_stride, bool) or not isinstance(self.frame_stride, int) or self.frame_stride < 0:
-            raise TrainingError(f"data: frame_stride: expected a whole number of at least 0, got {self.frame_stride!r}.")
+        check_fields(self)
+        for name in ("state", "action"):
+            features = getattr(self, f"{name}_features")
+            if not all(features) or not features or len(set(features)) < len(features):
+                raise TrainingError(f"{name}: expected features of the dataset, each once, got {features}.")
+        if self.gripper_range is not None and self.gripper_range[0] == self.gripper_range[1]:
+            raise TrainingError(f"gripper_range: expected two different numbers, closed and open, got {self.gripper_range}.")
+        if self.gripper_range is not None and self.gripper_units != "policy":
+            raise TrainingError("gripper_range: expected no gripper_units beside it, got controller. Remove one of them.")
+
+    @property
+    def state_features(self) -> tuple[str, ...]:
+        return (self.state,) if isinstance(self.state, str) else self.state
+
+    @property
+    def action_features(self) -> tuple[str, ...]:
+        return (self.action,) if isinstance(self.action, str) else self.action
+
+
+Momentum = Annotated[float, Range(0.0, 0.9999)]
 
 
 @dataclass(frozen=True)
@@ -130,56 +190,48 @@ class TrainConfig:
     and moments, which wastes no time on waiting where other programs use the processors too.
     early_weight: loss of one shallower state against the last one's. auxiliary_weight: see auxiliary.py. precision: bfloat16
     pays only where the processor multiplies it (AVX-512 BF16, AMX, a GPU); elsewhere it is ten times as slow. label_rows: rows
-    of the labels that are read (the last is foretold by the auxiliary head). held_out_every: every so-manieth episode is for
+    of the labels that are read (the last is the target of the auxiliary head). held_out_every: every n-th episode is for
     validation only. save_every_s: [s] between saves."""
 
-    representation: str = "relative"
-    seed: int = 0
-    steps: int = 10000
-    schedule: str = "constant"
-    decay_steps: int = 2000
-    warmup_steps: int = 150
-    batch_size: int = 48
-    average_every: int = 1
-    learning_rate: float = 8e-4
-    weight_decay: float = 0.02
-    betas: tuple[float, float] = (0.9, 0.95)
-    clip_norm: float = 1.0
-    ema_decay: float = 0.998
-    backprop_depth: int = 4
-    early_weight: float = 0.3
-    auxiliary_weight: float = 0.3
-    label_rows: int = 12
-    precision: str = "float32"
-    held_out_every: int = 25
-    evaluate_every: int = 500
-    log_every: int = 20
-    save_every_s: float = 180.0
+    representation: Annotated[str, Choice(REPRESENTATIONS)] = "relative"
+    seed: Whole = 0
+    steps: Count = 10000
+    schedule: Annotated[str, Choice(SCHEDULES)] = "constant"
+    decay_steps: Whole = 2000
+    warmup_steps: Whole = 150
+    batch_size: Count = 48
+    average_every: Count = 1
+    learning_rate: AtLeastZero = 8e-4
+    weight_decay: AtLeastZero = 0.02
+    betas: tuple[Momentum, Momentum] = (0.9, 0.95)
+    clip_norm: Positive = 1.0
+    ema_decay: Share = 0.998
+    backprop_depth: Count = 4
+    early_weight: AtLeastZero = 0.3
+    auxiliary_weight: AtLeastZero = 0.3
+    label_rows: Count = 12
+    precision: Annotated[str, Choice(PRECISIONS)] = "float32"
+    held_out_every: Count = 25
+    evaluate_every: Count = 500
+    log_every: Count = 20
+    save_every_s: Positive = 180.0
     depth: DepthSampler = field(default_factory=DepthSampler)
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
 
     def __post_init__(self) -> None:
-        if self.representation not in REPRESENTATIONS:
-            raise TrainingError(f"representation: '{self.representation}'. {nearest_names(self.representation, REPRESENTATIONS)}")
-        if self.precision not in ("bfloat16", "float32"):
-            raise TrainingError(f"precision: expected bfloat16 or float32, got '{self.precision}'.")
-        if self.schedule not in SCHEDULES:
-            raise TrainingError(f"schedule: '{self.schedule}'. {nearest_names(self.schedule, SCHEDULES)}")
-        for name in (
-            "steps",
-            "batch_size",
-            "backprop_depth",
-            "evaluate_every",
-            "log_every",
-            "held_out_every",
-            "average_every",
-        ):
-            if getattr(self, name) < 1:
-                raise TrainingError(f"{name}: expected a whole number of at least 1, got {getattr(self, name)}.")
-        if not 0 <= self.decay_steps <= self.steps:
+        check_fields(self)
+        if self.decay_steps > self.steps:
             raise TrainingError(f"decay_steps: expected 0 .. steps ({self.steps}), got {self.decay_steps}.")
+        if self.label_rows < self.model.chunk_length:
+            raise TrainingError(
+                f"label_rows: expected at least model.chunk_length ({self.model.chunk_length}), got {self.label_rows}."
+            )
+        cameras = [camera.name for camera in self.model.cameras]
+        for name in self.data.cameras:
+            if name not in cameras:
+                raise TrainingError(f"data: cameras: the model has no camera '{name}'. {nearest_names(name, cameras)}")
 
     @classmethod
     def load(cls, path: Path | None, overrides: Mapping[str, Any] | None = None) -> TrainConfig:
@@ -188,11 +240,14 @@ class TrainConfig:
         if path is not None:
             if not path.is_file():
                 raise TrainingError(f"Training configuration {path}: expected a YAML file, found nothing.")
-            data = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        if not isinstance(data, Mapping):
-            raise TrainingError(f"{path}: expected a mapping, got {type(data).__name__}.")
-        data.update(overrides or {})
-        return _build(cls, data, str(path or "training configuration"))
+            try:
+                data = read_yaml(path.read_text(encoding="utf-8"))
+            except (yaml.YAMLError, ValueError, RecursionError) as error:
+                raise TrainingError(f"{path} is not readable YAML: {' '.join(str(error).split())}") from None
+            data = {} if data is None else data
+        if isinstance(data, Mapping):
+            data = {**data, **(overrides or {})}
+        return build(cls, data, str(path or "training configuration"))
 
     def to_dict(self) -> dict[str, Any]:
         return dataclasses.asdict(self)
@@ -208,25 +263,3 @@ class TrainConfig:
             return self.learning_rate * warm * 0.5 * (1.0 + math.cos(math.pi * done))
         left = (self.steps - step) / max(1, self.decay_steps)
         return self.learning_rate * warm * min(1.0, max(0.0, left))
-
-
-_NESTED = {"depth": DepthSampler, "data": DataSettings, "model": ModelSettings, "augmentation": Augmentation}
-
-
-def _build(cls: type, data: Any, place: str):
-    """Mapping -> dataclass, refusing keys it does not have; lists become tuples."""
-    if not isinstance(data, Mapping):
-        raise TrainingError(f"{place}: expected a mapping, got {type(data).__name__}.")
-    known = {item.name: item for item in dataclasses.fields(cls)}
-    values: dict[str, Any] = {}
-    for key, value in data.items():
-        if key not in known:
-            raise TrainingError(f"{place}: unknown key '{key}'. {nearest_names(key, known)}")
-        if key in _NESTED:
-            value = _build(_NESTED[key], value, f"{place}: {key}")
-        elif key == "cameras" and cls is ModelSettings:  # those of `data` are names
-            value = tuple(_build(CameraInput, camera, f"{place}: cameras[{i}]") for i, camera in enumerate(value))
-        elif isinstance(value, list):
-            value = tuple(value)
-        values[key] = value
-    return cls(**values)

@@ -1,9 +1,17 @@
-"""One arm's trajectory controller with the topic behaviour of ros2_control's joint_trajectory_controller.
+"""One arm's trajectory controller with the behaviour of ros2_control's joint_trajectory_controller.
 
 What it rejects, how it interpolates, what a new trajectory does to a running one, that the last point is held for ever,
-and that the sender is told nothing. Two variants: 'jazzy' (as Humble and Kilted: the old path is forgotten at once) and
-'master' (allow_trajectory_replacement, its default: the old path is followed until the new one begins). Times are seconds
-on the ROS clock and come in as arguments. J joints, N points.
+and that the sender is told nothing. It works in updates, a period apart, and a message counts from the next one on. The
+distributions differ in three things (read in their sources; 'jazzy' is compared with recordings of the real one):
+
+    rule     the state before a message, from which it goes to a first point that lies ahead     the command of an update
+    humble   the last command, taken as that of now: the arm stalls for one period               the path now
+    jazzy    the last command, taken as that of the last update: a double step, then a crawl      the path one period on
+    master   as jazzy, on a path that goes on with the old one up to the new one's stamp          the path one period on
+
+Kilted is 'jazzy', and so is master with allow_trajectory_replacement switched off. Where the first point lies before the update
+that takes the message, the state before plays no part (except on master, where nothing is skipped, and a past stamp means now).
+Times are seconds on the ROS clock and come in as arguments. J joints, N points.
 """
 
 from __future__ import annotations
@@ -16,10 +24,10 @@ from itertools import pairwise
 
 import numpy as np
 
+from rdvla_ros.robot import CONTROLLER_RULES as RULES
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.interpolation import Desired, Segment, Waypoint
 
-VARIANTS = ("jazzy", "master")
 VELOCITY_EPSILON = float(np.finfo(np.float32).eps)  # a last velocity up to here counts as zero
 FIELDS = ("positions", "velocities", "accelerations")
 
@@ -41,12 +49,10 @@ class Points:
 
 @dataclass(frozen=True)
 class _Path:
-    """What is followed: the state `before` leads to the first point; the predecessor is followed until begin_s."""
+    """What is followed: the state `before` leads to the first point, the points to one another."""
 
-    begin_s: float
     before: Waypoint
     points: tuple[Waypoint, ...]
-    predecessor: _Path | None = None
 
     @property
     def end_s(self) -> float:
@@ -54,21 +60,18 @@ class _Path:
 
     @cached_property
     def _times(self) -> list[float]:
-        return [self.before.time_s, *(point.time_s for point in self.points)]
+        return [point.time_s for point in self.points]
 
     @cached_property
     def _segments(self) -> dict[int, Segment]:
         return {}
 
     def at(self, now_s: float) -> Desired:
-        if self.predecessor is not None and now_s < self.begin_s:
-            return self.predecessor.at(now_s)
-        if now_s < self.before.time_s:  # the clock went back: stay where the path began
-            return _standing(self.before)
         if now_s >= self.end_s:
             return _standing(self.points[-1])
-        # points[index] is ahead; what lies before it is the point before, or the state before the message
-        index = bisect_right(self._times, now_s, lo=1) - 1
+        index = bisect_right(self._times, now_s)  # points[index] is ahead; before it lies a point, or the state before
+        if index == 0 and now_s < self.before.time_s:  # the clock went back: stay where the path began
+            return _standing(self.before)
         if index not in self._segments:
             previous = self.points[index - 1] if index else self.before
             self._segments[index] = Segment.between(previous, self.points[index])
@@ -83,9 +86,11 @@ def _standing(point: Waypoint) -> Desired:
 
 
 class JointTrajectoryController:
-    """`accept` takes or rejects a trajectory, `update` says what is commanded at a time; neither reads a clock.
+    """`accept` takes or rejects a trajectory, `update` goes on to the next period; neither reads a clock.
 
-    interpolate_from_desired_state: a new path starts from the last command (True) or from the measured state.
+    rule: see above. update_rate_hz: of the controller manager; whoever calls `update` keeps to it.
+    interpolate_from_desired_state (Humble: open_loop_control): a new path starts from the last command (True) or from the
+    measured state.
     allow_nonzero_velocity_at_trajectory_end: false by default on Jazzy and later, true on Humble.
     """
 
@@ -94,15 +99,18 @@ class JointTrajectoryController:
         joint_names: Sequence[str],
         position: np.ndarray,
         *,
-        variant: str = "jazzy",
+        rule: str = "jazzy",
+        update_rate_hz: float = 100.0,
         interpolate_from_desired_state: bool = True,
         allow_partial_joints_goal: bool = False,
         allow_nonzero_velocity_at_trajectory_end: bool = False,
     ):
-        if variant not in VARIANTS:
-            raise SimulationError(f"Controller variant: expected one of {', '.join(VARIANTS)}, got '{variant}'.")
+        if rule not in RULES:
+            raise SimulationError(f"Controller rule: expected one of {', '.join(RULES)}, got '{rule}'.")
+        if not update_rate_hz > 0.0:
+            raise SimulationError(f"update_rate_hz: expected above 0, got {update_rate_hz:g}.")
         self.joint_names = tuple(joint_names)
-        self.variant = variant
+        self.rule, self.period_s = rule, 1.0 / update_rate_hz
         self._from_desired = interpolate_from_desired_state
         self._allow_partial = allow_partial_joints_goal
         self._allow_moving_end = allow_nonzero_velocity_at_trajectory_end
@@ -114,7 +122,8 @@ class JointTrajectoryController:
         """Forget any trajectory and hold this position, as after a restart."""
         position = np.array(position, dtype=np.float64)
         zero = np.zeros_like(position)
-        self._desired = Desired(position, zero, zero)
+        self.reference = self.command = Desired(position, zero, zero)
+        self._updated_s: float | None = None
         self._path: _Path | None = None
         self._waiting: tuple[float, tuple[Waypoint, ...]] | None = None
 
@@ -130,15 +139,18 @@ class JointTrajectoryController:
         return True
 
     def update(self, now_s: float, measured: tuple[np.ndarray, np.ndarray] | None = None) -> Desired:
-        """The command at `now_s`. measured: (position, velocity), needed where paths start from the measured state."""
+        """One period: sets `command`, what the joints are given, and `reference`, what is reported, and returns the latter.
+
+        measured: (position, velocity), needed where paths start from the measured state.
+        """
         if self._waiting is not None:
             self._begin(*self._waiting, now_s, measured)
             self._waiting = None
         if self._path is not None:
-            if self._path.predecessor is not None and now_s >= self._path.begin_s:
-                self._path = replace(self._path, predecessor=None)  # else the chain of old paths grows for ever
-            self._desired = self._path.at(now_s)
-        return self._desired
+            self.reference = self._path.at(now_s)
+            self.command = self.reference if self.rule == "humble" else self._path.at(now_s + self.period_s)
+        self._updated_s = now_s
+        return self.reference
 
     def holding(self, now_s: float) -> bool:
         """No trajectory is being followed: the last point is held."""
@@ -152,24 +164,34 @@ class JointTrajectoryController:
         measured: tuple[np.ndarray, np.ndarray] | None,
     ) -> None:
         """Put an accepted message in force; its times become absolute."""
-        blends = self.variant == "master" and self._path is not None and len(self._path.points) > 1
-        if blends:  # the old path is followed up to the beginning; a past stamp means now, and nothing is skipped
-            begin_s = max(stamp_s, now_s)
-            old = self._path.at(begin_s)
-            before = Waypoint(begin_s, old.position, old.velocity, old.acceleration)
+        before = self._state_before(now_s, measured)
+        if self.rule == "master" and self._path is not None and len(self._path.points) > 1:
+            self._path = _Path(before, self._blended(stamp_s, points, now_s))
         else:  # the old path is forgotten at once; points whose time has passed are skipped by `_Path.at`
             begin_s = stamp_s or now_s
-            before = self._state_before(now_s, measured)
-        absolute = tuple(replace(point, time_s=begin_s + point.time_s) for point in points)
-        self._path = _Path(begin_s, before, absolute, self._path if blends else None)
+            self._path = _Path(before, tuple(replace(point, time_s=begin_s + point.time_s) for point in points))
 
     def _state_before(self, now_s: float, measured: tuple[np.ndarray, np.ndarray] | None) -> Waypoint:
         if self._from_desired:
-            desired = self._path.at(now_s) if self._path is not None else self._desired
-            return Waypoint(now_s, desired.position, desired.velocity, desired.acceleration)
+            at_s = now_s if self.rule == "humble" or self._updated_s is None else min(self._updated_s, now_s)
+            return Waypoint(at_s, self.command.position, self.command.velocity, self.command.acceleration)
         if measured is None:
             raise SimulationError("A path is to start from the measured state: expected position and velocity, got none.")
         return Waypoint(now_s, *(np.array(value, dtype=np.float64) for value in measured))
+
+    def _blended(self, stamp_s: float, points: tuple[Waypoint, ...], now_s: float) -> tuple[Waypoint, ...]:
+        """As blend_with_active_trajectory: the old path's points up to the stamp, a point of it at the stamp, the new points.
+
+        The old path is read where the last update stood and put where this one stands, which makes it one period late.
+        """
+        cursor_s = now_s if self._updated_s is None else min(self._updated_s, now_s)
+        begin_s, late_s = max(stamp_s, now_s), now_s - cursor_s
+        old = [point for point in self._path.points if cursor_s < point.time_s < begin_s - late_s]
+        bridge = self._path.at(begin_s - late_s)
+        joined = [replace(point, time_s=point.time_s + late_s) for point in old]
+        if points[0].time_s > 0.0:
+            joined.append(Waypoint(begin_s, bridge.position, bridge.velocity, bridge.acceleration))
+        return (*joined, *(replace(point, time_s=begin_s + point.time_s) for point in points))
 
     def _objection(self, points: Points, now_s: float) -> str:
         """Why a message is rejected; empty where it is not."""
@@ -198,7 +220,7 @@ class JointTrajectoryController:
     def _in_own_order(self, points: Points) -> tuple[Waypoint, ...]:
         """Points in the controller's joint order; joints left out of a partial goal stay at their present command."""
         columns = [self.joint_names.index(name) for name in points.joint_names]
-        rests = (self._desired.position, np.zeros(len(self.joint_names)), np.zeros(len(self.joint_names)))
+        rests = (self.command.position, np.zeros(len(self.joint_names)), np.zeros(len(self.joint_names)))
 
         def fill(field: str, rest: np.ndarray, index: int) -> np.ndarray | None:
             row = _row(getattr(points, field), index)

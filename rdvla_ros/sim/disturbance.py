@@ -30,7 +30,11 @@ class DisturbanceConfig:
 
 
 # Millimetres decide about an insertion: what a cube forgives would leave no peg in its hole.
-DISTURBANCES = {"transfer_cube": DisturbanceConfig(), "insertion": DisturbanceConfig(drift=0.06, start_offset=0.08)}
+DISTURBANCES = {
+    "transfer_cube": DisturbanceConfig(),
+    "insertion": DisturbanceConfig(drift=0.06, start_offset=0.08),
+    "follow_trail": DisturbanceConfig(drift=0.06, duration_s=3.0),  # a drift that presses a wrong pad ends the episode
+}
 
 
 class Disturbance:

@@ -7,16 +7,17 @@ from dataclasses import dataclass
 import numpy as np
 
 from rdvla_ros.robot import RobotDescription
-from rdvla_ros.sim.insertion import InsertionStrategy
 from rdvla_ros.sim.kinematics import BimanualKinematics
 from rdvla_ros.sim.motion import JOINT_SPEED, Motion
 from rdvla_ros.sim.scene import ARMS, JOINT_NAMES, AlohaSim
 from rdvla_ros.sim.tasks import Task
-from rdvla_ros.sim.transfer import TransferStrategy
+from rdvla_ros.sim.tasks.insertion import InsertionStrategy
+from rdvla_ros.sim.tasks.press import PressStrategy
+from rdvla_ros.sim.tasks.transfer import TransferStrategy
 from rdvla_ros.sim.view import View
 
 PERIOD_S = 0.02
-STRATEGIES = {"transfer_cube": TransferStrategy, "insertion": InsertionStrategy}
+STRATEGIES = {"transfer_cube": TransferStrategy, "insertion": InsertionStrategy, "follow_trail": PressStrategy}
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,7 @@ class Expert:
             tools=self.kinematics.tool_poses(measured),
             openings={arm: float(measured[column]) for arm, column in self._grippers.items()},
             objects={body: sim.object_pose(body) for body in self.strategy.objects},
+            target=sim.target,
         )
 
     def step(self, sim: AlohaSim, memory: Memory) -> tuple[Memory, str]:

@@ -10,12 +10,13 @@ import mujoco
 import numpy as np
 
 from rdvla_ros.sim.scene import ARM_JOINTS, ARMS, START_POSITIONS
-from rdvla_ros.sim.tasks import Task, scene_path
+from rdvla_ros.sim.tasks import Task
 
 TOOL_OFFSET_M = 0.14  # from the body gripper_link along its x axis; the fingertips end at 0.154
 POSITION_COST, ORIENTATION_COST, POSTURE_COST = 1.0, 0.3, 1e-3
 RANGE_MARGIN = 1e-3  # [rad] kept from the joint limits, so that the problem has a solution
 JOINTS_PER_ARM = len(ARM_JOINTS) + 1
+ARM_PREFIX = "vx300s_"  # of every name of an arm
 
 
 def tool_body(arm: str) -> str:
@@ -75,10 +76,10 @@ class BimanualKinematics:
 
 
 def _arms_model(task: Task) -> mujoco.MjModel:
-    """The scene without its objects: every body with a free joint, and the keyframes that count on them, are dropped."""
-    spec = mujoco.MjSpec.from_file(str(scene_path(task)))
+    """The scene without its objects: every body whose joint is none of an arm is dropped, and so are the keyframes."""
+    spec = task.spec()
     for body in list(spec.bodies):
-        if any(joint.type == mujoco.mjtJoint.mjJNT_FREE for joint in body.joints):
+        if any(not joint.name.startswith(ARM_PREFIX) for joint in body.joints):
             spec.delete(body)
     for key in list(spec.keys):
         spec.delete(key)

@@ -13,16 +13,19 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
+from rdvla_ros.robot import ControllerRule
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.sim.interpolation import Desired
 from rdvla_ros.sim.rendering import Renderer
 from rdvla_ros.sim.scene import JOINT_NAMES, AlohaSim
+from rdvla_ros.sim.tasks import get_task
 from rdvla_ros.types import nearest_names
 
 WAKE_S = 0.004  # wall time between two looks at the clock
 LONGEST_CATCH_UP_S = 0.1  # simulated time that is made up after a stall; the rest is left out
 CLOCK_TOLERANCE_S = 0.005  # beyond this the stamps are set to the wall clock again
+DEFAULT_RULE = ControllerRule(update_rate_hz=500.0)
 FIRST_TIME_S = 1.0  # where simulated time begins when it is the ROS time: 0 means "no clock yet"
 
 
@@ -58,8 +61,9 @@ class RobotState:
 class RealTimeRobot:
     """Physics at 500 Hz with one trajectory controller per arm. All methods may be called from any thread.
 
-    arms: arm name -> joint names. speed: simulated seconds per second. wall_s: ROS time as the wall clock has it, used for
-    stamps at speed 1; at another speed the simulated time is the ROS time.
+    arms: arm name -> joint names. speed: simulated seconds per second. rule: of the controllers; they are updated at its rate,
+    though not more often than the physics. wall_s: ROS time as the wall clock has it, used for stamps at speed 1; at another
+    speed the simulated time is the ROS time.
     """
 
     def __init__(
@@ -69,6 +73,7 @@ class RealTimeRobot:
         task: str,
         seed: int,
         speed: float = 1.0,
+        rule: ControllerRule = DEFAULT_RULE,
         wall_s: Callable[[], float] = time.time,
         on_problem: Callable[[str], None] = lambda text: None,
     ):
@@ -79,8 +84,13 @@ class RealTimeRobot:
         self._sim.reset(seed)
         self._seed, self._episode = seed, 1
         self._time_s = wall_s() if self.in_wall_time else FIRST_TIME_S
+        step_s = self._sim.timestep_s
+        self._every, self._step = max(1, round(rule.period_s / step_s)), 0  # steps of the physics per update of the controllers
         self._controllers = {
-            arm: JointTrajectoryController(names, self._sim.reference[self._columns[arm]]) for arm, names in arms.items()
+            arm: JointTrajectoryController(
+                names, self._sim.reference[self._columns[arm]], rule=rule.rule, update_rate_hz=1.0 / (self._every * step_s)
+            )
+            for arm, names in arms.items()
         }
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._run, name="physics", daemon=True)
@@ -93,6 +103,11 @@ class RealTimeRobot:
     def time_s(self) -> float:
         """ROS time of the last physics step."""
         return self._time_s
+
+    @property
+    def update_rate_hz(self) -> float:
+        """Of the controllers."""
+        return 1.0 / (self._every * self._sim.timestep_s)
 
     def start(self) -> None:
         self._thread.start()
@@ -112,7 +127,7 @@ class RealTimeRobot:
         """Start an episode: objects by the seed, arms at the start pose, controllers holding. Returns the episode's number."""
         if seed < 0:
             raise SimulationError(f"seed: expected at least 0, got {seed}.")
-        same = not task or task == self._sim.task.name
+        same = not task or get_task(task) == self._sim.task
         sim = self._sim if same else AlohaSim(task)
         with self._lock:
             sim.reset(seed)
@@ -151,12 +166,19 @@ class RealTimeRobot:
         for arm, controller in self._controllers.items():
             controller.reset(self._sim.reference[self._columns[arm]])
 
+    def _update_controllers(self) -> None:
+        reference = self._sim.reference
+        for arm, columns in self._columns.items():
+            self._controllers[arm].update(self._time_s)
+            reference[columns] = self._controllers[arm].command.position
+        self._sim.set_reference(reference)
+
     def _arm_state(self, arm: str) -> ArmState:
         controller, columns = self._controllers[arm], self._columns[arm]
         return ArmState(
             positions=self._sim.positions[columns],
             velocities=self._sim.velocities[columns],
-            desired=controller.update(self._time_s),
+            desired=controller.reference,
             holding=bool(controller.holding(self._time_s)),
             accepted=controller.accepted,
             rejected=controller.rejected,
@@ -191,10 +213,9 @@ class RealTimeRobot:
             try:
                 for _ in range(steps):
                     self._time_s += step_s
-                    reference = self._sim.reference
-                    for arm, columns in self._columns.items():
-                        reference[columns] = self._controllers[arm].update(self._time_s).position
-                    self._sim.set_reference(reference)
+                    if self._step % self._every == 0:
+                        self._update_controllers()
+                    self._step += 1
                     self._sim.step()
             except SimulationError as error:
                 problem = f"{error} The scene was set up again."

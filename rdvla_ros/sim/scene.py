@@ -6,6 +6,7 @@ rotate, gripper) and controller units: rad, and m for the gripper's finger, whos
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass
 
 import mujoco
@@ -13,7 +14,7 @@ import numpy as np
 
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.rendering import Renderer
-from rdvla_ros.sim.tasks import MAX_STAGE, StageMeter, Task, get_task, scene_path
+from rdvla_ros.sim.tasks import MAX_STAGE, Task, get_task
 
 ARMS = ("left", "right")
 ARM_JOINTS = ("waist", "shoulder", "elbow", "forearm_roll", "wrist_angle", "wrist_rotate")
@@ -33,6 +34,7 @@ class Snapshot:
     state: np.ndarray
     max_stage: int
     reached: bool
+    memory: Hashable = None  # the meter's
 
 
 class AlohaSim:
@@ -40,14 +42,15 @@ class AlohaSim:
 
     def __init__(self, task: str | Task):
         self.task = get_task(task) if isinstance(task, str) else task
-        self.model = mujoco.MjModel.from_xml_path(str(scene_path(self.task)))
+        self.model = self.task.model()
         self.data = mujoco.MjData(self.model)
-        self.meter = StageMeter(self.task, self.model, self.data)
+        self.meter = self.task.meter(self.model, self.data)
         self.timestep_s = float(self.model.opt.timestep)
         self._index_joints()
         self._renderer: Renderer | None = None
         self.max_stage = 0
         self.reached = False
+        self.instruction, self.target = self.task.instruction_of(0), self.task.target(0)  # of the seed, from the reset on
 
     def _index_joints(self) -> None:
         """Addresses of the 14 joints and of the two mirrored fingers."""
@@ -63,17 +66,18 @@ class AlohaSim:
         self._twin_ctrl = np.array([actuator_of[j] for j in twins])
         self.gripper_columns = np.array([i for i, name in enumerate(JOINT_NAMES) if name.endswith("gripper")])
         self.limits = self.model.actuator_ctrlrange[self._ctrl_index]
-        self._object_qpos = int(self.model.nq) - 7 * sum(self.model.jnt_type == mujoco.mjtJoint.mjJNT_FREE)
 
     def reset(self, seed: int, start_offset: np.ndarray | None = None) -> None:
-        """Objects where gym-aloha puts them for `seed`, arms at the start pose (+ start_offset (14,)), all at rest."""
+        """Objects where the task puts them for `seed`, arms at the start pose (+ start_offset (14,)), all at rest."""
+        self.instruction, self.target = self.task.instruction_of(int(seed)), self.task.target(int(seed))
         mujoco.mj_resetData(self.model, self.data)
         start = np.clip(START_POSITIONS + (0.0 if start_offset is None else start_offset), *self.limits.T)
         self.data.qpos[self.qpos_index] = start
         self.data.qpos[self._twin_qpos] = -start[self.gripper_columns]
-        self.data.qpos[self._object_qpos :] = self.task.place(int(seed))
+        self.task.place(int(seed), self.model, self.data)
         self.set_reference(start)
         mujoco.mj_forward(self.model, self.data)
+        self.meter.begin(int(seed))
         self.step(round(SETTLE_S / self.timestep_s))
         self.data.time = 0.0
         self.max_stage, self.reached = self.stage(), self.meter.reached()
@@ -92,6 +96,7 @@ class AlohaSim:
         mujoco.mj_step(self.model, self.data, steps)
         if any(self.data.warning[kind].number for kind in UNSTABLE):
             raise SimulationError("The simulation became unstable (MuJoCo: bad position, velocity or acceleration); reset it.")
+        self.meter.look()
         if self.max_stage < MAX_STAGE:
             self.max_stage = max(self.max_stage, self.stage())
         self.reached = self.reached or self.meter.reached()
@@ -127,14 +132,14 @@ class AlohaSim:
     def snapshot(self) -> Snapshot:
         state = np.empty(mujoco.mj_stateSize(self.model, STATE))
         mujoco.mj_getState(self.model, self.data, state, STATE)
-        return Snapshot(state, self.max_stage, self.reached)
+        return Snapshot(state, self.max_stage, self.reached, self.meter.memory)
 
     def restore(self, snapshot: Snapshot) -> None:
         """Back to a snapshot, derived quantities (poses, contacts) included."""
         mujoco.mj_setState(self.model, self.data, snapshot.state, STATE)
         mujoco.mj_forward(self.model, self.data)
         mujoco.mj_setState(self.model, self.data, snapshot.state, STATE)  # mj_forward may move the solver's warm start
-        self.max_stage, self.reached = snapshot.max_stage, snapshot.reached
+        self.max_stage, self.reached, self.meter.memory = snapshot.max_stage, snapshot.reached, snapshot.memory
 
     def render(self, camera: str, width: int, height: int) -> np.ndarray:
         """(height, width, 3) uint8 RGB. SimulationError where no GL context can be had."""

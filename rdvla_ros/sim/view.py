@@ -28,11 +28,12 @@ BAR_ROTATIONS = [turn for turn in CUBE_ROTATIONS if abs(turn[0, 0]) == 1.0]  # t
 @dataclass(frozen=True)
 class View:
     """Measured state. tools: arm -> (position, rotation) of the tool frame; openings: arm -> gripper 0..1;
-    objects: body name -> (position, rotation)."""
+    objects: body name -> (position, rotation). target: the one that the instruction means, where it does not say so itself."""
 
     tools: dict[str, tuple[np.ndarray, np.ndarray]]
     openings: dict[str, float]
     objects: dict[str, tuple[np.ndarray, np.ndarray]]
+    target: str = ""
 
 
 @lru_cache(maxsize=64)

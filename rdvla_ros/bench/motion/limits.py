@@ -1,4 +1,4 @@
-"""`rdvla bench limits`: random chunks, seams, holds and stops, resampled at 1 kHz: does anything go beyond a limit?"""
+"""`rdvla bench limits`: random chunks, seams, holds and stops, on controllers of every kind: does anything go beyond a limit?"""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def _summary(tally: Tally, out: Path) -> str:
     shares = ", ".join(f"{what} {share:.4f}" for what, share in tally.largest.items())
     return (
         f"{tally.chunks} chunks ({tally.followed} followed, {tally.refused} refused, {tally.refused_by_gate} refused by the "
-        f"gate, {tally.waited} during a hold), {tally.holds} holds, {tally.samples / 1000:.0f} s at 1 kHz: "
+        f"gate, {tally.late} too late, {tally.waited} during a hold), {tally.holds} holds, {tally.samples} updates: "
         f"{len(tally.violations)} violations\n"
         f"largest share of each limit: {shares}\nsaved in {out}"
     )

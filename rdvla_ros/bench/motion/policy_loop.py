@@ -6,7 +6,7 @@ by a little of its own. Everything follows from a seed. J joints, controller uni
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,9 +15,9 @@ from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import Seam
-from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
-from rdvla_ros.control.supervision.motion_check import Passage
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
+from rdvla_ros.control.supervision.motion_check import Outgoing, Passage
+from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
 TRANSPORT_S = 0.02  # from an image to the node
@@ -30,15 +30,16 @@ SWINGING_S = 3.0  # until then it grows from rest; only later boundaries count
 @dataclass(frozen=True)
 class LoopOptions:
     """inference_s: how long a decision takes. rows, step_s: of a chunk. disagreement_s: by how much a decision errs, in seconds
-    of the joints' largest speed. observation_s: between two observations. follows: master's controllers."""
+    of the joints' largest speed. observation_s: between two observations. rule, rate_hz: of the controllers."""
 
     inference_s: float
     rows: int = 16
     step_s: float = 0.1
     disagreement_s: float = 0.005
     observation_s: float = 0.1
-    lead_s: float = 0.03
-    follows: bool = False
+    lead_s: float = 0.06
+    rule: str = "jazzy"
+    rate_hz: float = 1000.0
     seed: int = 0
 
 
@@ -87,11 +88,12 @@ class Loop:
         moves = np.array([name not in robot.gripper_joints for name in robot.joint_names])
         self.ideal = IdealMotion(self.limits, moves, self._random)
         self._error = options.disagreement_s * self.limits.velocity * moves
-        self._plan = PlanOptions(knot_s=2.0 * options.lead_s, may_lag=robot.gripper_joints)
+        self._plan = PlanOptions(may_lag=robot.gripper_joints)
         self._schedule = Schedule(Latency(options.inference_s), lead_s=options.lead_s, observation_period_s=options.observation_s)
-        self._gate = Passage(robot)
-        self._controllers = Playback(self.ideal.at(np.zeros(1)).position[0], follows=options.follows)
-        self._put_out: list[Samples] = []
+        self._gate = Passage(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
+        begin, how = self.ideal.at(np.zeros(1)).position[0], {"rule": options.rule, "rate_hz": options.rate_hz}
+        self._controllers = {arm: Playback(begin[columns], **how) for arm, columns in robot.arm_slices.items()}
+        self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
         self._boundaries_s: list[float] = []
         self._counts = {"planned": 0, "sent": 0, "refused": 0, "refused_by_gate": 0}
         self._said: dict[str, int] = {}
@@ -110,8 +112,9 @@ class Loop:
             self._schedule.latency.add(options.inference_s)
             self._decided(newest * options.observation_s, free_s)
         end_s = self._boundaries_s[-1] + 0.2
-        self._put_out.append(self._controllers.advance(end_s))
-        whole = Samples.joined(self._put_out)
+        whole = Samples.side_by_side(
+            [Samples.joined([*self._put_out[arm], c.advance(end_s)]) for arm, c in self._controllers.items()]
+        )
         kept = whole.times_s > SWINGING_S
         samples = Samples(*(getattr(whole, name)[kept] for name in Samples.__dataclass_fields__))
         boundaries_s = np.array([at_s for at_s in self._boundaries_s if at_s > SWINGING_S])
@@ -125,44 +128,46 @@ class Loop:
             self._counts["refused"] += 1
             return
         over = self._schedule.handover(now_s, present)
+        over = over if self._seam.joins else over.without_history()
         due_s = observed_s + (np.arange(options.rows) + 1) * options.step_s
         try:
             motion = self._seam.plan(
                 self.ideal.at(due_s).position + self._error * self._random.standard_normal(len(self._error)),
                 step_s=options.step_s,
-                elapsed_s=over.stamp_s - observed_s,
+                elapsed_s=over.send_s - observed_s,
                 horizon=options.rows,
                 start=self._schedule.reference(over.switch_s, present),
                 limits=self.limits,
                 lead_s=over.lead_s,
-                now=self._schedule.reference(over.send_s, present),
-                now_s=over.send_s - over.stamp_s,
                 options=self._plan,
             )
         except TrajectoryError:
             self._counts["refused"] += 1
             return
-        self._send(motion, over.stamp_s, max(now_s, over.send_s) + WAY_S)
+        self._send(self._schedule.message(motion, over, present), over.stamp_s, now_s + WAY_S, over.switch_s)
 
-    def _send(self, motion: Trajectory, base_s: float, gate_s: float) -> None:
+    def _send(self, motion: Trajectory, base_s: float, gate_s: float, switch_s: float) -> None:
         self._counts["planned"] += 1
         parts = {arm: motion.select(limits.names) for arm, limits in self._gate.limits.items()}
+        passed = Outgoing(parts, base_s)
         try:
-            parts = self._gate.check(parts, base_s, gate_s)
+            passed = self._gate.check(parts, base_s, gate_s)
         except TrajectoryError as error:
             self._counts["refused_by_gate"] += 1
             self._said[type(error).__name__] = self._said.get(type(error).__name__, 0) + 1
             if self._gated:
                 return
         self._counts["sent"] += 1
-        self._put_out.append(self._controllers.advance(gate_s + WAY_S))
-        self._controllers.accept(motion, base_s)
-        self._gate.passed(parts, base_s, gate_s)
+        for arm, controller in self._controllers.items():
+            self._put_out[arm].append(controller.advance(gate_s + WAY_S))
+            controller.accept(passed.motions[arm], passed.stamp_s)
+        self._gate.passed(passed.motions, passed.stamp_s, gate_s)
         self._schedule.sent(motion, base_s, self._plan.stop_s)
-        self._boundaries_s.append(base_s + motion.times_s[0])
+        self._boundaries_s.append(switch_s)
 
     def _present(self, now_s: float) -> Present:
-        position, velocity = self._controllers.at(now_s)
-        for arm, columns in self._robot.arm_slices.items():
-            self._gate.report_measured(arm, position[columns], now_s)
+        states = {arm: controller.at(now_s) for arm, controller in self._controllers.items()}
+        for arm, state in states.items():
+            self._gate.report_controller(arm, Reference(*state, np.zeros_like(state[0])), now_s)
+        position, velocity = (np.concatenate([state[i] for state in states.values()]) for i in (0, 1))
         return Present(position, velocity, MOVED_S * self.limits.velocity, now_s, commanded=True)

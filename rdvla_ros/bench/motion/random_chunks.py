@@ -14,31 +14,34 @@ import numpy as np
 
 from rdvla_ros.control.motion.followed import MOVED_S, Present
 from rdvla_ros.control.motion.limits import JointLimits
-from rdvla_ros.control.motion.playback import RATE_HZ, Playback, Samples
+from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.seam import Seam, make_seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Passage
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.control.supervision.motion_check import LateError, Passage, PassageOptions
+from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
-LEAD_S = 0.03  # as the policy node's default
+LEAD_S = 0.06  # as the policy node's default
 HOLD_LEAD_S = 0.02  # as the gate's
+REACH_S = PassageOptions().reach_s  # longest way from the gate to a controller
 HOLDS = 0.05  # share of decisions that are holds
 STEPS_S = (0.1, 0.1, 0.05, 0.02)  # rows of a chunk at 10, 20 and 50 Hz
 WILDNESS = (0.0, 0.0, 0.003, 0.01, 0.03)  # noise of the rows, in seconds of the joints' largest speed
 ACCELERATIONS, JERKS = (0.4, 1.0, 2.5), (0.3, 1.0, 10.0)  # robots: factors of the description's limits
-UPDATE_S = 1.1 / RATE_HZ  # what came so early is acted on in time
+RULES, RATES_HZ = ("humble", "jazzy"), (100.0, 250.0, 500.0, 1000.0)  # of the controllers
 
 
 @dataclass
 class Tally:
-    """What streams came to: chunks planned or refused (by the plan, by the gate), holds, the largest share of every limit, and
-    what went beyond one. waited: decisions that moved nothing because the arms still came to rest from a hold."""
+    """What streams came to: chunks planned or refused (by the plan, by the gate, by the gate as too late), holds, the largest
+    share of every limit, and what went beyond one. waited: decisions that moved nothing because the arms still came to rest
+    from a hold."""
 
     chunks: int = 0
     refused: int = 0
     refused_by_gate: int = 0
+    late: int = 0
     waited: int = 0
     holds: int = 0
     samples: int = 0
@@ -47,10 +50,10 @@ class Tally:
 
     @property
     def followed(self) -> int:
-        return self.chunks - self.refused - self.refused_by_gate - self.waited
+        return self.chunks - self.refused - self.refused_by_gate - self.late - self.waited
 
     def add(self, other: Tally) -> None:
-        for name in ("chunks", "refused", "refused_by_gate", "waited", "holds", "samples"):
+        for name in ("chunks", "refused", "refused_by_gate", "late", "waited", "holds", "samples"):
             setattr(self, name, getattr(self, name) + getattr(other, name))
         for what, share in other.largest.items():
             self.largest[what] = max(share, self.largest.get(what, 0.0))
@@ -62,13 +65,15 @@ class Stream:
 
     def __init__(self, description: RobotDescription, seed: int, seam: Seam | None = None):
         self.seed, self._random = seed, np.random.default_rng(seed)
-        self._robot = robot = _varied(description, *(float(self._random.choice(x)) for x in (ACCELERATIONS, JERKS)))
+        factors = (float(self._random.choice(x)) for x in (ACCELERATIONS, JERKS))
+        controller = ControllerRule(str(self._random.choice(RULES)), float(self._random.choice(RATES_HZ)))
+        self._robot = robot = _varied(description, *factors, controller)
         self._seam = seam or make_seam({"method": "cut_and_blend"})
         self._limits = limits = JointLimits.of_robot(robot)
-        self._options = PlanOptions(knot_s=2 * LEAD_S, may_lag=robot.gripper_joints)
+        self._options = PlanOptions(may_lag=robot.gripper_joints)
         where = limits.lower + self._random.uniform(0.05, 0.95, len(limits.names)) * limits.range
-        self._follows = bool(self._random.integers(2))
-        self._controllers = {arm: Playback(where[part], follows=self._follows) for arm, part in robot.arm_slices.items()}
+        how = {"rule": robot.controller.rule, "rate_hz": robot.controller.update_rate_hz}
+        self._controllers = {arm: Playback(where[part], **how) for arm, part in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
         self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S, observation_period_s=0.1)
         self._gate = Passage(robot)
@@ -101,14 +106,12 @@ class Stream:
                 start=start,
                 limits=self._limits,
                 lead_s=over.lead_s,
-                now=self._schedule.reference(over.send_s, present),
-                now_s=over.send_s - over.stamp_s,
                 options=self._options,
             )
         except TrajectoryError:
             self.tally.refused += 1
             return None
-        return self._send(motion, over.stamp_s, over.send_s)
+        return self._send(self._schedule.message(motion, over, present), over.stamp_s, over.send_s)
 
     def finish(self) -> Tally:
         """Until everything rests; returns what came of it."""
@@ -146,29 +149,27 @@ class Stream:
     def _hold(self) -> None:
         """By the gate, at once. What the policy sends afterwards begins from what the controllers report."""
         held = self._gate.stop(self._now_s, HOLD_LEAD_S)
-        points = next(iter(held.motions.values())).times_s
-        if self._follows and held.stamp_s - self._now_s < UPDATE_S and len(points) > 1:
-            return  # master, and no time to arrive before the stamp: the one case that is not exact (control/handover)
         self.tally.holds += 1
         self._pass(held.motions, held.stamp_s, self._now_s)
         self._schedule.forget()
 
     def _send(self, motion: Trajectory, base_s: float, send_s: float) -> None:
-        """Through the gate, which hears of it up to 5 ms later."""
-        gate_s = send_s + float(self._random.uniform(0.0, 0.005))
+        """Through the gate, which hears of it up to 50 ms later, now and then much later."""
+        gate_s = send_s + float(self._random.uniform(0.0, self._random.choice([0.005, 0.05, 0.15], p=[0.6, 0.3, 0.1])))
         try:
-            parts = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, base_s, gate_s)
+            out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, base_s, gate_s)
+        except LateError:
+            self.tally.late += 1
+            return
         except TrajectoryError:
             self.tally.refused_by_gate += 1
             return
-        self._pass(parts, base_s, gate_s)
+        self._pass(out.motions, out.stamp_s, gate_s)
         self._schedule.sent(motion, base_s, self._options.stop_s)
 
     def _pass(self, parts: dict[str, Trajectory], base_s: float, gate_s: float) -> None:
-        """To every arm at a moment of its own, at the latest at the time base (Jazzy and older: at the first point)."""
-        first_s = min(part.times_s[0] for part in parts.values())
-        latest_s = max(gate_s, (base_s if self._follows else base_s + first_s) - UPDATE_S)  # and an update comes before it
-        arrivals = {arm: float(self._random.uniform(gate_s, latest_s)) for arm in self._controllers}
+        """To every arm at a moment of its own."""
+        arrivals = {arm: float(gate_s + self._random.uniform(0.0, REACH_S)) for arm in self._controllers}
         self._gate.passed(parts, base_s, gate_s)
         self._advance(arrivals)
         for arm, controller in self._controllers.items():
@@ -180,14 +181,14 @@ class Stream:
             self._put_out[arm].append(controller.advance(until_s[arm]))
 
 
-def _varied(description: RobotDescription, acceleration: float, jerk: float) -> RobotDescription:
-    """The same robot with other limits."""
+def _varied(description: RobotDescription, acceleration: float, jerk: float, controller: ControllerRule) -> RobotDescription:
+    """The same robot with other limits and other controllers."""
 
     def joint(j):
         return replace(j, acceleration=acceleration * j.acceleration, jerk=jerk * j.jerk)
 
     arms = tuple(replace(arm, joints=tuple(map(joint, arm.joints))) for arm in description.arms)
-    return replace(description, arms=arms)
+    return replace(description, arms=arms, controller=controller)
 
 
 def run(description: RobotDescription, seed: int, chunks: int) -> Tally:

@@ -16,6 +16,7 @@ from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.seam import METHODS, make_seam
 from rdvla_ros.robot import RobotDescription, shipped
 
+RULES = ("humble", "jazzy")
 LATENCIES_S = (0.05, 0.2, 0.4)
 BEFORE_S, AFTER_S = 0.05, 0.35  # around a boundary
 COLUMNS = (
@@ -37,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, examples = [], {}
     for inference_s in LATENCIES_S:
         for method in METHODS:
-            settings = LoopOptions(inference_s, rows=options.rows, disagreement_s=options.disagreement, follows=options.master)
+            settings = LoopOptions(
+                inference_s, rows=options.rows, disagreement_s=options.disagreement, rule=options.rule, rate_hz=options.rate
+            )
             loop = Loop(robot, make_seam({"method": method}), settings, gated=method != "replace")
             done = loop.run(options.boundaries)
             rows.append({"method": method, "inference_ms": 1e3 * inference_s, **measures(done, loop.limits)})
@@ -57,7 +60,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--boundaries", type=int, default=100, help="chunk boundaries per method and inference time")
     parser.add_argument("--rows", type=int, default=12, help="rows of 0.1 s in a chunk")
     parser.add_argument("--disagreement", type=float, default=0.005, help="how far decisions differ [s of largest speed]")
-    parser.add_argument("--master", action="store_true", help="controllers of ros2_controllers' master; otherwise Jazzy's")
+    parser.add_argument("--rule", choices=RULES, default="jazzy", help="controllers of this distribution (Kilted: jazzy)")
+    parser.add_argument("--rate", type=float, default=1000.0, help="update rate of the controllers [Hz]")
     parser.add_argument("--robot", type=Path, default=shipped("config/aloha_sim.yaml"), help="robot description")
     parser.add_argument("--out", type=Path, default=Path("docs/bench"), help="folder of the results")
     return parser

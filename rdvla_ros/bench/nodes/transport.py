@@ -40,7 +40,7 @@ LARGE_SEGMENTS = "config/fastdds_shared_memory.xml"
 WAYS = {
     "shared memory": "the middleware's own choice in the range LOCALHOST",
     "large segments": LARGE_SEGMENTS,
-    "udp": "config/fastdds_loopback.xml",
+    "udp": "config/fastdds_loopback_images.xml",
     "udp, small buffers": f"the same with the {SMALL_BUFFER} bytes that an untouched Linux allows",
 }
 
@@ -110,7 +110,7 @@ def _profile(way: str) -> Iterator[dict[str, str]]:
     if way == "shared memory":
         yield {transport.RANGE: "LOCALHOST"}
         return
-    path = shipped(LARGE_SEGMENTS if way == "large segments" else transport.LOOPBACK)
+    path = shipped(LARGE_SEGMENTS if way == "large segments" else transport.FOR_IMAGES[transport.LOOPBACK])
     with tempfile.NamedTemporaryFile("w", suffix=".xml") as changed:
         text = path.read_text(encoding="utf-8")
         changed.write(text.replace("4194304", str(SMALL_BUFFER)) if "small" in way else text)

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
 
-LONGEST_AHEAD_S = 0.1  # a reported state is carried on by its velocity for no longer than this
+LONGEST_AHEAD_S = 0.1  # a reported state is carried on, or back, by its velocity for no longer than this
 MOVED_S = 0.05  # joints further off than their largest speed takes them in this time were moved by something else
 MOVED_SHARE = 0.01  # and, where only the joints themselves are heard of, further than this share of their range
 RESTING_SHARE = 4e-4  # [1/s] times the tolerance: arms that are slower rest within milliseconds, and have hardly any way to go
@@ -38,12 +38,12 @@ class Present:
         return bool((np.abs(self.velocity) > RESTING_SHARE * self.tolerance).any())
 
     def moved_to(self, at_s: float) -> Reference:
-        """Carried on to at_s, though not far: a report is recent, or it would not have been used."""
-        ahead_s = min(max(at_s - self.at_s, 0.0), LONGEST_AHEAD_S)
+        """Carried on, or back, to at_s, though not far: a report is recent, or it would not have been used."""
+        ahead_s = min(max(at_s - self.at_s, -LONGEST_AHEAD_S), LONGEST_AHEAD_S)
         return Reference(self.position + ahead_s * self.velocity, self.velocity, np.zeros_like(self.position))
 
-    def departs(self, motion: Trajectory, base_s: float) -> bool:
-        """Whether it shows that the motion, sent with the time base base_s, is not what is followed.
+    def departs(self, motion: Trajectory, base_s: float, share: float = 1.0) -> bool:
+        """Whether it shows that the motion, sent with the time base base_s, is not what is followed. share: of the tolerance.
 
         Until the motion has begun nothing does. A controller's reference lies on it from its first point on; measured joints
         lie where it was within the last LAG_S, which is not known before it has lasted so long.
@@ -57,7 +57,7 @@ class Present:
                 return False
             path = motion.sample(self.at_s - base_s - np.linspace(0.0, LAG_S, 16))[0]
         below, above = path.min(axis=0) - self.position, self.position - path.max(axis=0)
-        return bool((np.maximum(below, above) > self.tolerance).any())
+        return bool((np.maximum(below, above) > share * self.tolerance).any())
 
 
 def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: float) -> Reference:

@@ -1,73 +1,77 @@
-"""When a new motion is sent, from when it counts, and where it leaves the running one: exactly, whatever the controller does.
+"""What a message of a new motion contains, so that no controller makes a step of it: it begins on the running motion, before now.
 
-A controller leaves its path as soon as a message arrives (Humble, Jazzy, Kilted) or at the message's stamp (master), and from
-there interpolates one cubic to the message's first point. That cubic is the running motion itself, position, velocity and
-acceleration, if both lie on one piece of it; across one of its points it is not, and the acceleration steps. So a motion is
-sent when a point has passed, and leaves the running one before the next:
+From the moment a message arrives a joint_trajectory_controller goes on one cubic from a state of its own to the message's
+first point, if that lies ahead. That state is never exactly the running motion's. On Jazzy, Kilted and master it is the command
+of the next update, taken as that of the last one: the command makes a double step and then crawls. On Humble it is the command
+of the last update, taken as that of now: the arm stalls for a period. Where it is the measured state, the arm goes back by its
+lag. If the first point lies before the update that takes the message, no such cubic exists, and the state plays no part. So a
+message repeats the running motion from HISTORY_S before it is sent up to where the new motion leaves it:
 
-    point --- send --------- arrival --------- stamp ---- switch (first point) --- next point
+    stamp ------------ sent -------- arrival ------------ switch ------------------->
+      |  running motion, all its points  ...  repeated      |  the new motion
 
-The arrival may lie anywhere between send and stamp, may differ from arm to arm, and changes nothing. Times are seconds on the
+The arrival may lie anywhere between sending and switch, may differ from arm to arm, and changes nothing. Times are seconds on the
 ROS clock.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 
-CLOCK_S = 1e-6  # times of messages are whole microseconds, and a ROS time as a float is no finer
-RAMP = 1 / 3  # of the lead lies between the stamp and the first point, the rest is the messages' time to travel
+from rdvla_ros.control.motion.trajectory import Reference, Trajectory
+
+HISTORY_S = 0.04  # before sending: more than a period of 100 Hz, and what clocks of two hosts may differ by
+CLOSE_S = 1e-6  # times of messages are whole microseconds, and a ROS time as a float is no finer
+APART_S = 0.001  # points of a message are no closer: rounding would count as jerk
 
 
 @dataclass(frozen=True)
 class Handover:
-    """send_s: not before this. stamp_s: the header.stamp, the time base. switch_s: when the running motion is left.
+    """send_s: the time that plans count from. switch_s: when the running motion is left.
 
-    via_s: points of the running motion before the switch that belong into the message; without them the first point is due at
-    the switch.
+    history_s: when the points of the running motion are due that the message begins with; empty where that motion is not known
+    exactly: the message then begins at the switch, and the controller goes there from where it is.
     """
 
     send_s: float
-    stamp_s: float
     switch_s: float
-    via_s: tuple[float, ...] = ()
+    history_s: tuple[float, ...] = ()
+
+    @property
+    def stamp_s(self) -> float:
+        """The header.stamp, the message's time base."""
+        return round(self.send_s - HISTORY_S, 6)
 
     @property
     def lead_s(self) -> float:
-        """From the time base to the switch."""
-        return round(self.switch_s - self.stamp_s, 6)
+        """From sending to the switch."""
+        return round(self.switch_s - self.send_s, 6)
+
+    def without_history(self) -> Handover:
+        """For a motion that does not begin on the running one."""
+        return replace(self, history_s=())
+
+    def message(self, motion: Trajectory, history: Sequence[Reference]) -> Trajectory:
+        """A motion whose times count from send_s, as it goes out: from the stamp, after the states (at history_s) of the running
+        one."""
+        whole = motion.preceded_by([at_s - self.send_s for at_s in self.history_s], history)
+        return whole.delayed(self.send_s - self.stamp_s)
 
 
-def handover(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Handover:
-    """The earliest one from now on with lead_s between sending and the first point.
+def handover(now_s: float, lead_s: float, points_s: Iterable[float] | None = ()) -> Handover:
+    """The one from now that leaves the running motion after lead_s, or up to APART_S earlier, where one of its points is.
 
-    points_s: when the points of the running motion are due, ascending; empty where the arms rest.
+    points_s: when the points of the running motion are due, ascending; empty where the arms rest, None where what they follow
+    is not known exactly.
     """
-    send_s = now_s
-    for point_s in points_s:
-        if point_s > send_s:
-            if point_s - send_s >= lead_s:
-                break
-            send_s = point_s
-    return _whole(send_s, send_s + lead_s * (1.0 - RAMP), send_s + lead_s)
-
-
-def at_once(now_s: float, lead_s: float, points_s: Iterable[float] = ()) -> Handover:
-    """For a hold, which waits for nothing: the switch comes at most lead_s from now.
-
-    It is the next point of the running motion where that leaves time to travel. Where it does not, the points before the switch
-    go into the message: that is exact on Humble, Jazzy and Kilted whenever the message arrives, but not on a master that keeps
-    to old paths (allow_trajectory_replacement): what arrives after its stamp is followed by so much later there.
-    """
-    ahead_s = tuple(point_s for point_s in points_s if now_s + 2 * CLOCK_S < point_s < now_s + lead_s - 2 * CLOCK_S)
-    if not ahead_s:
-        return handover(now_s, lead_s)
-    if ahead_s[0] - now_s >= lead_s / 4:
-        return _whole(now_s, now_s + (ahead_s[0] - now_s) * (1.0 - RAMP), ahead_s[0])
-    return _whole(now_s, (now_s + ahead_s[0]) / 2, now_s + lead_s, ahead_s)
-
-
-def _whole(send_s: float, stamp_s: float, switch_s: float, via_s: tuple[float, ...] = ()) -> Handover:
-    """On whole microseconds, as the points of motions are: a motion begins exactly on the running one."""
-    return Handover(send_s, round(stamp_s, 6), round(switch_s, 6), tuple(round(point_s, 6) for point_s in via_s))
+    send_s, switch_s = round(now_s, 6), round(now_s + lead_s, 6)
+    if points_s is None:
+        return Handover(send_s, switch_s)
+    begin_s = round(send_s - HISTORY_S, 6)
+    inside_s = [round(at_s, 6) for at_s in points_s if begin_s < at_s <= switch_s + CLOSE_S]
+    if inside_s and switch_s - inside_s[-1] < APART_S:
+        switch_s = inside_s.pop()
+    if inside_s and inside_s[0] - begin_s < APART_S:
+        begin_s = inside_s.pop(0)
+    return Handover(send_s, switch_s, (begin_s, *inside_s))

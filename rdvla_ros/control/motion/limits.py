@@ -133,10 +133,8 @@ def _check_finite(times_s: np.ndarray, positions: np.ndarray, velocities: np.nda
 
 
 def _check_times(times_s: np.ndarray) -> None:
-    if times_s[0] <= 0.0:
-        raise TrajectoryError(
-            f"The first point lies at {times_s[0]:.4g} s, expected after 0: without time to get there the arm would jump."
-        )
+    if times_s[0] < 0.0:
+        raise TrajectoryError(f"The first point lies at {times_s[0]:.4g} s, expected at 0 or later.")
     steps = np.diff(times_s)
     if (steps <= 0.0).any():
         point = int(np.argmax(steps <= 0.0))

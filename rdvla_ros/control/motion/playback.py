@@ -1,7 +1,7 @@
-"""What controllers put out for motions that are sent one after the other, all samples of a span at once.
+"""What controllers put out for motions that are sent one after the other, all updates of a span at once.
 
 The same semantics as sim/controller (a test compares them), for one arm or the whole robot: a motion that arrives replaces the
-path at the next update. J joints, M samples. Times are seconds on one clock.
+path at the next update. J joints, M updates. Times are seconds on one clock.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ RATE_HZ = 1000.0
 
 @dataclass(frozen=True)
 class Samples:
-    """times_s (M,); position, velocity, acceleration (M, J) by the controller's own interpolation."""
+    """One row for each update: position, velocity, acceleration (M, J) of the command, by the controller's interpolation, and
+    the times_s (M,) of the path that it is for (a period after the update on Jazzy)."""
 
     times_s: np.ndarray
     position: np.ndarray
@@ -37,67 +38,87 @@ class Samples:
         return cls(parts[0].times_s, *(np.concatenate([getattr(p, f) for p in parts], axis=1) for f in fields))
 
     def jerk(self) -> np.ndarray:
-        """(M-1, J) the change of the commanded acceleration from one update to the next, over the time between them.
+        """(M-1, J) the change of the acceleration from one update to the next, over the time between them, or the third
+        difference of the positions, whatever is larger: a step at a seam counts as a jerk of a step per update."""
+        own = np.diff(self.acceleration, axis=0) / np.diff(self.times_s)[:, None]
+        return _larger(own, self._differences(3))
 
-        So a step of the acceleration at a seam counts as a jerk of a step per update, however short it is. Inside a cubic it
-        is the cubic's third derivative.
+    def _differences(self, order: int) -> np.ndarray:
+        """(M, J) of the commanded positions alone: what the joints are given, whatever the interpolation says of its derivatives.
+
+        By the mean value theorem none exceeds the largest derivative of a smooth motion; a step shows in all of them.
         """
-        return np.diff(self.acceleration, axis=0) / np.diff(self.times_s)[:, None]
+        period_s = (self.times_s[-1] - self.times_s[0]) / max(1, len(self.times_s) - 1)
+        return np.diff(self.position, n=order, axis=0) / period_s**order
+
+    def largest(self) -> dict[str, np.ndarray]:
+        """(J,) the largest speed, acceleration and jerk."""
+        own = {"velocity": self.velocity, "acceleration": self.acceleration, "jerk": self.jerk()}
+        return {
+            what: np.maximum(np.abs(values).max(axis=0), np.abs(self._differences(order)).max(axis=0, initial=0.0))
+            for order, (what, values) in enumerate(own.items(), start=1)
+        }
 
     def shares(self, limits: JointLimits) -> dict[str, float]:
         """The largest share of each limit that is used: above 1 is a violation. Position: of the range, from its middle."""
         middle = (limits.upper + limits.lower) / 2
-        used = {
-            "position": np.abs(self.position - middle) / (limits.range / 2),
-            "velocity": np.abs(self.velocity) / limits.velocity,
-            "acceleration": np.abs(self.acceleration) / limits.acceleration,
-            "jerk": np.abs(self.jerk()) / limits.jerk,
-        }
-        return {what: float(share.max(initial=0.0)) for what, share in used.items()}
+        used = {"position": np.abs(self.position - middle).max(axis=0) / (limits.range / 2)}
+        used |= {what: values / getattr(limits, what) for what, values in self.largest().items()}
+        return {what: float(share.max()) for what, share in used.items()}
+
+
+def _larger(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Of two arrays (M, J) and (fewer, J), element by element the value that is larger in size."""
+    other = np.concatenate([np.zeros((len(one) - len(other), one.shape[1])), other])
+    return np.where(np.abs(other) > np.abs(one), other, one)
 
 
 class Playback:
-    """follows: the old path, where there is one, is followed until the new one's time base, as on master; otherwise it is
-    forgotten at once, as on Humble, Jazzy and Kilted."""
+    """rule: 'humble' or 'jazzy', as in sim/controller. rate_hz: of the updates."""
 
-    def __init__(self, position: np.ndarray, *, begin_s: float = 0.0, follows: bool = False, rate_hz: float = RATE_HZ):
+    def __init__(self, position: np.ndarray, *, begin_s: float = 0.0, rule: str = "jazzy", rate_hz: float = RATE_HZ):
         position = np.asarray(position, dtype=np.float64)
         self._times_s, self._positions = np.array([begin_s]), position[None]
         self._velocities = np.zeros_like(self._positions)
-        self._begin_s, self._follows, self._rate_hz = begin_s, follows, rate_hz
+        self._begin_s, self._rule, self._rate_hz = begin_s, rule, rate_hz
+        self._ahead_s = 0.0 if rule == "humble" else 1.0 / rate_hz  # a command is the path so long after its update
         self._tick = 0
 
     def _ticks_before(self, at_s: float) -> int:
         return max(self._tick, int(np.ceil((at_s - self._begin_s) * self._rate_hz - 1e-6)))
 
+    def _at_tick(self, tick: int) -> float:
+        return self._begin_s + tick / self._rate_hz
+
     def advance(self, until_s: float) -> Samples:
-        """What is put out from the last call up to until_s (not including it)."""
+        """What is commanded from the last call up to until_s (not including it)."""
         last = self._ticks_before(until_s)
-        times_s = self._begin_s + np.arange(self._tick, last) / self._rate_hz
+        times_s = self._begin_s + np.arange(self._tick, last) / self._rate_hz + self._ahead_s
         self._tick = last
         return Samples(times_s, *self._at(times_s))
 
     def accept(self, motion: Trajectory, base_s: float) -> None:
         """A motion has arrived, after what `advance` gave last: from the next update on it counts."""
-        now_s = self._begin_s + self._tick / self._rate_hz
-        begin_s, offset_s = now_s, base_s
-        if self._follows and len(self._times_s) > 1:  # a stamp that has passed means now, and nothing is skipped
-            begin_s = offset_s = max(base_s, now_s)
-        due_s = offset_s + motion.times_s
-        ahead = due_s > begin_s
-        position, velocity, _ = self._at(np.array([begin_s]))
-        kept = (self._times_s > now_s) & (self._times_s < begin_s)
-        kept[max(0, int(np.searchsorted(self._times_s, now_s, side="right")) - 1)] |= begin_s > now_s  # the point before now
-        self._times_s = np.concatenate([self._times_s[kept], [begin_s], due_s[ahead]])
-        self._positions = np.concatenate([self._positions[kept], position, motion.positions[ahead]])
-        self._velocities = np.concatenate([self._velocities[kept], velocity, motion.velocities[ahead]])
+        now_s, last_s = self._at_tick(self._tick), self._at_tick(self._tick - 1)
+        due_s = base_s + motion.times_s
+        if due_s[0] <= now_s:
+            self._times_s, self._positions, self._velocities = due_s, motion.positions, motion.velocities
+            return
+        position, velocity, _ = self._at(np.array([last_s + self._ahead_s]))
+        self._times_s = np.concatenate([[now_s if self._rule == "humble" else last_s], due_s])
+        self._positions = np.concatenate([position, motion.positions])
+        self._velocities = np.concatenate([velocity, motion.velocities])
 
     def at(self, at_s: float) -> tuple[np.ndarray, np.ndarray]:
-        """Position and velocity (J,) that are commanded at a time not before the last motion came."""
+        """Position and velocity (J,) that the controller reports for a time not long ago."""
         position, velocity, _ = self._at(np.array([at_s]))
         return position[0], velocity[0]
 
     def _at(self, times_s: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        times_s = np.maximum(times_s, self._times_s[0])
+        if len(self._times_s) == 1:
+            rest = np.repeat(self._positions, len(times_s), axis=0)
+            return rest, np.zeros_like(rest), np.zeros_like(rest)
         position, velocity, acceleration = cubic.sample(self._times_s, self._positions, self._velocities, times_s)
         over = times_s >= self._times_s[-1]
         acceleration[over] = 0.0

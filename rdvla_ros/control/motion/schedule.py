@@ -8,7 +8,7 @@ clock and come in as arguments. A = joints of the robot, in controller units.
 from __future__ import annotations
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,7 +57,8 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from sending a motion to its first point. margin_s: reserve on top of the measured latency. planning: how long it
+    lead_s: from when a motion is planned until it leaves the running one.
+    margin_s: reserve on top of the measured latency. planning: how long it
     takes from a decision to its motion, if it takes time.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
     slowly, that counts.
@@ -92,8 +93,7 @@ class Schedule:
         """Whether a decision from the observation that just arrived may not wait for the next one."""
         if not self._sent:
             return True
-        handover_s = self.planning_s + 2.0 * self._lead_s  # waiting until a point has passed takes less than a lead
-        latest_start_s = self._sent[-1].until_s - handover_s - self.latency.estimate_s - self._margin_s
+        latest_start_s = self._sent[-1].until_s - self.planning_s - self._lead_s - self.latency.estimate_s - self._margin_s
         return now_s + self.observation_period_s > latest_start_s
 
     def sent(self, trajectory: Trajectory, base_s: float, stop_s: float) -> None:
@@ -113,15 +113,21 @@ class Schedule:
         """One slow plan must not put off all that follow."""
         return min(self.planning.estimate_s, LONGEST_PLANNING_S)
 
-    def handover(self, now_s: float, present: Present | None) -> Handover:
-        """When to send the next motion, one that is there at now_s, and where it leaves what the controllers follow.
+    def handover(self, now_s: float, present: Present | None, lead_s: float | None = None) -> Handover:
+        """Where the next motion, planned from now_s on, leaves what the controllers follow: when it is there, or after lead_s.
 
         present None: it is not known, and they are believed to follow what was sent; so in `reference`, while something was.
         """
-        points_s, sent = np.empty(0), self._sent[-1:]
-        if sent and not (present and present.departs(sent[0].trajectory, sent[0].base_s)):
-            points_s = self._sent[-1].base_s + self._sent[-1].trajectory.times_s
-        return handover(now_s, self._lead_s, points_s)
+        lead_s = self.planning_s + self._lead_s if lead_s is None else lead_s
+        if self._sent and not (present and present.departs(self._sent[-1].trajectory, self._sent[-1].base_s)):
+            return handover(now_s, lead_s, (self._sent[-1].base_s + self._sent[-1].trajectory.times_s).tolist())
+        return handover(now_s, lead_s, () if present.commanded else None)
+
+    def message(self, motion: Trajectory, over: Handover, present: Present | None) -> Trajectory:
+        """A motion whose times count from over.send_s as it goes out, with the stamp over.stamp_s."""
+        if not over.history_s:
+            motion = replace(motion, before=self.reference(over.send_s, present))
+        return over.message(motion, [self.reference(at_s, present) for at_s in over.history_s])
 
     def reference(self, at_s: float, present: Present | None) -> Reference:
         """What the controllers follow at at_s; the next motion leaves it there.

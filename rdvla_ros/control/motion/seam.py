@@ -26,7 +26,9 @@ class SeamError(RdvlaError):
 
 
 class Seam(Protocol):
-    """What every method offers; the arguments are those of `trajectory.plan`."""
+    """What every method offers; the arguments are those of `trajectory.plan`. joins: its motions begin on the running one."""
+
+    joins: bool
 
     def plan(self, targets: np.ndarray, **how: Any) -> Trajectory: ...
 
@@ -35,6 +37,8 @@ class Seam(Protocol):
 class CutAndBlend:
     """The rows that have passed are cut; from where the arms are the motion goes to the rows as fast as its limits and its
     smoothness allow, and then follows them."""
+
+    joins = True
 
     def plan(self, targets: np.ndarray, **how: Any) -> Trajectory:
         return plan(targets, **how)
@@ -49,6 +53,7 @@ class OffsetFading:
     """
 
     fade_s: float = 0.3
+    joins = True
 
     def __post_init__(self) -> None:
         if isinstance(self.fade_s, bool) or not isinstance(self.fade_s, (int, float)) or not 0.01 <= self.fade_s <= 10.0:
@@ -94,6 +99,8 @@ class Replace:
 
     It looks at neither the running motion nor the limits, so the gate refuses much of it. Only to compare with.
     """
+
+    joins = False
 
     def plan(
         self,

@@ -47,10 +47,10 @@ def _fields(state: Reference) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 @dataclass(frozen=True)
 class Trajectory:
-    """Points of a JointTrajectory: times_s (N,) increasing and > 0, positions and velocities (N, J).
+    """Points of a JointTrajectory: times_s (N,) increasing, from the time base, positions and velocities (N, J).
 
-    before: state at before_s <= 0 (0: the time base), when the motion was sent, from which the controller moves to the first
-    point; None: as at the first point.
+    before: where the first point lies ahead, the state at before_s (from the time base) from which the controller moves to it;
+    None: the motion begins with its first point.
     """
 
     joint_names: tuple[str, ...]
@@ -91,6 +91,10 @@ class Trajectory:
             positions=np.concatenate([positions, self.positions]),
             velocities=np.concatenate([velocities, self.velocities]),
         )
+
+    def delayed(self, by_s: float) -> Trajectory:
+        """The same motion from a time base that lies so much earlier."""
+        return replace(self, times_s=np.round(self.times_s + by_s, 6), before_s=self.before_s + by_s)
 
     def select(self, joint_names: Sequence[str]) -> Trajectory:
         """The same motion for some of the joints: one arm's part of it."""

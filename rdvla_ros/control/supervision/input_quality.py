@@ -14,6 +14,7 @@ import numpy as np
 BLOCKS, BLOCK_BYTES = 64, 2048  # of a large message, evenly spread, that its digest is made from
 DARK, BRIGHT = 8, 247  # a pixel with all channels at or below, at or above
 BLACK_SHARE, SATURATED_SHARE, TORN_SHARE = 0.98, 0.9, 0.1
+BLOCK_ROWS, LOOK_ROWS, SAME_SHARE = 16, 8, 0.4  # see ImageFlaws
 
 
 def digest(data: bytes | memoryview) -> int:
@@ -53,7 +54,10 @@ class ImageFlaws:
     """What looks wrong about the images of one camera.
 
     Torn: the lower end of the image is one colour without any noise, at least a tenth of its height more than it was in the
-    camera's first image, while the rest is not: a transfer that broke off. A tear between two real pictures is not seen.
+    camera's first image, and the picture above ends abruptly: a transfer that broke off. LOOK_ROWS rows of the picture are looked
+    at, BLOCK_ROWS above the end, since a JPEG may break off within a row of its blocks; where SAME_SHARE of their pixels have
+    the colour below as well, a floor or a table reaches into the picture, and nothing is torn. A tear between two real pictures
+    is not seen.
     """
 
     def __init__(self) -> None:
@@ -67,13 +71,45 @@ class ImageFlaws:
         if (sample >= BRIGHT).all(axis=2).mean() >= SATURATED_SHARE:
             return "saturated"
         columns = image[:, ::8]
-        same = (columns == columns[-1:, :1]).all(axis=(1, 2))  # rows that are all of the colour of the last row's first pixel
-        filled = len(same) - (np.flatnonzero(~same)[-1] + 1) if not same.all() else 0
+        same = (columns == columns[-1:, :1]).all(axis=2)  # (H, W/8) pixels of the colour of the last row's first one
+        above = np.flatnonzero(~same.all(axis=1))
+        picture = above[-1] + 1 if len(above) else len(same)  # rows of it; an image of one colour has no end
+        filled = len(same) - picture
         if self._usual is None:
             self._usual = filled / len(same)
-        if filled / len(same) >= self._usual + TORN_SHARE:
+        end = max(1, picture - BLOCK_ROWS)
+        abrupt = same[max(0, end - LOOK_ROWS) : end].mean() < SAME_SHARE
+        if abrupt and filled / len(same) >= self._usual + TORN_SHARE:
             return f"torn (the lower {filled} of {len(same)} rows hold nothing)"
         return ""
+
+
+class CorruptImages:
+    """Images of one camera that their decoder calls corrupt. `limit` of the last `window` are too many; limit 0: never."""
+
+    def __init__(self, limit: int, window: int = 10):
+        self._limit, self._recent = limit, deque([""] * window, maxlen=window)
+
+    def see(self, flaw: str) -> None:
+        """What is wrong about the next image, empty where nothing is."""
+        self._recent.append(flaw)
+
+    @property
+    def count(self) -> int:
+        return sum(map(bool, self._recent))
+
+    @property
+    def window(self) -> int:
+        return len(self._recent)
+
+    @property
+    def last(self) -> str:
+        """The newest flaw; empty where none of the last images had one."""
+        return next((flaw for flaw in reversed(self._recent) if flaw), "")
+
+    @property
+    def repeated(self) -> bool:
+        return 0 < self._limit <= self.count
 
 
 @dataclass(frozen=True)
@@ -123,3 +159,26 @@ class JointJumps:
     def forget(self) -> None:
         self._recent.clear()
         self._last = None
+
+
+class SameStamp:
+    """Samples of one arm's joints that carry one stamp and are in different places: one source measures once at one time.
+
+    velocity: (J,) largest speeds. The clock of a simulation may stand between two samples of one source; so what the joints can
+    have moved between the receipts, with slack_s more, is no difference.
+    """
+
+    def __init__(self, velocity: np.ndarray, *, slack_s: float = 0.01, noise: float = 1e-4, depth: int = 64):
+        self._speed, self._slack_s, self._noise, self._depth = np.asarray(velocity, dtype=np.float64), slack_s, noise, depth
+        self._seen: dict[int, tuple[np.ndarray, float]] = {}
+
+    def check(self, positions: np.ndarray, stamp_ns: int, received_s: float) -> np.ndarray | None:
+        """The next sample (J,); returns the one (J,) of the same stamp that it contradicts. Times of receipt [s]."""
+        before = self._seen.get(stamp_ns)
+        if before is None:
+            self._seen[stamp_ns] = positions, received_s
+            if len(self._seen) > self._depth:
+                del self._seen[next(iter(self._seen))]
+            return None
+        allowed = self._noise + self._speed * (abs(received_s - before[1]) + self._slack_s)
+        return before[0] if (np.abs(positions - before[0]) > allowed).any() else None

@@ -5,19 +5,22 @@ Times are seconds on the ROS clock, because they are compared with the stamps of
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present, followed
-from rdvla_ros.control.motion.handover import at_once
-from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_ramp, check_trajectory
+from rdvla_ros.control.motion.handover import HISTORY_S, Handover, handover
+from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_trajectory
 from rdvla_ros.control.motion.speed_estimate import Speeds
 from rdvla_ros.control.motion.stop import Onward, stop
-from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.motion.trajectory import EXACT, LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.supervision.joining import Path, rejoin, repeated, repeats
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
+
+REPORTED = 0.4  # share of the tolerance by which a controller may be off what was sent to it: what repeats that would be a step
 
 
 class LateError(TrajectoryError):
@@ -31,14 +34,18 @@ class JumpError(TrajectoryError):
 @dataclass(frozen=True)
 class PassageOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
-    longest_s: the longest motion that may go on the wire at once. ramp_slack_s: where the controller leaves what it follows,
-    the new motion may be off by what a joint's largest speed covers in this time, however soon its next point is due: two nodes
-    do not know the arms' state to the last digit."""
+    longest_s: the longest motion that may go on the wire at once.
+    reach_s: in this time the controllers have what passes.
+    join_s: a motion that begins ahead of now is begun this long after it passes.
+    ramp_slack_s: where it is begun it may be off by what a joint's largest speed covers in this time, however soon its next point
+    is due: two nodes do not know the arms' state to the last digit."""
 
     longest_age_s: float = 0.2
     future_s: float = 0.05
     state_age_s: float = 0.5
     longest_s: float = LONGEST_MOTION_S
+    reach_s: float = 0.005
+    join_s: float = 0.02
     ramp_slack_s: float = 0.0025
     tolerances: Tolerances = Tolerances(jerk=0.05)
 
@@ -52,26 +59,19 @@ class _Followed:
 
 
 @dataclass(frozen=True)
-class Stop:
-    """The motion per arm, and their common time base (header.stamp)."""
+class Outgoing:
+    """What goes to the controllers: the motion per arm, and their common time base (header.stamp)."""
 
     motions: dict[str, Trajectory]
     stamp_s: float
-
-
-@dataclass(frozen=True)
-class _Path:
-    """An arm's state at a time, and when the points of the motion that it follows are due (none: it follows nothing known)."""
-
-    at: Callable[[float], Reference]
-    points_s: tuple[float, ...] = ()
 
 
 class Passage:
     """Per arm: what is followed (a motion that passed, unless the controller's or the joints' last report contradicts it)."""
 
     def __init__(self, robot: RobotDescription, options: PassageOptions = PassageOptions()):
-        self._options = options
+        self._options, self._period_s = options, robot.controller.period_s
+        self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
         self._followed: dict[str, _Followed] = {}
@@ -113,8 +113,9 @@ class Passage:
         """Whether anything was passed since the last `forget`: the arms may be moving."""
         return bool(self._followed)
 
-    def check(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> dict[str, Trajectory]:
-        """Both arms' motions in the arms' joint order, or TrajectoryError for both: LateError, JumpError or an illegal motion."""
+    def check(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> Outgoing:
+        """Both arms' motions in the arms' joint order, made to leave what the arms follow without a step, or TrajectoryError for
+        both: LateError, JumpError or an illegal motion."""
         checked = {}
         for arm, part in parts.items():
             limits = self.limits[arm]
@@ -125,15 +126,13 @@ class Passage:
             velocities[-1] = 0.0  # exactly, whatever rounding left there
             checked[arm] = Trajectory(limits.names, part.times_s, part.positions[:, order], velocities)
         self._check_time(checked, stamp_s, now_s)
-        for arm, trajectory in checked.items():
-            self._check_start(arm, trajectory, stamp_s, now_s)
-        return checked
+        return self._joined(checked, stamp_s, now_s)
 
     def passed(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float | None = None) -> None:
         """These motions went to the controllers, at now_s (None: at their stamp), which leave for their first points at once."""
-        begin_s = stamp_s if now_s is None else min(now_s, stamp_s)
+        begin_s = stamp_s if now_s is None else now_s
         for arm, part in parts.items():
-            before = self.reference(arm, begin_s)
+            before = self.reference(arm, begin_s) if stamp_s + part.times_s[0] > begin_s else None
             points = part.times_s, part.positions, part.velocities
             self._grips[arm] = Reference.at_rest(part.positions[-1])
             self._followed[arm] = _Followed(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
@@ -152,40 +151,40 @@ class Passage:
                 return source[arm]
         return None
 
-    def stop(self, now_s: float, lead_s: float) -> Stop | None:
-        """The motions that bring all arms to rest together, at most lead_s from now on; None where an arm's state is unknown."""
-        paths = [self._path(arm, now_s) for arm in self.limits]
-        if any(path is None for path in paths):
+    def stop(self, now_s: float, lead_s: float) -> Outgoing | None:
+        """The motions that bring all arms to rest together, from lead_s after now on; None where an arm's state is unknown."""
+        paths = {arm: self._path(arm, now_s) for arm in self.limits}
+        if any(path is None for path in paths.values()):
             return None
-        over = at_once(now_s, lead_s, sorted({point_s for path in paths for point_s in path.points_s}))
+        points_s = np.array(sorted({point_s for path in paths.values() for point_s in path.points_s}))
+        over = handover(now_s, max(lead_s, self._least_lead_s), points_s.tolist())
 
         def state(at_s: float) -> Reference:
-            return _joined([path.at(at_s) for path in paths])
+            return _both([path.at(at_s) for path in paths.values()])
 
         onward = None
-        if all(path.points_s for path in paths):
-            knots_s = np.array(sorted({point_s for path in paths for point_s in path.points_s})) - over.switch_s
-            onward = Onward(lambda after_s: state(over.switch_s + after_s), knots_s)
+        if all(path.sent for path in paths.values()):
+            onward = Onward(lambda after_s: state(over.switch_s + after_s), points_s - over.switch_s)
         whole = stop(state(over.switch_s), limits=self.all_limits, lead_s=over.lead_s, onward=onward)
-        whole = whole.preceded_by([at_s - over.stamp_s for at_s in over.via_s], [state(at_s) for at_s in over.via_s])
-        whole = replace(whole, before=state(now_s), before_s=now_s - over.stamp_s)
-        return Stop({arm: whole.select(limits.names) for arm, limits in self.limits.items()}, over.stamp_s)
+        motions = {arm: repeated(whole.select(self.limits[arm].names), paths[arm], over) for arm in self.limits}
+        return Outgoing(motions, over.stamp_s)
 
-    def _path(self, arm: str, now_s: float) -> _Path | None:
+    def _path(self, arm: str, now_s: float) -> Path | None:
         """What the arm does from now on. Where only the joints themselves are heard of, they have the speed they were seen with,
         and a gripper keeps the place it was sent to last: from where it is measured, what it holds would fall."""
         sent, present = self._followed.get(arm), self._present(arm, now_s)
-        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s)):
+        share = REPORTED if present is not None and present.commanded else 1.0
+        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s, share)):
             motion, base_s = sent.trajectory, sent.stamp_s
-            return _Path(lambda at_s: motion.at(round(at_s - base_s, 6)), tuple((base_s + motion.times_s).tolist()))
+            return Path(lambda at_s: motion.at(round(at_s - base_s, 6)), tuple((base_s + motion.times_s).tolist()), sent=True)
         if present is None:
             return None
         if present.commanded:
-            return _Path(present.moved_to)
+            return Path(present.moved_to)
         moving, hand = replace(present, velocity=self._speeds[arm].now(now_s)), self._grippers[arm]
         if arm not in self._grips:
-            return _Path(moving.moved_to)
-        return _Path(lambda at_s: moving.moved_to(at_s).with_joints(hand, self._grips[arm]))
+            return Path(moving.moved_to, known=False)
+        return Path(lambda at_s: moving.moved_to(at_s).with_joints(hand, self._grips[arm]), known=False)
 
     def _check_time(self, parts: Mapping[str, Trajectory], stamp_s: float, now_s: float) -> None:
         age_s = now_s - stamp_s
@@ -197,49 +196,61 @@ class Passage:
                 "Do all nodes use the same clock (use_sim_time)?"
             )
         for arm, part in parts.items():
-            if part.duration_s > self._options.longest_s:
+            if part.duration_s > self._options.longest_s + HISTORY_S:  # which a motion may begin before it is sent
                 raise LateError(
                     f"The motion of arm '{arm}' lasts {part.duration_s:.2f} s, expected at most {self._options.longest_s:g} s: "
                     f"what is on the wire must end soon after its last executed row (stop of at most {LONGEST_STOP_S:g} s)."
                 )
 
-    def _check_start(self, arm: str, trajectory: Trajectory, stamp_s: float, now_s: float) -> None:
-        """At the first moment at which the controller follows the new motion, it must be where the old one is."""
-        switch_s = max(stamp_s + trajectory.times_s[0], now_s)
-        reference = self.reference(arm, switch_s)
-        if reference is None or self.reference(arm, max(now_s, stamp_s)) is None:
+    def _joined(self, parts: dict[str, Trajectory], stamp_s: float, now_s: float) -> Outgoing:
+        """As they came, if each repeats what its arm follows until the controllers have it; otherwise joined to that here."""
+        paths = {arm: self._known_path(arm, now_s) for arm in parts}
+        until_s = now_s + self._least_lead_s
+        if all(
+            repeats(part, stamp_s, paths[arm], self.limits[arm], now_s, until_s, self._period_s) for arm, part in parts.items()
+        ):
+            return Outgoing(parts, stamp_s)
+        points_s = sorted({point_s for path in paths.values() for point_s in path.points_s})
+        over = handover(now_s, max(self._options.join_s, self._least_lead_s), points_s)
+        motions = {arm: self._rejoined(arm, part, stamp_s, paths[arm], over) for arm, part in parts.items()}
+        return Outgoing(motions, over.stamp_s)
+
+    def _rejoined(self, arm: str, motion: Trajectory, stamp_s: float, path: Path, over: Handover) -> Trajectory:
+        """Where it lies ahead, the arm goes to its first point. Where it has begun, it must be where the arm is: late motions
+        that would need more acceleration, or jerk, to be caught up with are not taken."""
+        limits, first_s = self.limits[arm], stamp_s + motion.times_s[0]
+        began = path.known and first_s <= over.send_s
+        error_kind = LateError if began and not _apart(motion, stamp_s, path, first_s, limits) else JumpError
+        problem = _apart(motion, stamp_s, path, max(first_s, over.switch_s), limits)
+        if not problem:
+            try:
+                if began:
+                    return rejoin(motion, stamp_s, path, over, limits, EXACT, smooth_s=self._period_s)
+                slack_s = self._options.ramp_slack_s
+                return rejoin(motion, stamp_s, path, over, limits, self._options.tolerances, slack_s=slack_s)
+            except TrajectoryError as error:
+                problem = str(error)
+        late = "The motion came when the arms should have left what they follow already. "
+        raise error_kind(f"{late if error_kind is LateError else ''}{problem}")
+
+    def _known_path(self, arm: str, now_s: float) -> Path:
+        path = self._path(arm, now_s)
+        if path is None:
             raise JumpError(
                 f"Nothing is known of where arm '{arm}' is now: neither its controller nor its joint states were heard."
             )
-        new = trajectory.at(switch_s - stamp_s)
-        try:
-            check_continuity(new.position, new.velocity, reference.position, reference.velocity, self.limits[arm])
-        except TrajectoryError as error:
-            raise JumpError(str(error)) from None
-        self._check_ramp(arm, trajectory, stamp_s, now_s)
-
-    def _check_ramp(self, arm: str, trajectory: Trajectory, stamp_s: float, now_s: float) -> None:
-        """The controller moves from where it is to the first point that is not past: no point of the motion limits that.
-
-        Where points are past already, the arms have left the motion meanwhile: they may catch up, as fast as they may move.
-        """
-        begin_s = max(now_s, stamp_s)  # a motion from the future is not followed before its time base
-        first = int(np.searchsorted(trajectory.times_s, begin_s - stamp_s, side="right"))
-        if first == len(trajectory.times_s):
-            raise LateError("The motion came when all of its points were past.")
-        reference, tolerances = self.reference(arm, begin_s), self._options.tolerances
-        try:
-            check_ramp(
-                stamp_s + trajectory.times_s[first] - begin_s,
-                np.stack([reference.position, trajectory.positions[first]]),
-                np.stack([reference.velocity, trajectory.velocities[first]]),
-                self.limits[arm],
-                tolerances=replace(tolerances, acceleration=None, jerk=None) if first else tolerances,
-                slack_s=self._options.ramp_slack_s,
-            )
-        except TrajectoryError as error:
-            raise (LateError if first else JumpError)(str(error)) from None
+        return path
 
 
-def _joined(states: list[Reference]) -> Reference:
+def _apart(motion: Trajectory, stamp_s: float, path: Path, at_s: float, limits: JointLimits) -> str:
+    """How the motion differs from the running one at a time, in one sentence; empty where it hardly does."""
+    new, running = motion.at(at_s - stamp_s), path.at(at_s)
+    try:
+        check_continuity(new.position, new.velocity, running.position, running.velocity, limits)
+    except TrajectoryError as error:
+        return str(error)
+    return ""
+
+
+def _both(states: list[Reference]) -> Reference:
     return Reference(*(np.concatenate([getattr(s, f) for s in states]) for f in ("position", "velocity", "acceleration")))

@@ -201,7 +201,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--held-out-every", type=int, default=5, help="every so-manieth episode is held out")
+    parser.add_argument("--held-out-every", type=int, default=5, help="every n-th episode is held out")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="folder; variants and seeds there are not run again")
     arguments = parser.parse_args(argv)

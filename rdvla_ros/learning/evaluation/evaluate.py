@@ -28,7 +28,7 @@ from rdvla_ros.learning.evaluation.rollout import Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.scene import AlohaSim
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks import TASKS, named_task
 from rdvla_ros.types import RdvlaError
 from rdvla_ros.video import VideoFile
 
@@ -198,6 +198,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla evaluate", description=__doc__)
     add_options(parser)
     parser.add_argument("--task", choices=sorted(TASKS), default="transfer_cube")
+    parser.add_argument("--length", type=int, help="follow_trail: hops of the trail, 0 to 8; without it 0 to 5 by the seed")
     parser.add_argument("--episodes", type=int, default=20)
     parser.add_argument("--halting", help="rule:name=value,... instead of the checkpoint's, e.g. action_kl:threshold=1e-4")
     parser.add_argument("--horizon", help="rule:name=value,... instead of the checkpoint's, e.g. fixed:length=4")
@@ -220,7 +221,7 @@ def main(argv: list[str] | None = None) -> int:
     conditions = Conditions(arguments.noise, arguments.dropped, arguments.shift, arguments.turn)
     config = EvaluationConfig(
         arguments.checkpoint,
-        arguments.task,
+        named_task(arguments.task, arguments.length),
         arguments.robot,
         halting,
         horizon,

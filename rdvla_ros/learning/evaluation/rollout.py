@@ -118,7 +118,7 @@ class Rollout:
 
     def _observe(self) -> Observation:
         sim = self.sim
-        return Observation(self.eyes.look(), self.robot.to_policy(sim.positions), sim.task.instruction, sim.time_s)
+        return Observation(self.eyes.look(), self.robot.to_policy(sim.positions), sim.instruction, sim.time_s)
 
     def _horizon_steps(self, decision: Decision) -> int:
         rows = len(decision.chunk.positions)

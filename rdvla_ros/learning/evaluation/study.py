@@ -29,7 +29,7 @@ from rdvla_ros.learning.evaluation.rollout import RolloutConfig
 from rdvla_ros.learning.training.validation import error_by_depth
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.robot import RobotDescription
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks import TASK_NAMES
 from rdvla_ros.types import nearest_names
 
 DEPTHS = (1, 2, 4, 8, 16, 32, 64)
@@ -41,6 +41,7 @@ HORIZONS: Mapping[str, Mapping[str, Any]] = {
     "running_buckets": {"rule": "running_buckets"},
     "settled_prefix": {"rule": "settled_prefix", "threshold": 1e-5, "shortest": 4},
 }
+STUDIED = ("insertion", "transfer_cube")  # what the shipped checkpoint can do
 LIMIT = 32  # iterations an adaptive rule may make
 HELD_OUT_FRAMES = 512
 
@@ -116,7 +117,11 @@ def run(settings: Sequence[Setting], seeds: Sequence[int], folder: Path, workers
     """One row per setting: its rates, times and notes, without the episodes."""
     rows = []
     for setting in settings:
-        place = folder / setting.config.task / "".join(c if c.isalnum() or c in "=-.,_" else "_" for c in setting.name)
+        place = (
+            folder
+            / setting.config.task.replace(":", "_")
+            / "".join(c if c.isalnum() or c in "=-.,_" else "_" for c in setting.name)
+        )
         data = evaluate(setting.config, seeds, workers, place)
         print(f"{setting.name}: {summary_line(setting.config.task, data)}", flush=True)
         rows.append(row_of(setting, data))
@@ -167,7 +172,14 @@ def main(argv: list[str] | None = None) -> int:
     )
     parser.add_argument("study", choices=sorted(STUDIES))
     add_options(parser)
-    parser.add_argument("--tasks", nargs="+", choices=sorted(TASKS), default=sorted(TASKS))
+    parser.add_argument(
+        "--tasks",
+        nargs="+",
+        choices=TASK_NAMES,
+        metavar="TASK",
+        default=STUDIED,
+        help="of transfer_cube, insertion, follow_trail and follow_trail:0 .. follow_trail:8, a trail of that many hops",
+    )
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument(
         "--data", type=Path, nargs="*", default=[], help="depth: demonstrations for the action error, one dataset per task"

@@ -25,7 +25,7 @@ from rdvla_ros.learning.recording.demonstrate import STEP_S, Demonstrator
 from rdvla_ros.learning.recording.episodes import Episode, episode_path, save_episode
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import Memory
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks import TASKS, named_task
 
 STAY_STEPS = 6  # recorded after success
 FALLEN_M = -0.05  # an object this low lies beside the table: the expert cannot help any more
@@ -67,7 +67,7 @@ class Corrector:
 
     def _episode(self, seed: int, rows: list[tuple], max_stage: int) -> Episode:
         images, positions, labels, executed, stage, phase = zip(*rows, strict=True)
-        robot, task = self.rollout.robot, self.rollout.sim.task
+        robot, sim = self.rollout.robot, self.rollout.sim
         return Episode(
             images=np.stack(images),
             positions=np.stack(positions).astype(np.float32),
@@ -77,8 +77,8 @@ class Corrector:
             phase=np.array(phase),
             camera_names=np.array(robot.camera_names),
             joint_names=np.array(robot.joint_names),
-            task=task.name,
-            instruction=task.instruction,
+            task=sim.task.name,
+            instruction=sim.instruction,
             seed=seed,
             step_s=STEP_S,
             max_stage=max_stage,
@@ -125,6 +125,7 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla correct", description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--length", type=int, help="follow_trail: hops of the trail, 0 to 8; without it 0 to 5 by the seed")
     parser.add_argument("--episodes", type=int, default=40)
     parser.add_argument("--first-seed", type=int, default=20000, help="seeds 0..99 are held out for evaluation")
     parser.add_argument("--folder", type=Path, required=True)
@@ -139,7 +140,7 @@ def main(argv: list[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     config = EvaluationConfig(
         arguments.checkpoint,
-        arguments.task,
+        named_task(arguments.task, arguments.length),
         arguments.robot,
         horizon={"rule": "fixed", "length": arguments.execute},
         rollout=RolloutConfig(

@@ -21,7 +21,7 @@ from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
 from rdvla_ros.sim.scene import AlohaSim
-from rdvla_ros.sim.tasks import MAX_STAGE, TASKS
+from rdvla_ros.sim.tasks import MAX_STAGE, TASKS, named_task
 
 STEP_S = 0.1  # time between recorded steps, and between the rows of a label
 LABEL_ROWS = 12
@@ -140,7 +140,7 @@ class Demonstrator:
             camera_names=np.array(self.robot.camera_names),
             joint_names=np.array(self.robot.joint_names),
             task=self.sim.task.name,
-            instruction=self.sim.task.instruction,
+            instruction=self.sim.instruction,
             seed=seed,
             step_s=STEP_S,
             max_stage=self.sim.max_stage,
@@ -219,6 +219,7 @@ def measure(task: str, seeds: Iterable[int], robot: RobotDescription, disturbed:
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="rdvla demonstrate", description=__doc__)
     parser.add_argument("--task", choices=sorted(TASKS), required=True)
+    parser.add_argument("--length", type=int, help="follow_trail: hops of the trail, 0 to 8; without it 0 to 5 by the seed")
     parser.add_argument("--episodes", type=int, default=100)
     parser.add_argument("--first-seed", type=int, default=10000, help="seeds 0..99 are held out for evaluation")
     parser.add_argument("--folder", type=Path, help="LeRobotDataset to write, or to add to")
@@ -231,10 +232,11 @@ def main(argv: list[str] | None = None) -> int:
         parser.error("--folder is needed to record (or --measure to only count successes)")
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     robot, disturbed = RobotDescription.load(arguments.robot), not arguments.undisturbed
+    task = named_task(arguments.task, arguments.length)
     if arguments.measure:
-        summary = measure(arguments.task, seeds, robot, disturbed)
+        summary = measure(task, seeds, robot, disturbed)
     else:
-        summary = demonstrate(arguments.task, seeds, arguments.folder, robot, workers=arguments.workers, disturbed=disturbed)
+        summary = demonstrate(task, seeds, arguments.folder, robot, workers=arguments.workers, disturbed=disturbed)
     print(json.dumps(summary))
     return 0
 

@@ -1,4 +1,4 @@
-"""A training-only helper of the backbone: from its latents alone, foretell where the arms will be and name the phase.
+"""A training-only helper of the backbone: from its latents alone, predict where the arms will be and name the phase.
 
 The head reaches the vision tokens through gates that open from zero, so the backbone hears of its errors late. Two linear
 maps on the mean latent give it a short way: the joints at the end of the labels (further ahead than the chunk), which

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import logging
 import os
+import signal
 import socket
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from multiprocessing.queues import SimpleQueue
 
 import torch
 import torch.distributed as dist
 from torch import nn
+
+from rdvla_ros.learning.config import TrainingError
+from rdvla_ros.types import RdvlaError
+
+REFUSED = 1  # exit code of a process that another one's refusal ends
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,19 @@ class Team:
         dist.broadcast(message, 0)
         return bool(message)
 
+    def first(self, action: Callable[[], None]) -> None:
+        """Rank 0 does it while the others wait. Where it refuses, all end, and only rank 0 says why."""
+        refusal: RdvlaError | None = None
+        if self.leads:
+            try:
+                action()
+            except RdvlaError as error:
+                refusal = error
+        if not self.agree(refusal is None):
+            if refusal is not None:
+                raise refusal
+            raise SystemExit(REFUSED)
+
     def average_gradients(self, parameters: Sequence[nn.Parameter]) -> None:
         """Mean over the processes, in one message. A parameter without a gradient counts as zero, so none is left out."""
         if self.size == 1:
@@ -79,6 +101,34 @@ class Team:
     def leave(self) -> None:
         if self.size > 1:
             dist.destroy_process_group()
+
+
+def run_processes(function: Callable[..., None], size: int, arguments: tuple) -> None:
+    """function(rank, *arguments) in `size` processes. What one of them refuses is raised here, as if it had been refused here."""
+    context = torch.multiprocessing.get_context("spawn")
+    refusals = context.SimpleQueue()
+    # It would say that it ends the other processes, beside the reason for it.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    spawned = torch.multiprocessing.spawn(_guarded, (function, refusals, *arguments), nprocs=size, join=False)
+    # Else the parent alone would end, and its processes would go on without it.
+    previous = signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in spawned.processes])
+    try:
+        while not spawned.join():
+            pass
+    except (torch.multiprocessing.ProcessRaisedException, torch.multiprocessing.ProcessExitedException):
+        if refusals.empty():
+            raise
+        raise TrainingError(refusals.get()) from None  # the other processes only lost their connection to this one
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
+def _guarded(rank: int, function: Callable[..., None], refusals: SimpleQueue, *arguments) -> None:
+    try:
+        function(rank, *arguments)
+    except RdvlaError as error:
+        refusals.put(str(error))
+        sys.exit(REFUSED)
 
 
 def free_port() -> int:

@@ -17,7 +17,7 @@ from tqdm import tqdm
 from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
-from rdvla_ros.learning.training.parallel import Team, free_port
+from rdvla_ros.learning.training.parallel import Team, free_port, run_processes
 from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
 from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
@@ -47,10 +47,8 @@ def train(
     """
     output.mkdir(parents=True, exist_ok=True)
     cameras = config.model.cameras
-    if team.leads:
-        wanted = Wanted(config.data, cameras, robot, config.label_rows, config.held_out_every)
-        build_cache(data, output / "cache", wanted)
-    team.wait()
+    wanted = Wanted(config.data, cameras, robot, config.label_rows, config.held_out_every)
+    team.first(lambda: build_cache(data, output / "cache", wanted))
     frames = open_cache(output / "cache", cameras)
     saved = load_state(output / STATE) if resume else None
     if saved is None and (output / STATE).exists():
@@ -243,7 +241,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--learning-rate", type=float, help="the highest")
     parser.add_argument("--batch-size", type=int)
     parser.add_argument("--average-every", type=int, help="steps that each process goes on its own (1: none)")
-    parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after so long")
+    parser.add_argument("--minutes", type=float, default=float("inf"), help="save and stop after this time")
     parser.add_argument("--processes", type=int, default=None, help="default: 2, on a GPU 1")
     parser.add_argument("--threads", type=int, default=1, help="threads of each process")
     parser.add_argument("--device", default="cpu", help="cpu or cuda; with torchrun, each process takes the device of its rank")
@@ -255,6 +253,10 @@ def main(argv: list[str] | None = None) -> int:
     stop_at = time.time() + 60 * arguments.minutes
     robot = RobotDescription.load(arguments.robot)
     processes = arguments.processes or (min(2, os.cpu_count() or 1) if arguments.device == "cpu" else 1)
+    if not 1 <= processes <= config.batch_size:
+        raise TrainingError(
+            f"--processes: expected 1 .. batch_size ({config.batch_size}), since each takes a share of a batch, got {processes}."
+        )
     options = {
         "resume": arguments.resume,
         "stop_at": stop_at,
@@ -273,13 +275,7 @@ def main(argv: list[str] | None = None) -> int:
         _process(0, 1, 0, arguments.threads, job)
     else:
         os.environ.setdefault("OMP_NUM_THREADS", str(arguments.threads))
-        spawned = torch.multiprocessing.spawn(
-            _process, (processes, free_port(), arguments.threads, job), nprocs=processes, join=False
-        )
-        # Else the parent alone would end, and its processes would go on without it.
-        signal.signal(signal.SIGTERM, lambda *_: [process.terminate() for process in spawned.processes])
-        while not spawned.join():
-            pass
+        run_processes(_process, processes, (processes, free_port(), arguments.threads, job))
     return 0
 
 

@@ -15,7 +15,7 @@ from rdvla_ros.model.rdvla import RDVLA
 
 
 def error_by_depth(model: RDVLA, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int]) -> dict[int, float]:
-    """Mean absolute error (normalised) of the chunks after so many iterations, from drawn scratchpads."""
+    """Mean absolute error (normalised) of the chunks after each number of iterations, from drawn scratchpads."""
 
     def contexts() -> Iterator[tuple[HeadContext, Tensor]]:
         for part in np.array_split(indices, max(1, len(indices) // 64)):

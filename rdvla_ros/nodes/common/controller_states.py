@@ -6,6 +6,7 @@ fields read here have the same names in both. The type is taken from the topic's
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,6 +23,7 @@ from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.robot import Arm, RobotDescription
+from rdvla_ros.types import nearest_names
 
 LOOK_PERIOD_S = 0.2
 FASTEST = 1.2  # times a joint's largest speed; more is no speed
@@ -79,20 +81,35 @@ class ControllerStates:
 
 
 def commanded(message: Any, arm: Arm) -> Reference | None:
-    """(J,) what the controller commands, in the arm's order; None when the message does not hold it."""
-    point, column = message.reference, {name: i for i, name in enumerate(message.joint_names)}
-    if any(name not in column for name in arm.joint_names) or len(point.positions) != len(message.joint_names):
+    """(J,) what the controller commands, in the arm's order; None when the message does not hold it (see `unreadable`)."""
+    if unreadable(message, arm):
         return None
-    order = [column[name] for name in arm.joint_names]
+    point, order = message.reference, [list(message.joint_names).index(name) for name in arm.joint_names]
     position = np.array(point.positions, dtype=np.float64)[order]
-    velocity = (
-        np.array(point.velocities, dtype=np.float64)[order]
-        if len(point.velocities) == len(message.joint_names)
-        else np.zeros(len(order))
-    )
-    if not (np.isfinite(position).all() and np.isfinite(velocity).all()):
-        return None
+    has_velocity = len(point.velocities) == len(message.joint_names)
+    velocity = np.array(point.velocities, dtype=np.float64)[order] if has_velocity else np.zeros(len(order))
     return Reference(position, velocity, np.zeros(len(order)))
+
+
+def unreadable(message: Any, arm: Arm) -> str:
+    """Why a report does not say what the controller commands, in one sentence; empty where it does."""
+    who, point, names = f"The controller of arm '{arm.name}'", message.reference, list(message.joint_names)
+    if missing := [name for name in arm.joint_names if name not in names]:
+        return f"{who} reports no joint '{missing[0]}'. {nearest_names(missing[0], names)}"
+    if len(point.positions) != len(names):
+        return f"{who} reports {len(point.positions)} reference positions for {len(names)} joints, expected one for each."
+    for values, what in ((point.positions, "position"), (point.velocities, "speed")):
+        if len(values) != len(names):
+            continue
+        wrong = [name for name in arm.joint_names if not math.isfinite(values[names.index(name)])]
+        if wrong:
+            joints = f"joint{'s' * (len(wrong) > 1)} {', '.join(map(repr, wrong))}"
+            value = values[names.index(wrong[0])]
+            return (
+                f"{who} reports {value} as the {what} that it commands to {joints}, expected a finite number. Does its hardware "
+                f"interface provide that {what}?"
+            )
+    return ""
 
 
 def incredible(reference: Reference, arm: Arm, measured: np.ndarray | None) -> str:
@@ -152,6 +169,7 @@ class ArmStates:
     ):
         self._robot, self._now_s, self._measured = robot, now_s, measured
         self._reports: dict[str, tuple[float, Reference]] = {}
+        self._guard = guard
         self._states = ControllerStates(node, robot, self._on_state, guard)
 
     def destroy(self) -> None:
@@ -174,5 +192,7 @@ class ArmStates:
 
     def _on_state(self, arm: Arm, message: Any) -> None:
         reference = commanded(message, arm)
-        if reference is not None and not incredible(reference, arm, None):
+        if reference is None:
+            self._guard.report(f"state of {arm.name}", conversions.printable(unreadable(message, arm)))
+        elif not incredible(reference, arm, None):
             self._reports[arm.name] = (reported_at_s(message, self._now_s()), reference)

@@ -1,4 +1,4 @@
-"""Between ROS messages and the package's types. Nothing here keeps state or reads a clock.
+"""Between ROS messages and the package's types; images are in images.py. Nothing here keeps state or reads a clock.
 
 Input that cannot be trusted is refused with ObservationError: what was expected, what came. A = joints of the robot,
 J = joints of one message, N = points of a trajectory.
@@ -6,38 +6,24 @@ J = joints of one message, N = points of a trajectory.
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from builtin_interfaces.msg import Duration, Time
-from sensor_msgs.msg import CompressedImage, Image, JointState
+from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.msg import Convergence
-from rdvla_ros.nodes.common.image_header import compressed_size
-from rdvla_ros.robot import Camera, Joint, RobotDescription
+from rdvla_ros.robot import Joint, RobotDescription
 from rdvla_ros.types import Decision, ObservationError, nearest_names
 
 NANOSECONDS = 1_000_000_000
-RAW_CHANNELS = {"rgb8": 3, "bgr8": 3}  # colour encodings that are taken; anything else is refused, never guessed
 # A measured position may lie this share of the joint's range outside its limits (sag, encoder offsets); degrees do not.
 RANGE_MARGIN = 0.1
 LEAST_MARGIN = 0.05  # [rad or m] also a finger of small range, which gives by centimetres when a whole arm presses on it
-HEADER_BYTES = 65536 * 2 + 64  # the frame header of a JPEG comes after at most two large segments of notes
-COMPRESSED_OVERHEAD = 65536  # [bytes] a compressed image may be this much larger than its pixels
-
-
-@functools.cache
-def _bridge() -> Any:
-    """Made when the first image is decoded: the gate converts trajectories here and needs no OpenCV."""
-    from rdvla_ros.compat import CvBridge
-
-    return CvBridge()
 
 
 def seconds(stamp: Time | Duration) -> float:
@@ -47,6 +33,13 @@ def seconds(stamp: Time | Duration) -> float:
 def stamp(seconds_: float) -> Time:
     nanoseconds = round(seconds_ * NANOSECONDS)
     return Time(sec=nanoseconds // NANOSECONDS, nanosec=nanoseconds % NANOSECONDS)
+
+
+def motion_stamp(seconds_: float) -> Time:
+    """The stamp of a motion: on whole microseconds, as its points are. As a float a ROS time is no finer, and a motion that
+    repeats another one would lie a fraction beside it."""
+    microseconds = round(seconds_ * 1e6)
+    return Time(sec=microseconds // 1_000_000, nanosec=microseconds % 1_000_000 * 1000)
 
 
 def stamp_or_none(seconds_: float) -> Time:
@@ -61,11 +54,26 @@ def duration(seconds_: float) -> Duration:
 
 @dataclass(frozen=True)
 class JointGroup:
-    """The joints of one arm, in its order, and the topic that brings them; other arms may share the topic."""
+    """The joints of one arm, in its order, and the topic that brings them; other arms may share the topic.
+
+    gripper: the joint that may come in messages of its own; empty: there is none. gripper_topic: where these come; empty: on
+    `topic` as well.
+    """
 
     arm: str
     topic: str
     joints: tuple[Joint, ...]
+    gripper: str = ""
+    gripper_topic: str = ""
+
+    @property
+    def topics(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, (self.topic, self.gripper_topic))))
+
+    @property
+    def lead(self) -> str:
+        """The joint whose messages make the arm's samples, where it takes several messages to make one."""
+        return next((name for name in self.names if name != self.gripper), self.names[0])
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -74,7 +82,16 @@ class JointGroup:
 
 def joint_groups(robot: RobotDescription) -> tuple[JointGroup, ...]:
     """One group per arm, also on a shared topic: its messages may carry one arm each, when several drivers publish there."""
-    return tuple(JointGroup(arm.name, arm.joint_states_topic, arm.joints) for arm in robot.arms)
+    return tuple(
+        JointGroup(
+            arm.name,
+            arm.joint_states_topic,
+            arm.joints,
+            arm.gripper.joint if arm.gripper else "",
+            arm.gripper.joint_states_topic if arm.gripper else "",
+        )
+        for arm in robot.arms
+    )
 
 
 class OtherJoints(ObservationError):
@@ -90,6 +107,19 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
 
     OtherJoints when the message has no joint of the group; ObservationError when it has, and they are in doubt.
     """
+    found = named_positions(message, group)
+    if missing := [name for name in group.names if name not in found]:
+        raise Contradiction(lacks(group, missing[0], message.name))
+    return np.array([found[name] for name in group.names], dtype=np.float64)
+
+
+def lacks(group: JointGroup, name: str, names: Iterable[str]) -> str:
+    """The sentence on a message that has other joints of the group, and not this one."""
+    return f"{group.topic}: expected joint '{name}', which the message lacks. {nearest_names(name, names)}"
+
+
+def named_positions(message: JointState, group: JointGroup) -> dict[str, float]:
+    """Joint -> position, of those joints of the group that the message has; raises as `joint_positions` does."""
     names, positions = list(message.name), message.position
     if not set(names) & set(group.names):
         raise OtherJoints(
@@ -98,87 +128,25 @@ def joint_positions(message: JointState, group: JointGroup) -> np.ndarray:
         )
     if len(names) != len(positions):
         raise ObservationError(f"{group.topic}: expected as many positions as names, got {len(positions)} and {len(names)}.")
-    column = {name: i for i, name in enumerate(names)}
     if twice := next((name for name in group.names if names.count(name) > 1), ""):
         raise Contradiction(f"{group.topic}: joint '{twice}' stands {names.count(twice)} times in one message, expected once.")
-    missing = [name for name in group.names if name not in column]
-    if missing:
+    column = {name: i for i, name in enumerate(names)}
+    found = {joint.name: positions[column[joint.name]] for joint in group.joints if joint.name in column}
+    for joint in group.joints:
+        if joint.name in found:
+            _check_position(joint, found[joint.name], group.topic)
+    return found
+
+
+def _check_position(joint: Joint, value: float, topic: str) -> None:
+    margin = max(RANGE_MARGIN * (joint.upper - joint.lower), LEAST_MARGIN)
+    if not math.isfinite(value):
+        raise ObservationError(f"{topic}: joint '{joint.name}': expected a finite position, got {value}.")
+    if not joint.lower - margin <= value <= joint.upper + margin:
         raise Contradiction(
-            f"{group.topic}: expected joint '{missing[0]}', which the message lacks. {nearest_names(missing[0], names)}"
+            f"{topic}: joint '{joint.name}': expected a position within its limits {joint.lower:g} .. {joint.upper:g} "
+            f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
         )
-    values = np.array([positions[column[name]] for name in group.names], dtype=np.float64)
-    for joint, value in zip(group.joints, values, strict=True):
-        margin = max(RANGE_MARGIN * (joint.upper - joint.lower), LEAST_MARGIN)
-        if not math.isfinite(value):
-            raise ObservationError(f"{group.topic}: joint '{joint.name}': expected a finite position, got {value}.")
-        if not joint.lower - margin <= value <= joint.upper + margin:
-            raise Contradiction(
-                f"{group.topic}: joint '{joint.name}': expected a position within its limits {joint.lower:g} .. {joint.upper:g} "
-                f"(rad or m), got {value:g}. Degrees, another zero, or wrong limits in the robot description?"
-            )
-    return values
-
-
-def check_image(message: Image | CompressedImage, camera: Camera) -> None:
-    """Refuse an image that is not what the robot description says, before any of its bytes are looked at."""
-    if camera.frame_id and message.header.frame_id != camera.frame_id:
-        raise Contradiction(
-            f"{camera.topic}: expected frame_id '{camera.frame_id}', got {printable(message.header.frame_id)!r}. "
-            "Are two cameras swapped?"
-        )
-    pixel_bytes = camera.width * camera.height * 3
-    if camera.transport == "compressed":
-        if not 0 < len(message.data) <= pixel_bytes + COMPRESSED_OVERHEAD:
-            raise ObservationError(
-                f"{camera.topic}: expected 1 .. {pixel_bytes + COMPRESSED_OVERHEAD} bytes for "
-                f"{camera.width}x{camera.height}, got {len(message.data)}."
-            )
-        _check_header(message, camera)
-        return
-    if (message.width, message.height) != (camera.width, camera.height):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels, got {message.width}x{message.height}. "
-            f"Set the camera or width and height of camera '{camera.name}' in the robot description."
-        )
-    if message.encoding not in RAW_CHANNELS:
-        raise Contradiction(
-            f"{camera.topic}: expected encoding {' or '.join(RAW_CHANNELS)}, got {printable(message.encoding)!r}. "
-            "Let the camera driver convert it."
-        )
-    row_bytes = message.width * RAW_CHANNELS[message.encoding]
-    if message.step < row_bytes or len(message.data) != message.step * message.height:
-        raise ObservationError(
-            f"{camera.topic}: expected {message.height} rows of at least {row_bytes} bytes, got a step of {message.step} and "
-            f"{len(message.data)} bytes."
-        )
-
-
-def _check_header(message: CompressedImage, camera: Camera) -> None:
-    """A header may ask the decoder for far more memory than the message has bytes."""
-    size = compressed_size(bytes(message.data[:HEADER_BYTES]))
-    if size is not None and size != (camera.width, camera.height):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels, got an image whose header says {size[0]}x{size[1]}."
-        )
-    if size is None:
-        raise ObservationError(f"{camera.topic}: expected a JPEG or PNG image, got bytes that begin like neither.")
-
-
-def rgb_image(message: Image | CompressedImage, camera: Camera) -> np.ndarray:
-    """(height, width, 3) uint8 RGB. Shares the message's memory where it already is RGB."""
-    check_image(message, camera)
-    try:
-        if camera.transport == "compressed":
-            image = _bridge().compressed_imgmsg_to_cv2(message, desired_encoding="rgb8")
-        else:
-            image = _bridge().imgmsg_to_cv2(message, desired_encoding="rgb8")
-    except Exception as error:  # OpenCV, the real bridge and the stand-in each raise classes of their own
-        raise ObservationError(f"{camera.topic}: the image cannot be decoded: {error}") from None
-    if image.shape != (camera.height, camera.width, 3):
-        raise ObservationError(
-            f"{camera.topic}: expected {camera.width}x{camera.height} pixels in colour, got an array of shape {image.shape}."
-        )
-    return image
 
 
 def trajectory_message(trajectory: Trajectory, stamp_: Time) -> JointTrajectory:

@@ -14,6 +14,16 @@ def node_names(publishers: Sequence[Any]) -> str:
     return ", ".join(sorted(names)) or "a node whose name is not known yet"
 
 
+def alternating(topic: str, publishers: Sequence[Any]) -> str:
+    """One sentence where a camera's topic has several publishers (endpoint infos); empty where it has one or none."""
+    if len(publishers) < 2:
+        return ""
+    return (
+        f"{topic}: expected one publisher, got {len(publishers)} ({node_names(publishers)}): decisions would alternate between "
+        "their images. Stop all but one. (One that was killed is listed for 20 s.)"
+    )
+
+
 def unheard(topic: str, publishers: Sequence[Any], listeners: Sequence[Any]) -> list[str]:
     """One sentence where publishers and listeners of a topic (endpoint infos, or a QoS profile of our own) all miss each other.
 

@@ -20,6 +20,9 @@ POLICY_SET_INSTRUCTION = f"{POLICY}/set_instruction"
 POLICY_GET_STATE = f"{POLICY}/get_state"
 
 MONITOR_UNCERTAINTY = f"{MONITOR}/uncertainty"
+PLAIN_NUMBERS = {  # the numbers of each decision as std_msgs/Float32
+    name: f"{MONITOR}/plain/{name}" for name in ("iterations", "final_change", "horizon", "latency_s", "uncertainty")
+}
 DIAGNOSTICS = "diagnostics"
 
 TELEOP = "teleop"  # prefix of a teleoperation source's motions
@@ -35,6 +38,11 @@ CLOCK = "/clock"  # absolute in ROS 2 itself; bringup remaps it where there is a
 def motions(prefix: str, arm: str) -> str:
     """Where the policy (prefix POLICY) or a teleoperation source publishes the trajectories of one arm."""
     return f"{prefix}/{arm}/joint_trajectory"
+
+
+def thumbnail(camera: str) -> str:
+    """Where the monitor publishes the small pictures of a camera."""
+    return f"{MONITOR}/thumbnail/{camera}"
 
 
 def heartbeat(prefix: str) -> str:

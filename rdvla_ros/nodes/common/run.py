@@ -29,9 +29,10 @@ def run(make_node: Callable[[], NodeHooks], args: list[str] | None = None) -> in
     rclpy's own signal handling makes the context invalid before the last message can be sent, so it is switched off:
     `node.close()` runs while publishing still works; `node.begin()` before the first callback.
     """
+    images = getattr(make_node, "RECEIVES_IMAGES", False)
     sys.setswitchinterval(SWITCH_S)  # heartbeats and services beside the callbacks
     try:
-        transport.choose()
+        transport.choose(images=images)
         rclpy.init(args=args, signal_handler_options=SignalHandlerOptions.NO)
     except RdvlaError as error:
         print(f"[ERROR] {error}", file=sys.stderr, flush=True)
@@ -57,7 +58,7 @@ def run(make_node: Callable[[], NodeHooks], args: list[str] | None = None) -> in
             print(f"[ERROR] {error}", file=sys.stderr, flush=True)
             return 1
         executor.add_node(node)
-        for sentence in transport.remarks(os.environ, images=node.RECEIVES_IMAGES):
+        for sentence in transport.remarks(os.environ, images=images):
             node.get_logger().warning(sentence)
         node.begin()
         steps = None if isinstance(executor, SingleThreadedExecutor) else StepWatch(node)
@@ -93,8 +94,8 @@ def spin(executor: Executor, node: NodeHooks, stopped: Callable[[], bool]) -> No
 
 
 def leave(code: int) -> None:
-    """End the process now. Taking an interpreter with torch in it apart takes a second, and crashes where a thread is still
-    inside torch; nothing is left to be done by it."""
+    """End the process now: the last line of every node's main. Taking an interpreter apart may crash where a node was half made
+    (its DDS threads still run then) or a thread is inside torch; nothing is left to be done by it."""
     sys.stdout.flush()
     sys.stderr.flush()
     os._exit(code)

@@ -20,6 +20,7 @@ from rdvla_ros.types import RdvlaError
 
 VARIABLE, UDP, SHARED_MEMORY = "RDVLA_TRANSPORT", "udp", "shared_memory"
 NETWORK, LOOPBACK = "config/fastdds_udp.xml", "config/fastdds_loopback.xml"
+FOR_IMAGES = {NETWORK: "config/fastdds_udp_images.xml", LOOPBACK: "config/fastdds_loopback_images.xml"}  # large buffers
 PROFILES = ("FASTRTPS_DEFAULT_PROFILES_FILE", "FASTDDS_DEFAULT_PROFILES_FILE")  # up to Fast DDS 2; from 3 on
 FOUND_BY_ITSELF = ("DEFAULT_FASTRTPS_PROFILES.xml", "DEFAULT_FASTDDS_PROFILES.xml")  # in the working directory
 BUILTIN, RANGE, OLD_RANGE, PEERS = (
@@ -36,13 +37,15 @@ class TransportError(RdvlaError):
     """A transport that does not exist."""
 
 
-def choose() -> None:
-    """Set it for this process and those that it starts."""
-    os.environ.update(variables(os.environ))
+def choose(images: bool = False) -> None:
+    """Set it for this process and those that it starts. images: it receives some."""
+    os.environ.update(variables(os.environ, images))
 
 
-def variables(environment: Mapping[str, str]) -> dict[str, str]:
+def variables(environment: Mapping[str, str], images: bool = False) -> dict[str, str]:
     """Environment variables to set over `environment`; none where the user has decided, or without Fast DDS.
+
+    Only what receives images has large buffers: in a flood, what waits in them is a second old when it is read.
 
     In the discovery range LOCALHOST rmw_fastrtps adds shared memory whatever the profile says. There a profile that knows only
     the loopback device stands for the range.
@@ -53,12 +56,12 @@ def variables(environment: Mapping[str, str]) -> dict[str, str]:
     if wanted == SHARED_MEMORY or _decided(environment) or not _is_fast_dds(environment):
         return {}
     if not on_this_host_only(environment):
-        inherited = all(environment.get(name) for name in PROFILES)  # from a process that has chosen, for LOCALHOST perhaps
-        return {} if inherited else _profile(NETWORK)
+        here = environment.get(PROFILES[0]) in _paths(LOOPBACK)  # from a process that has chosen, for LOCALHOST
+        return _profile(LOOPBACK if here else NETWORK, images)
     if environment.get(PEERS):
         return {}  # the profile would lose them; see remarks
     old = {OLD_RANGE: "0"} if environment.get(OLD_RANGE) else {}
-    return {RANGE: "SYSTEM_DEFAULT", **old, **_profile(LOOPBACK)}
+    return {RANGE: "SYSTEM_DEFAULT", **old, **_profile(LOOPBACK, images)}
 
 
 def remarks(environment: Mapping[str, str], images: bool) -> list[str]:
@@ -94,13 +97,17 @@ def on_this_host_only(environment: Mapping[str, str]) -> bool:
     return environment.get(RANGE, "").upper() == "LOCALHOST" or environment.get(OLD_RANGE) == "1"
 
 
-def _profile(name: str) -> dict[str, str]:
-    return dict.fromkeys(PROFILES, str(shipped(name)))
+def _profile(name: str, images: bool) -> dict[str, str]:
+    return dict.fromkeys(PROFILES, str(shipped(FOR_IMAGES[name] if images else name)))
+
+
+def _paths(*names: str) -> set[str]:
+    return {str(shipped(path)) for name in names for path in (name, FOR_IMAGES[name])}
 
 
 def _decided(environment: Mapping[str, str]) -> bool:
     """The user has chosen transports or a profile; our own, from a process before, are no choice of hers."""
-    ours = {str(shipped(NETWORK)), str(shipped(LOOPBACK))}
+    ours = _paths(NETWORK, LOOPBACK)
     builtin = environment.get(BUILTIN, "").upper()
     return (
         any(environment.get(name) and environment[name] not in ours for name in PROFILES)

@@ -7,14 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from builtin_interfaces.msg import Time
 from rclpy.duration import Duration
 from rclpy.node import Node
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.followed import Present
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Passage, PassageOptions
+from rdvla_ros.control.supervision.motion_check import Outgoing, Passage, PassageOptions
 from rdvla_ros.control.supervision.tracking import ArmObedience
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
@@ -26,7 +25,7 @@ ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the l
 class GateArms:
     def __init__(self, node: Node, robot: RobotDescription, values: GateParameters):
         self._node, self._values = node, values
-        options = PassageOptions(longest_age_s=values.longest_age_s, longest_s=values.longest_motion_s)
+        options = PassageOptions(longest_age_s=values.longest_age_s, longest_s=values.longest_motion_s, join_s=values.hold_lead_s)
         self.passage = Passage(robot, options)
         self.outputs = {arm.name: node.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in robot.arms}
         self.obedience = {
@@ -39,11 +38,12 @@ class GateArms:
     def ros_s(self) -> float:
         return self._node.get_clock().now().nanoseconds / conversions.NANOSECONDS
 
-    def check(self, parts: Mapping[str, Trajectory], stamp_s: float) -> dict[str, Trajectory]:
+    def check(self, parts: Mapping[str, Trajectory], stamp_s: float) -> Outgoing:
         return self.passage.check(parts, stamp_s, self.ros_s())
 
-    def send(self, motions: Mapping[str, Trajectory], stamp: Time) -> None:
+    def send(self, outgoing: Outgoing) -> None:
         """What was checked goes out, not what came."""
+        motions, stamp = outgoing.motions, conversions.motion_stamp(outgoing.stamp_s)
         messages = {name: conversions.trajectory_message(motion, stamp) for name, motion in motions.items()}  # all, or none
         for name, message in messages.items():
             self.outputs[name].publish(message)
@@ -58,7 +58,7 @@ class GateArms:
         stop = self.passage.stop(now_s, self._values.hold_lead_s)
         if stop is None:
             return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
-        self.send(stop.motions, conversions.stamp(stop.stamp_s))
+        self.send(stop)
         for arm in self.obedience.values():  # else a resume that comes at once would hold again for what was before
             arm.begin_anew()
         return ""

@@ -25,7 +25,7 @@ from rdvla_ros.nodes.common import conversions, names, qos, realtime
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import declare
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.common.side_node import Side
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
@@ -119,7 +119,7 @@ class GateNode(NodeHooks, Node):
         except (TrajectoryError, ObservationError) as error:
             self._illegal(error)
         else:
-            self._arms.send(checked, message.header.stamp)
+            self._arms.send(checked)
             self._jumps.succeeded()
             self._passed += 1
 
@@ -243,9 +243,9 @@ class GateNode(NodeHooks, Node):
         super().destroy_node()
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(GateNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(GateNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

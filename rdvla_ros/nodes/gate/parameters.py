@@ -39,6 +39,19 @@ class GateParameters(Schema):
     bad_joint_s: float = parameter(
         0.05, "hold after only unusable joint states came for this duration", unit="s", low=0.0, high=5.0
     )
+    joint_jump_factor: float = parameter(
+        2.0,
+        "times its largest speed that a joint may move from one sample to the next; 0: as far as it likes",
+        low=0.0,
+        high=100.0,
+    )
+    joint_merge_s: float = parameter(
+        0.1,
+        "joints of one arm that come in messages of their own (a gripper's driver) lie at most this far apart",
+        unit="s",
+        low=0.001,
+        high=1.0,
+    )
     clock_tolerance_s: float = parameter(
         1.0, "largest difference between the stamps of other nodes and this node's clock", unit="s", low=0.05, high=60.0
     )
@@ -124,6 +137,8 @@ class GateParameters(Schema):
             )
         if self.policy_prefix == self.takeover_prefix:
             yield f"takeover_prefix: expected another one than policy_prefix, got '{self.takeover_prefix}' for both."
+        if 0.0 < self.joint_jump_factor < 1.0:
+            yield f"joint_jump_factor: expected 0 or at least 1, got {self.joint_jump_factor:g}."
         if self.bad_joint_s > self.joint_timeout_s:
             yield f"bad_joint_s: expected at most joint_timeout_s ({self.joint_timeout_s:g} s), got {self.bad_joint_s:g}."
 

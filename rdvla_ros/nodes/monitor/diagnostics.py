@@ -119,14 +119,22 @@ def controller_status(arm: str, heard: Heard, rejected_before: int, now_s: float
 
 
 def camera_status(
-    camera: Camera, heard: Heard, publishers: tuple[int, int], expected_hz: float, now_s: float, stale_s: float
+    camera: Camera,
+    heard: Heard,
+    publishers: tuple[int, int],
+    expected_hz: float,
+    now_s: float,
+    stale_s: float,
+    alternating: str = "",
 ) -> DiagnosticStatus:
     """From camera_info, which comes with every picture and is small; a driver that has none is only looked for.
 
-    publishers: how many there are of (the images, camera_info).
+    publishers: how many there are of (the images, camera_info). alternating: a sentence where there are several of the images.
     """
     name = f"camera {camera.name}"
     images, infos = publishers
+    if alternating:
+        return _status(name, ERROR, alternating, heard.rates(now_s))
     if images == 0:
         return _status(name, WARN, f"Nothing publishes {camera.topic}. Is the camera's driver running?", heard.rates(now_s))
     if heard.message is None and infos == 0:

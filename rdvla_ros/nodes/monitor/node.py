@@ -18,12 +18,15 @@ from rdvla_ros.msg import Convergence, Uncertainty
 from rdvla_ros.nodes.common import names, qos
 from rdvla_ros.nodes.common.controller_states import ControllerStates
 from rdvla_ros.nodes.common.gate_client import GateClient
+from rdvla_ros.nodes.common.graph import alternating
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.monitor import diagnostics
 from rdvla_ros.nodes.monitor.diagnostics import Heard
+from rdvla_ros.nodes.monitor.plain_numbers import PlainNumbers
+from rdvla_ros.nodes.monitor.thumbnails import Thumbnails
 from rdvla_ros.robot import Arm, RobotDescription
 from rdvla_ros.srv import Hold
 from rdvla_ros.types import StopReason
@@ -71,6 +74,7 @@ class MonitorNode(NodeHooks, Node):
         for topic, heard in self._joints.items():  # raw: only counted, at up to hundreds a second
             self.create_subscription(JointState, topic, partial(self._hear, heard), qos.sensor(1), raw=True)
         self._states = ControllerStates(self, robot, self._on_controller, Guard(self))
+        self._plain, self._thumbnails = PlainNumbers(self), Thumbnails(self, robot, Guard(self).wrap)
         self.create_timer(1.0 / values.diagnostics_hz, self._publish_diagnostics, clock=Clock(clock_type=ClockType.STEADY_TIME))
 
     def _hear(self, heard: Heard, message: Any) -> None:
@@ -87,6 +91,7 @@ class MonitorNode(NodeHooks, Node):
         alarmed = self._assessment is not None and self._assessment.alarm
         self._assessment = assessment = self._judge.add(_settling(message))
         self._uncertainty.publish(_uncertainty(assessment, message))
+        self._plain.send(message, assessment.window_score)
         if assessment.alarm and not alarmed:
             self.get_logger().warning(f"Alarm: {assessment.reason}")
             if self._values.hold_on_alarm:
@@ -115,9 +120,11 @@ class MonitorNode(NodeHooks, Node):
     def _sensors(self, now_s: float, stale_s: float) -> Iterator[DiagnosticStatus]:
         rates = self._robot.rates
         for camera in self._robot.cameras:
-            topics = (camera.topic, names.camera_info(camera.topic))
-            publishers = tuple(self.count_publishers(topic) for topic in topics)
-            yield diagnostics.camera_status(camera, self._cameras[camera.name], publishers, rates.camera_hz, now_s, stale_s)
+            images = self.get_publishers_info_by_topic(camera.topic)
+            publishers = len(images), self.count_publishers(names.camera_info(camera.topic))
+            several = alternating(camera.topic, images)
+            heard = self._cameras[camera.name]
+            yield diagnostics.camera_status(camera, heard, publishers, rates.camera_hz, now_s, stale_s, several)
         for topic, heard in self._joints.items():
             publishers = self.count_publishers(topic)
             yield diagnostics.joints_status(topic, heard, publishers, rates.joint_states_hz, now_s, stale_s)
@@ -152,9 +159,9 @@ def _uncertainty(assessment: Assessment, decision: Convergence) -> Uncertainty:
     return message
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(MonitorNode, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(MonitorNode, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

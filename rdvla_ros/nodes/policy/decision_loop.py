@@ -36,13 +36,14 @@ INFEASIBLE_TO_HOLD = 5  # one decision too fast for the joints happens to every 
 @dataclass(frozen=True)
 class Asked:
     """One decision that was begun. epoch: a result of an earlier one (before a hold, say) moves nothing. seen: digest of the
-    images."""
+    images. doubts: what their decoders say about them."""
 
     observation: Observation
     begun: Moment
     epoch: int
     future: Future
     seen: int
+    doubts: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -123,10 +124,14 @@ class Deciding:
             return
         self._used = matched
         values = self._p.values()
-        observation = self._p.inputs.observation(matched, values.instruction)
+        try:
+            observation = self._p.inputs.observation(matched, values.instruction)
+        except ObservationError as error:
+            self._p.guard.report(str(error).split(":")[0], f"No decision: {conversions.printable(str(error))}")
+            return
         future = self._p.keeper.submit(observation, now.steady_s, values.deadline_s or None, self._executed_steps(observation))
         seen = sum(digest(image[::16, ::16].tobytes()) for image in observation.images.values())
-        self._asked = Asked(observation, now, self._epoch, future, seen)
+        self._asked = Asked(observation, now, self._epoch, future, seen, self._p.inputs.doubts)
         future.add_done_callback(lambda _: self._p.result_ready())
 
     def _unfit(self, matched: Matched, now: Moment) -> str:
@@ -201,7 +206,7 @@ class Deciding:
     def _doubts(self, asked: Asked, decision: Decision) -> list[str]:
         """What is doubtful about the images it was made from, and about what comes out of the network."""
         flaws = {name: self._flaws[name].see(image) for name, image in asked.observation.images.items()}
-        doubts = [f"the image of camera '{name}' is {flaw}" for name, flaw in flaws.items() if flaw]
+        doubts = [*asked.doubts, *(f"the image of camera '{name}' is {flaw}" for name, flaw in flaws.items() if flaw)]
         fits = not self._misshapen(decision, len(asked.observation.positions))
         constant = fits and self._constant.see(decision.chunk.positions, asked.observation.positions, asked.seen)
         return [*doubts, constant] if constant else doubts

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -15,13 +14,14 @@ from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.control.motion.stop import stop
-from rdvla_ros.control.motion.trajectory import PlanOptions, Trajectory
+from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
 from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import Decision, ObservationError, StopReason, TrajectoryError
 
+STOP_LEAD_S = 0.02  # from sending a stop until it leaves the running motion, as the gate's holds
 FIRST_PLANNING_S = 0.01  # assumed before a plan was measured
 
 
@@ -36,7 +36,7 @@ class Motions:
         self._robot, self._arms, self._horizon = robot, arms, horizon
         self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
-        self._options = PlanOptions(stop_s=values.stop_s, knot_s=2.0 * values.lead_s, may_lag=robot.gripper_joints)
+        self._options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
         self.schedule = Schedule(
             Latency(values.first_latency_s),
             lead_s=values.lead_s,
@@ -47,7 +47,18 @@ class Motions:
             arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", qos.NEWEST)
             for arm in robot.arms
         }
+        self._warm_up()
         self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+
+    def _warm_up(self) -> None:
+        """The first plan of a process takes several times as long as the others, and would come too late."""
+        rows = np.repeat((self._limits.lower + self._limits.upper)[None] / 2, 8, axis=0)
+        rest = Reference.at_rest(rows[0])
+        for _ in range(2):
+            self._seam.plan(
+                rows, step_s=0.1, elapsed_s=0.0, horizon=8, start=rest, limits=self._limits, lead_s=0.05, options=self._options
+            )
+        stop(rest, limits=self._limits)
 
     def send(self, decision: Decision, now_s: float, *, publish_unconverged: bool) -> int:
         """Send all arms' trajectories and return the rows they execute; an RdvlaError says why nothing is sent."""
@@ -63,8 +74,9 @@ class Motions:
         present = self._arms.present()
         if not self.schedule.joinable(present):
             raise NotNowError("The arms still come to rest from what was stopped.")
-        over = self.schedule.handover(now_s + self.schedule.planning_s, present)
-        elapsed_s = over.stamp_s - chunk.stamp_s
+        over = self.schedule.handover(now_s, present)
+        over = over if self._seam.joins else over.without_history()
+        elapsed_s = over.send_s - chunk.stamp_s
         if not rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s):
             raise NotNowError(
                 f"Nothing of the chunk is left to execute: {len(chunk.positions)} rows of {chunk.step_s:g} s, taking over "
@@ -78,13 +90,13 @@ class Motions:
             start=self.schedule.reference(over.switch_s, present),
             limits=self._limits,
             lead_s=over.lead_s,
-            now=self.schedule.reference(over.send_s, present),
-            now_s=over.send_s - over.stamp_s,
             options=self._options,
         )
-        self.schedule.planning.add(time.monotonic() - begun_s)
-        # until a point of the running motion has passed, which is less than lead_s after the plan was expected
-        time.sleep(max(0.0, over.send_s - now_s - (time.monotonic() - begun_s)))
+        took_s = time.monotonic() - begun_s
+        self.schedule.planning.add(took_s)
+        if took_s > over.lead_s:
+            raise NotNowError(f"Planning took {took_s:.3f} s, expected at most {over.lead_s:.3f} s: it came too late.")
+        motion = self.schedule.message(motion, over, present)
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)
         return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
@@ -96,16 +108,14 @@ class Motions:
             present = self._arms.present()
         except ObservationError:
             present = None
-        over = self.schedule.handover(now_s, present)
+        over = self.schedule.handover(now_s, present, STOP_LEAD_S)
         start, onward = self.schedule.reference(over.switch_s, present), self.schedule.onward(over.switch_s, present)
         motion = stop(start, limits=self._limits, lead_s=over.lead_s, onward=onward)
-        motion = replace(motion, before=self.schedule.reference(over.send_s, present), before_s=over.send_s - over.stamp_s)
-        time.sleep(max(0.0, over.send_s - now_s))  # as in `send`
-        self._publish(motion, over.stamp_s)
+        self._publish(self.schedule.message(motion, over, present), over.stamp_s)
         self.schedule.forget()
 
     def _publish(self, motion: Trajectory, stamp_s: float) -> None:
-        stamp = conversions.stamp(stamp_s)  # one time base for all arms: the gate pairs them by it
+        stamp = conversions.motion_stamp(stamp_s)  # one time base for all arms: the gate pairs them by it
         parts = {arm.name: conversions.trajectory_message(motion.select(arm.joint_names), stamp) for arm in self._robot.arms}
         for name, part in parts.items():
             self._publishers[name].publish(part)

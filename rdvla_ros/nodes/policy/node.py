@@ -108,6 +108,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._heart.hold = ""
         self._stall.stood_still_for(time.monotonic())  # loading was no stall
         now = self._now()
+        self._inputs.look()
         self._halts.look(self._what_is_wrong(now), now.steady_s)  # `_watch` does, but a decision may come before it
         self._deciding.begin()
         self._active = True
@@ -181,7 +182,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
         values = self._values
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
-        checks = Checks(values.frozen_frames, values.joint_jump_factor)
+        checks = Checks(values.frozen_frames, values.corrupt_images, values.joint_jump_factor, values.joint_merge_s)
         self._inputs = Inputs(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction)
         measured = partial(self._inputs.measured, self._max_age_s)
         self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._guard)
@@ -315,7 +316,8 @@ class PolicyNode(NodeHooks, LifecycleNode):
             self._deciding.new_epoch()
 
     def _what_is_wrong(self, now: Moment) -> list[str]:
-        wrong = [*self._inputs.contradictions(now), *self._inputs.too_old(now, self._pause_after_s), *self._inputs.frozen()]
+        wrong = [*self._inputs.contradictions(now), *self._inputs.too_old(now, self._pause_after_s)]
+        wrong += [*self._inputs.alternating, *self._inputs.frozen(), *self._inputs.corrupt()]
         wrong += filter(None, [self._keeper.why_not(), self._deciding.unsettled, self._clock_stands(now), self._apart()])
         return wrong
 
@@ -357,6 +359,8 @@ class PolicyNode(NodeHooks, LifecycleNode):
         """Say what is missing. Decisions begin with observations, not here: a late tick makes no burst."""
         if not self._active:
             return
+        for sentence in self._inputs.look():
+            self._on_contradiction(sentence)
         for sentence in self._inputs.missing(SILENCE_S) or self._halts.causes:
             self._guard.report(NUMBER.sub("", sentence.split(";")[0]), conversions.printable(sentence))
         if self._gate:

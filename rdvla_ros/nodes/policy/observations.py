@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -13,25 +13,40 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.control.supervision.freshness import Skew, skew
-from rdvla_ros.control.supervision.input_quality import FrozenFrames, JointJumps, digest
-from rdvla_ros.nodes.common import conversions, qos
+from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, digest
+from rdvla_ros.nodes.common import conversions, images, qos
+from rdvla_ros.nodes.common.graph import alternating, node_names
+from rdvla_ros.nodes.common.joint_samples import ArmSamples
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError
 
 IMAGE_TYPES = {"raw": Image, "compressed": CompressedImage}
+CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for this long
 
-CONTRADICTED_S = 1.0  # input that cannot be of this robot keeps it from being moved for so long
+
+def joined(sources: Sequence[Any]) -> Any:
+    """One filter that passes what each of several passes."""
+    if len(sources) == 1:
+        return sources[0]
+    both = message_filters.SimpleFilter()
+    for source in sources:
+        source.registerCallback(both.signalMessage)
+    return both
 
 
 @dataclass(frozen=True)
 class Checks:
-    """frozen_frames: so many images in a row with the same pixels are a frozen camera; 0: never. jump_factor: how many times
-    its largest speed a joint may seem to move; 0: as fast as it likes."""
+    """frozen_frames: this many consecutive images with the same pixels are a frozen camera; 0: never.
+    corrupt_images: this many of ten images that their decoder calls corrupt are too many; 0: never.
+    jump_factor: how many times its largest speed a joint may seem to move; 0: as fast as it likes.
+    merge_s: joints of one arm that come in messages of their own lie at most this far apart."""
 
     frozen_frames: int = 10
+    corrupt_images: int = 3
     jump_factor: float = 2.0
+    merge_s: float = 0.1
 
 
 class Inputs:
@@ -54,6 +69,13 @@ class Inputs:
         self._clock, self._on_contradiction = clock, on_contradiction
         self._contradicted = (-np.inf, "")  # when, on the steady clock, and how
         self._frozen = {camera.name: FrozenFrames(checks.frozen_frames) for camera in robot.cameras}
+        self._corrupt = {camera.name: CorruptImages(checks.corrupt_images) for camera in robot.cameras}
+        self.alternating: list[str] = []  # as of the last `look`
+        self.doubts: tuple[str, ...] = ()  # what the decoders say about the images of the last observation
+        if images.jpeg_decoder() is None and any(camera.transport == "compressed" for camera in robot.cameras):
+            log(
+                "warning", "simplejpeg is not installed: JPEG images that lost bytes are used as they are. pip install simplejpeg"
+            )
         self._groups = conversions.joint_groups(robot)
         self._subscribers: list[Any] = []
         cameras = {
@@ -64,9 +86,15 @@ class Inputs:
             )
             for camera in robot.cameras
         }
-        sources = {topic: self._subscribe(JointState, topic, 10) for topic in {group.topic: None for group in self._groups}}
+        topics = dict.fromkeys(topic for group in self._groups for topic in group.topics)
+        sources = {topic: self._subscribe(JointState, topic, 10) for topic in topics}
+        samples = {group.arm: self._arm_samples(group) for group in self._groups}
         joints = {
-            group.arm: (group.topic, sources[group.topic], partial(self._checked_joints, group, self._jumps(group)))
+            group.arm: (
+                group.topic,
+                joined([sources[topic] for topic in group.topics]),
+                partial(self._sample, samples[group.arm]),
+            )
             for group in self._groups
         }
         self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused)
@@ -75,10 +103,28 @@ class Inputs:
         self.synchronizer.registerCallback(callback)
 
     def observation(self, matched: Matched, instruction: str) -> Observation:
-        """Decodes the images; ObservationError when one cannot be."""
-        images = {camera.name: conversions.rgb_image(matched.images[camera.name], camera) for camera in self._robot.cameras}
+        """Decodes the images; ObservationError when one cannot be. `doubts` tells of those that are corrupt."""
+        self.doubts, pixels = (), {}
+        for camera in self._robot.cameras:
+            pixels[camera.name], flaw = self._decoded(matched.images[camera.name], camera, used=True)
+            if flaw:
+                self.doubts += (f"the image of camera '{camera.name}' is corrupt ({flaw})",)
         positions = self._robot.to_policy(self._in_robot_order(matched.positions))
-        return Observation(images=images, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+        return Observation(images=pixels, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+
+    def _decoded(self, message: Any, camera: Camera, used: bool) -> tuple[np.ndarray, str]:
+        """An image and its flaw. Every image is judged once: where it is used, or where it comes while its camera is in doubt."""
+        corrupt = self._corrupt[camera.name]
+        judged = not used or not corrupt.count
+        try:
+            image, flaw = images.decoded(message, camera)
+        except ObservationError as error:
+            if judged:
+                corrupt.see(str(error))
+            raise
+        if judged:
+            corrupt.see(flaw)
+        return image, flaw
 
     def frozen(self) -> list[str]:
         """One sentence per camera that repeats its last image."""
@@ -87,6 +133,21 @@ class Inputs:
             "(parameter frozen_frames: 0 where the scene may be without any noise)."
             for camera in self._robot.cameras
             if self._frozen[camera.name].frozen
+        ]
+
+    def look(self) -> list[str]:
+        """Looks up the graph; one sentence per camera whose topic has several publishers, kept as `alternating`."""
+        cameras = (alternating(c.topic, self._node.get_publishers_info_by_topic(c.topic)) for c in self._robot.cameras)
+        self.alternating = [*filter(None, cameras)]
+        return self.alternating
+
+    def corrupt(self) -> list[str]:
+        """One sentence per camera whose images are corrupt again and again."""
+        return [
+            f"{camera.topic}: {corrupt.count} of the last {corrupt.window} images are corrupt, the newest one: {corrupt.last}. "
+            "Does its link lose data? (parameter corrupt_images: 0 where a camera's images are right and always called so.)"
+            for camera, corrupt in ((camera, self._corrupt[camera.name]) for camera in self._robot.cameras)
+            if corrupt.repeated
         ]
 
     def contradictions(self, now: Moment) -> list[str]:
@@ -154,28 +215,25 @@ class Inputs:
                 raise ObservationError(f"{group.topic}: expected joint states of arm '{group.arm}', none were received yet.")
         return np.concatenate([by_arm[group.arm] for group in self._groups])
 
-    def _jumps(self, group: conversions.JointGroup) -> JointJumps:
-        return JointJumps(np.array([joint.velocity for joint in group.joints]), factor=self._checks.jump_factor)
+    def _arm_samples(self, group: conversions.JointGroup) -> ArmSamples:
+        return ArmSamples(
+            group,
+            jump_factor=self._checks.jump_factor,
+            merge_s=self._checks.merge_s,
+            publishers=lambda topic: node_names(self._node.get_publishers_info_by_topic(topic)),
+        )
+
+    def _sample(self, samples: ArmSamples, message: JointState) -> np.ndarray:
+        return samples.take(message, self._clock().steady_s)
 
     def _checked_image(self, camera: Camera, message: Any) -> Any:
-        """An image is looked at when it comes and decoded when it is used: most are not."""
-        conversions.check_image(message, camera)
+        """An image is looked at when it comes and decoded when it is used: most are not, except while the camera is in doubt."""
+        images.check_image(message, camera)
         if self._checks.frozen_frames:
             self._frozen[camera.name].see(digest(message.data))
+        if self._corrupt[camera.name].count:
+            self._decoded(message, camera, used=False)
         return message
-
-    def _checked_joints(self, group: conversions.JointGroup, jumps: JointJumps, message: JointState) -> np.ndarray:
-        positions = conversions.joint_positions(message, group)
-        jump = jumps.check(positions, conversions.seconds(message.header.stamp)) if self._checks.jump_factor else None
-        if jump is None:
-            return positions
-        text = (
-            f"{group.topic}: joint '{group.names[jump.joint]}' jumped by {jump.by:.3g} from one sample to the next, expected at "
-            f"most {jump.allowed:.3g} (rad or m)"
-        )
-        if jump.repeated:
-            raise conversions.Contradiction(f"{text}, again and again. Its encoder, or two publishers of the same joint?")
-        raise ObservationError(f"{text}.")
 
     def _refused(self, error: Exception) -> None:
         if isinstance(error, conversions.Contradiction):

@@ -134,11 +134,26 @@ class PolicyParameters(Schema):
         high=100000,
         change="unconfigured",
     )
+    corrupt_images: int = parameter(
+        3,
+        "of the last ten images of a camera, this many that their decoder calls corrupt pause; 0: only a doubt of each decision",
+        low=0,
+        high=10,
+        change="unconfigured",
+    )
     joint_jump_factor: float = parameter(
         2.0,
         "a joint state is refused where a joint moved faster than this multiple of its largest speed; 0: never",
         low=0.0,
         high=100.0,
+        change="unconfigured",
+    )
+    joint_merge_s: float = parameter(
+        0.1,
+        "joints of one arm that come in messages of their own (a gripper's driver) lie at most this far apart",
+        unit="s",
+        low=0.001,
+        high=1.0,
         change="unconfigured",
     )
     skew_warn_s: float = parameter(
@@ -184,11 +199,11 @@ class PolicyParameters(Schema):
         change="unconfigured",
     )
     lead_s: float = parameter(
-        0.03,
-        "time from sending a trajectory to its first point; longer than its way to the controllers",
+        0.06,
+        "from when a motion is planned until it leaves the running one; longer than its way to the controllers takes",
         unit="s",
-        low=0.005,
-        high=0.1,
+        low=0.02,
+        high=0.2,
         change="unconfigured",
     )
     stop_s: float = parameter(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rclpy.node import Node
 
-from rdvla_ros.nodes.common.run import run
+from rdvla_ros.nodes.common.run import leave, run
 
 
 def make_node() -> Node:
@@ -14,9 +14,9 @@ def make_node() -> Node:
     return SimRobotNode()
 
 
-def main(args: list[str] | None = None) -> int:
-    return run(make_node, args)
+def main(args: list[str] | None = None) -> None:
+    leave(run(make_node, args))
 
 
 if __name__ == "__main__":
-    raise SystemExit(main())
+    main()

@@ -10,6 +10,8 @@ from typing import Any
 
 import cv2
 import numpy as np
+from rcl_interfaces.msg import ParameterValue
+from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock as ClockMessage
@@ -25,7 +27,7 @@ from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.controller import Points
 from rdvla_ros.sim.realtime import ArmState, CameraSetting, CameraThread, Picture, RealTimeRobot, RobotState, camera_matrix
 from rdvla_ros.sim.rendering import MAX_HEIGHT, MAX_WIDTH
-from rdvla_ros.sim.tasks import TASKS
+from rdvla_ros.sim.tasks import TASK_NAMES
 from rdvla_ros.srv import ResetTask
 
 STAGE_HZ = 10.0
@@ -36,7 +38,7 @@ JPEG_QUALITY = 90
 @dataclass(frozen=True)
 class SimRobotParameters(Schema):
     robot: str = parameter("", "robot description, a YAML file", unit="path")
-    task: str = parameter("transfer_cube", "task at start", choices=tuple(TASKS))
+    task: str = parameter("transfer_cube", "task at start", choices=TASK_NAMES)
     seed: int = parameter(0, "seed of the scene at start", low=0)
     speed: float = parameter(1.0, "simulated seconds per second; other than 1 publishes /clock", low=0.01, high=100.0)
     camera_hz: float = parameter(0.0, "rate of the cameras; 0: as the robot description says", unit="Hz", low=0.0, high=120.0)
@@ -65,6 +67,7 @@ class SimRobotNode(NodeHooks, Node):
             task=values.task,
             seed=values.seed,
             speed=values.speed,
+            rule=self._robot.controller,
             wall_s=lambda: self._wall.now().nanoseconds / conversions.NANOSECONDS,
             on_problem=lambda text: self.get_logger().error(text),
         )
@@ -110,6 +113,8 @@ class SimRobotNode(NodeHooks, Node):
         }
         for arm in arms:
             self.create_subscription(JointTrajectory, arm.trajectory_topic, functools.partial(self._on_trajectory, arm), 10)
+            controller = arm.trajectory_topic.rsplit("/", 1)[0]
+            self.create_service(GetParameters, f"{controller}/get_parameters", self._on_get_parameters)
         self._images, self._infos, self._cameras = {}, {}, {camera.name: camera for camera in self._robot.cameras}
         for camera in self._robot.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image
@@ -130,6 +135,18 @@ class SimRobotNode(NodeHooks, Node):
         reason = self._body.accept(arm.name, _points(message))
         if reason:
             self.get_logger().error(f"{arm.trajectory_topic}: rejected: {conversions.printable(reason)}.")
+
+    def _on_get_parameters(self, request: GetParameters.Request, response: GetParameters.Response) -> GetParameters.Response:
+        """What a controller of this rule says of itself; nothing of what it does not have."""
+        rule, rate_hz = self._robot.controller.rule, self._body.update_rate_hz
+        values: dict[str, ParameterValue] = {"update_rate": ParameterValue(type=2, integer_value=round(rate_hz))}
+        names_of_rule = {"humble": "open_loop_control", "jazzy": "interpolate_from_desired_state"}
+        yes = ParameterValue(type=1, bool_value=True)
+        values[names_of_rule.get(rule, "interpolate_from_desired_state")] = yes
+        if rule == "master":
+            values["allow_trajectory_replacement"] = yes
+        response.values = [values.get(name, ParameterValue()) for name in request.names]
+        return response
 
     def _on_reset(self, request: ResetTask.Request, response: ResetTask.Response) -> ResetTask.Response:
         try:

@@ -1,4 +1,4 @@
-"""The tasks of gym-aloha: what lies where for a seed, and how far an episode has come (its own reward, 0..4)."""
+"""The two tasks of gym-aloha: what lies where for a seed, and how far an episode has come (its own reward, 0..4)."""
 
 from __future__ import annotations
 
@@ -13,22 +13,38 @@ import mujoco
 import numpy as np
 
 from rdvla_ros.sim import SimulationError
-from rdvla_ros.types import nearest_names
-
-MAX_STAGE = 4
+from rdvla_ros.sim.tasks.base import contact_names, free_qpos, geom_names
 
 
 @dataclass(frozen=True)
-class Task:
-    """One task. place: seed -> the free joints' positions (7 per object: x y z, quaternion w x y z)."""
+class AlohaTask:
+    """One task. objects: seed -> the free joints' positions (7 per object: x y z, quaternion w x y z)."""
 
     name: str
     instruction: str
     scene_file: str
     reward_class: str
-    place: Callable[[int], np.ndarray]
+    objects: Callable[[int], np.ndarray]
     reach_geom: str  # the right gripper touching this geom counts as 'reached'
     stages: tuple[str, ...]  # what stage 0..4 means
+
+    def spec(self) -> mujoco.MjSpec:
+        return mujoco.MjSpec.from_file(str(scene_path(self)))
+
+    def model(self) -> mujoco.MjModel:
+        return mujoco.MjModel.from_xml_path(str(scene_path(self)))
+
+    def instruction_of(self, seed: int) -> str:
+        return self.instruction
+
+    def place(self, seed: int, model: mujoco.MjModel, data: mujoco.MjData) -> None:
+        data.qpos[free_qpos(model) :] = self.objects(int(seed))
+
+    def target(self, seed: int) -> str:
+        return ""
+
+    def meter(self, model: mujoco.MjModel, data: mujoco.MjData) -> StageMeter:
+        return StageMeter(self, model, data)
 
 
 def _place_box(seed: int) -> np.ndarray:
@@ -39,38 +55,29 @@ def _place_peg_and_socket(seed: int) -> np.ndarray:
     return np.concatenate(_utils().sample_insertion_pose(seed))
 
 
-TASKS = {
-    task.name: task
-    for task in (
-        Task(
-            name="transfer_cube",
-            instruction="pick up the red cube with the right arm and hand it to the left arm",
-            scene_file="bimanual_viperx_transfer_cube.xml",
-            reward_class="TransferCubeTask",
-            place=_place_box,
-            reach_geom="red_box",
-            stages=("start", "right touches", "right lifted", "left touches", "transferred"),
-        ),
-        Task(
-            name="insertion",
-            instruction="pick up the peg and the socket and insert the peg into the socket",
-            scene_file="bimanual_viperx_insertion.xml",
-            reward_class="InsertionTask",
-            place=_place_peg_and_socket,
-            reach_geom="red_peg",
-            stages=("start", "both touched", "both lifted", "peg meets socket", "inserted"),
-        ),
-    )
-}
+ALOHA_TASKS = (
+    AlohaTask(
+        name="transfer_cube",
+        instruction="pick up the red cube with the right arm and hand it to the left arm",
+        scene_file="bimanual_viperx_transfer_cube.xml",
+        reward_class="TransferCubeTask",
+        objects=_place_box,
+        reach_geom="red_box",
+        stages=("start", "right touches", "right lifted", "left touches", "transferred"),
+    ),
+    AlohaTask(
+        name="insertion",
+        instruction="pick up the peg and the socket and insert the peg into the socket",
+        scene_file="bimanual_viperx_insertion.xml",
+        reward_class="InsertionTask",
+        objects=_place_peg_and_socket,
+        reach_geom="red_peg",
+        stages=("start", "both touched", "both lifted", "peg meets socket", "inserted"),
+    ),
+)
 
 
-def get_task(name: str) -> Task:
-    if name not in TASKS:
-        raise SimulationError(f"Task '{name}' does not exist. {nearest_names(name, TASKS)}")
-    return TASKS[name]
-
-
-def scene_path(task: Task) -> Path:
+def scene_path(task: AlohaTask) -> Path:
     """The scene file inside the installed package gym-aloha."""
     path = Path(_utils().__file__).parent / "assets" / task.scene_file
     if not path.is_file():
@@ -90,14 +97,20 @@ class StageMeter:
     test_sim_tasks.py holds it for the installed version.
     """
 
-    def __init__(self, task: Task, model: mujoco.MjModel, data: mujoco.MjData):
+    memory = None  # the stage follows from the present contacts alone
+
+    def __init__(self, task: AlohaTask, model: mujoco.MjModel, data: mujoco.MjData):
         self._reward = getattr(_task_module(), task.reward_class)(random=False).get_reward
-        names = [model.geom(i).name for i in range(model.ngeom)]
+        names = geom_names(model)
         self._physics = SimpleNamespace(data=data, model=SimpleNamespace(id2name=lambda index, _: names[index]))
         self._names, self._data, self._task = names, data, task
         self._right_fingers = {i for i, name in enumerate(names) if name.startswith("vx300s_right/10_")}
         self._reach_geom = names.index(task.reach_geom)
         self._known: dict[bytes, int] = {}  # contacts -> stage
+
+    def begin(self, seed: int) -> None: ...
+
+    def look(self) -> None: ...
 
     def stage(self) -> int:
         """0..4."""
@@ -114,9 +127,7 @@ class StageMeter:
         return any(self._reach_geom in pair and not self._right_fingers.isdisjoint(pair) for pair in pairs.tolist())
 
     def contacts(self) -> set[tuple[str, str]]:
-        """Names of the geoms that touch, in MuJoCo's order."""
-        pairs = self._data.contact.geom[: self._data.ncon].tolist()
-        return {(self._names[first], self._names[second]) for first, second in pairs}
+        return contact_names(self._names, self._data)
 
 
 @lru_cache(maxsize=1)
