@@ -10,8 +10,8 @@ import torch
 from vlm_cases import CAMERAS, NAMES, SIDE, cameras, write_vlm
 
 from rdvla_ros.model.backbones.families import FAMILIES, family_of
-from rdvla_ros.model.backbones.vlm import PADDING
-from rdvla_ros.model.backbones.vlm_loading import prompt_tokenizer, vlm_from_folder
+from rdvla_ros.model.backbones.vlm_loading import vlm_from_folder, vlm_tokenizer
+from rdvla_ros.model.prompt_tokenizer import PADDING
 from rdvla_ros.types import CheckpointError, ObservationError
 
 QUERIES = 4
@@ -24,7 +24,7 @@ def folders(tmp_path_factory):
 
 def loaded(folders, name, layers=(1, 2)):
     backbone = vlm_from_folder(folders[name], name, cameras(), layers, QUERIES).eval().requires_grad_(False)
-    return backbone, prompt_tokenizer(folders[name], name, backbone.config)
+    return backbone, vlm_tokenizer(folders[name], name, cameras())
 
 
 def images(batch=2, seed=0):
@@ -108,7 +108,7 @@ def test_padding_changes_nothing_and_rows_do_not_mix(folders, name):
 @pytest.mark.parametrize("name", NAMES)
 def test_every_camera_and_word_reaches_the_latents_and_gradients_reach_every_part(folders, name):
     backbone = vlm_from_folder(folders[name], name, cameras(), (1, 2), QUERIES)
-    tokenizer = prompt_tokenizer(folders[name], name, backbone.config)
+    tokenizer = vlm_tokenizer(folders[name], name, cameras())
     ids = ids_of(tokenizer, "pick up the red cube")
     with torch.no_grad():
         before = backbone(images(1), ids)[1][2]

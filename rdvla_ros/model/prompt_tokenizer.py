@@ -20,6 +20,7 @@ QWEN_TEMPLATE = (
     "<|im_start|>user\nWhat action should the robot take to {instruction}?<|im_end|>\n<|im_start|>assistant\n"
 )
 PLACE = "{instruction}"
+PADDING = -1  # in a batch of ids: in front of a prompt that is shorter than others
 # How Qwen2 cuts text before the byte pairs are merged.
 QWEN_PIECES = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 

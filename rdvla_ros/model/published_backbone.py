@@ -27,7 +27,7 @@ HEAD_WIDTH = 64  # of Qwen2.5-0.5B, where the configuration says nothing that fi
 # In the files, read by nobody: what comes after the features that are used.
 UNREAD = re.compile(
     r"vision_backbone\.(fused_)?featurizer\.(norm|fc_norm|head|attn_pool)\..*"
-    r"|language_model\.lm_head\.weight|language_model\.model\.rotary_emb\.inv_freq"
+    r"|vision_backbone\.(fused_)?featurizer\.mask_token|language_model\.lm_head\.weight|language_model\..*rotary_emb\.inv_freq"
 )
 
 

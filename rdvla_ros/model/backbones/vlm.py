@@ -16,9 +16,8 @@ from torch import Tensor, nn
 from rdvla_ros.model.backbones.base import Backbone, LayerStates, register_backbone
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.backbones.families import family
+from rdvla_ros.model.prompt_tokenizer import PADDING
 from rdvla_ros.types import CheckpointError, ObservationError
-
-PADDING = -1  # in input_ids: in front of a prompt that is shorter than others of its batch
 
 
 @dataclass(frozen=True)
@@ -139,7 +138,7 @@ class VlmBackbone(Backbone):
         if bool(empty.any()):
             name = self.config.cameras[int(empty.nonzero()[0])].name
             raise ObservationError(f"Camera '{name}': its image is all of the mean colour, which this model takes for no image.")
-        return pixels.to(self.latents.dtype)
+        return pixels.to(self.latents.dtype).contiguous()  # training hands over images with the channels last
 
     def text(self, input_ids: Tensor) -> Tensor:
         """(B, N) -> (B, N), checked: every row has the image tokens of all cameras."""

@@ -38,7 +38,7 @@ def vlm_from_folder(
     return VlmBackbone(config, _weights(folder, config))
 
 
-def prompt_tokenizer(folder: str | Path, name: str, config: VlmConfig, max_tokens: int = 4096) -> PromptTokenizer:
+def vlm_tokenizer(folder: str | Path, name: str, cameras: tuple[CameraInput, ...], max_tokens: int = 4096) -> PromptTokenizer:
     """The folder's tokenizer inside the family's prompt, with the image tokens of all cameras written out."""
     folder, entry = Path(folder), family(name)
     if not (folder / FILE).is_file():
@@ -46,17 +46,17 @@ def prompt_tokenizer(folder: str | Path, name: str, config: VlmConfig, max_token
     tokenizer = tokenizer_from_text((folder / FILE).read_text(encoding="utf-8"), folder / FILE)
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    settings = transformers_config(name, config.model)
-    count = entry.tokens(settings, config.image_side)
+    settings = transformers_config(name, _json(folder / "config.json"))
+    count = entry.tokens(settings, cameras[0].width)
     if tokenizer.token_to_id(entry.image_token) != settings.image_token_id:
         raise CheckpointError(
             f"{folder}: expected '{entry.image_token}' to be token {settings.image_token_id} as config.json says, found "
             f"{tokenizer.token_to_id(entry.image_token)}. The tokenizer is of another model."
         )
-    images = entry.image.replace("{tokens}", entry.image_token * count) * len(config.cameras)
+    images = entry.image.replace("{tokens}", entry.image_token * count) * len(cameras)
     template = entry.template.replace("{images}", images).replace("{instruction}", PLACE)
     made = PromptTokenizer(tokenizer, template, max_tokens, lower=False)
-    _check_images(made, settings.image_token_id, count * len(config.cameras), folder)
+    _check_images(made, settings.image_token_id, count * len(cameras), folder)
     return made
 
 
