@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -87,8 +88,12 @@ def backbone_weights(seed: int = 0, width: int = 32) -> dict[str, torch.Tensor]:
     return w
 
 
-def head_weights(seed: int = 1) -> tuple[dict, dict]:
-    return random_weights(HEAD, seed)
+def head_of(joints: int = 14) -> OracleConfig:
+    return replace(HEAD, action_dim=joints, proprio_dim=joints)
+
+
+def head_weights(seed: int = 1, joints: int = 14) -> tuple[dict, dict]:
+    return random_weights(head_of(joints), seed)
 
 
 def statistics(width: int = 14) -> dict:
@@ -112,15 +117,17 @@ def write_tokenizer(folder: Path) -> None:
     )
 
 
-def write_folder(folder: Path, weights: dict | None = None, shards: int = 1, config: dict | None = None) -> Path:
+def write_folder(
+    folder: Path, weights: dict | None = None, shards: int = 1, config: dict | None = None, joints: int = 14
+) -> Path:
     """The whole folder; shards above 1: with an index."""
     weights = backbone_weights() if weights is None else weights
-    write_published_folder(folder, HEAD, *head_weights(), step="40000", prefix="module.model.")
+    write_published_folder(folder, head_of(joints), *head_weights(joints=joints), step="40000", prefix="module.model.")
     text = {"num_attention_heads": HEADS, "num_key_value_heads": KV_HEADS, "rms_norm_eps": 1e-6, "rope_theta": 1e6}
     text |= {"max_position_embeddings": 512, "model_type": "qwen2", **(config or {})}
     remote = {"AutoConfig": "configuration_prismatic.OpenVLAConfig"}
     (folder / "config.json").write_text(json.dumps({"model_type": "openvla", "auto_map": remote, "text_config": text}))
-    (folder / "dataset_statistics.json").write_text(json.dumps(statistics()))
+    (folder / "dataset_statistics.json").write_text(json.dumps(statistics(joints)))
     write_tokenizer(folder)
     names = sorted(weights)
     if shards == 1:

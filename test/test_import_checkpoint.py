@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -178,11 +179,17 @@ def test_statistics_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_a_robot_of_other_joints_or_cameras_is_refused(published, tmp_path):
-    from dataclasses import replace
-
     one_arm = replace(robot(), arms=robot().arms[:1])
     refused(published, tmp_path / "out", "14 and its proprioception 14 numbers, robot.*7 joints", one_arm)
     refused(published, tmp_path / "out", "Cameras: expected names", cameras=("front",))
+
+
+def test_a_robot_of_one_arm_takes_a_checkpoint_of_seven_joints(tmp_path):
+    one_arm = replace(robot(), arms=robot().arms[:1])
+    out = import_checkpoint(write_folder(tmp_path / "in", joints=7), tmp_path / "out", one_arm)
+    policy = Policy.load(out)
+    policy.require_robot(one_arm.joint_names, one_arm.camera_names, one_arm.representation, one_arm.gripper_joints)
+    assert policy.decide(observation(positions=np.zeros(7))).chunk.positions.shape == (8, 7)
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
