@@ -48,12 +48,14 @@ COMMANDS = {
     "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
+    "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),
     "bench dashboard": Command("rdvla_ros.bench.dashboard", "the operator's window: from a click to the hold, share of a core"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
+    "import-checkpoint": Command("rdvla_ros.model.import_checkpoint", "a published checkpoint folder as one of this package's"),
     "inspect": Command("", "what a dataset, a checkpoint or a robot description is, and all that is wrong with a dataset"),
 }
 
@@ -169,7 +171,7 @@ def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
         f"  grippers        {', '.join(contract.gripper_joints) or 'none'} (0 closed .. 1 open)",
         f"  cameras         {', '.join(contract.camera_names)}",
         f"  actions         {contract.representation} joint positions, {contract.chunk_length} steps of {contract.step_s:g} s",
-        f"  words           {len(checkpoint.tokenizer.vocabulary)} known, {checkpoint.tokenizer.max_words} per instruction",
+        f"  words           {checkpoint.tokenizer.description}",
         "",
         f"Halting           {_settings(checkpoint.halting)}",
         f"Horizon           {_settings(checkpoint.horizon)}",

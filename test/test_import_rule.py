@@ -15,6 +15,7 @@ ALLOWED = {
     "robot": {"robot_schema", "types"},  # its errors
     "video": set(),
     "model": {"types"},
+    "model.import_checkpoint": {"model", "robot", "types"},  # the robot it is for
     "control": {"robot", "types"},
     "control.motion": {"robot", "types"},
     "control.supervision": {"robot", "types", "control.motion"},

@@ -47,8 +47,14 @@ def default_cameras() -> tuple[CameraInput, ...]:
 
 @dataclass(frozen=True)
 class ModelSettings:
-    """Sizes of the compact backbone and of the head on it."""
+    """Sizes of the compact backbone and of the head on it.
 
+    backbone: 'compact', or a family of model.backbones.families (smolvlm2, qwen2.5-vl, qwen3-vl, paligemma2) whose model lies
+    in the folder `pretrained`; the cameras are then squares of the size that the model takes, and the compact sizes mean nothing.
+    """
+
+    backbone: str = "compact"
+    pretrained: str = ""
     cameras: tuple[CameraInput, ...] = field(default_factory=default_cameras)
     hidden_dim: Count = 192
     num_heads: Count = 6

@@ -22,7 +22,9 @@ from safetensors.torch import load_file, save_file
 from rdvla_ros.model.backbones import backbone_class
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.memory import require_memory
 from rdvla_ros.model.normalization import ActionSpace, relative_columns
+from rdvla_ros.model.prompt_tokenizer import PromptTokenizer
 from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.types import CheckpointError, nearest_names
@@ -34,13 +36,14 @@ KEYS = {
     "": ("format", "format_version", "model", "contract", "tokenizer", "statistics", "inference", "training", "weights"),
     "model": ("backbone", "backbone_config", "head_config"),
     "contract": ("joint_names", "gripper_joints", "camera_names", "representation", "step_s", "chunk_length"),
-    "tokenizer": ("vocabulary", "max_words"),
     "statistics": ("proprio", "action"),
     "inference": ("halting", "horizon"),
     "weights": ("file", "sha256", "bytes", "dtype"),
 }
 DEFAULT_HALTING = {"rule": "action_change", "threshold": 1e-6, "max_iterations": 16}
-OPTIONAL_KEYS = {"inference": ("start",)}  # absent from the manifests of older releases
+OPTIONAL_KEYS = {"inference": ("start",), "statistics": ("demonstrated",)}  # absent from the manifests of older releases
+TOKENIZERS = {cls.kind: cls for cls in (WordTokenizer, PromptTokenizer)}
+TOKENIZER_KEYS = {"words": ("vocabulary", "max_words"), "prompt": ("kind", "file", "sha256", "template", "max_tokens", "lower")}
 DEFAULT_START = {"start": "drawn"}
 DEFAULT_HORIZON = {"rule": "linear_decay", "longest": 8, "shortest": 4, "full_until": 3}
 
@@ -64,7 +67,7 @@ class Checkpoint:
     model: RDVLA
     contract: Contract
     space: ActionSpace
-    tokenizer: WordTokenizer
+    tokenizer: WordTokenizer | PromptTokenizer
     halting: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_HALTING))
     horizon: Mapping[str, Any] = field(default_factory=lambda: dict(DEFAULT_HORIZON))
     training: Mapping[str, Any] = field(default_factory=dict)
@@ -85,6 +88,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
         save_file(tensors, work / WEIGHTS)
         manifest = _manifest(checkpoint, dtype, work / WEIGHTS)
         (work / MANIFEST).write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
+        checkpoint.tokenizer.write(work)
         work.chmod(0o755)
         (work / WEIGHTS).chmod(0o644)
         _swap(work, folder)
@@ -96,7 +100,7 @@ def save_checkpoint(folder: str | Path, checkpoint: Checkpoint, dtype: str = "fl
 
 
 def _swap(work: Path, folder: Path) -> None:
-    for file in (work / WEIGHTS, work / MANIFEST):
+    for file in work.iterdir():
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
     if not folder.exists():
@@ -115,7 +119,7 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
         "format_version": FORMAT_VERSION,
         "contract": {key: getattr(contract, key) for key in KEYS["contract"]},
         "inference": {name: dict(getattr(checkpoint, name)) for name in ("halting", "horizon", "start")},
-        "tokenizer": {"vocabulary": checkpoint.tokenizer.vocabulary, "max_words": checkpoint.tokenizer.max_words},
+        "tokenizer": checkpoint.tokenizer.to_dict(),
         "statistics": space.to_dict(),
         "model": {
             "backbone": checkpoint.backbone_name,
@@ -136,7 +140,8 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
         found = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
         raise CheckpointError(
             f"Checkpoint {folder}: expected {MANIFEST} and {WEIGHTS}, found {found or 'an empty folder'}. A published folder "
-            "(config.json, action_head--*.pt) is something else: rdvla_ros.model.published.load_head reads the head of one."
+            "(config.json, action_head--*.pt) is something else: 'rdvla import-checkpoint FOLDER OUT' makes one of ours of it "
+            "(rdvla_ros.model.published.load_model reads it)."
         )
     try:
         manifest = json.loads(path.read_text(encoding="utf-8"))
@@ -153,24 +158,34 @@ def read_manifest(folder: str | Path) -> dict[str, Any]:
     for section in KEYS:
         if section:
             _check_keys(manifest[section], section, path)
+    _check_tokenizer(manifest["tokenizer"], path)
     return manifest
 
 
-def _check_keys(data: Any, section: str, path: Path) -> None:
+def _check_tokenizer(data: Any, path: Path) -> None:
+    kind = data.get("kind", WordTokenizer.kind) if isinstance(data, Mapping) else None
+    if isinstance(data, Mapping) and kind not in TOKENIZERS:
+        raise CheckpointError(f"{path}: tokenizer: kind '{kind}'. {nearest_names(kind, TOKENIZERS)}")
+    _check_keys(data, "tokenizer", path, TOKENIZER_KEYS.get(kind, ()))
+
+
+def _check_keys(data: Any, section: str, path: Path, wanted: tuple[str, ...] | None = None) -> None:
+    """wanted: the section's keys, where they depend on what else it says."""
     place = f"{path}: {section}" if section else str(path)
     if not isinstance(data, Mapping):
         raise CheckpointError(f"{place}: expected a mapping, got {type(data).__name__}.")
+    wanted = KEYS[section] if wanted is None else wanted
     for key in data:
-        known = (*KEYS[section], *OPTIONAL_KEYS.get(section, ()))
+        known = (*wanted, *OPTIONAL_KEYS.get(section, ()))
         if key not in known:
             raise CheckpointError(f"{place}: unknown key '{key}'. {nearest_names(key, known)}")
-    missing = [key for key in KEYS[section] if key not in data]
+    missing = [key for key in wanted if key not in data]
     if missing:
-        raise CheckpointError(f"{place}: missing key '{missing[0]}'. Expected keys: {', '.join(KEYS[section])}.")
+        raise CheckpointError(f"{place}: missing key '{missing[0]}'. Expected keys: {', '.join(wanted)}.")
 
 
-def load_checkpoint(folder: str | Path) -> Checkpoint:
-    """Read a folder that `save_checkpoint` wrote: float32 model in evaluation mode."""
+def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> Checkpoint:
+    """Read a folder that `save_checkpoint` wrote: a model in evaluation mode, of numbers of `dtype`."""
     folder = Path(folder)
     manifest = read_manifest(folder)
     contract = _contract(manifest["contract"], folder)
@@ -186,8 +201,8 @@ def load_checkpoint(folder: str | Path) -> Checkpoint:
     ):
         if value != expected:
             raise CheckpointError(f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}.")
-    _load_weights(model, folder, manifest["weights"])
-    tokenizer = WordTokenizer(tuple(manifest["tokenizer"]["vocabulary"]), int(manifest["tokenizer"]["max_words"]))
+    _load_weights(model, folder, manifest["weights"], dtype)
+    tokenizer = TOKENIZERS[manifest["tokenizer"].get("kind", WordTokenizer.kind)].from_dict(manifest["tokenizer"], folder)
     inference = manifest["inference"]
     return Checkpoint(
         model.eval(),
@@ -214,7 +229,7 @@ def _contract(data: Mapping[str, Any], folder: Path) -> Contract:
 def _build_model(data: Mapping[str, Any], folder: Path) -> RDVLA:
     cls = backbone_class(data["backbone"])
     try:
-        backbone = cls(cls.config_class.from_dict(data["backbone_config"]))
+        backbone = cls.empty(cls.config_class.from_dict(data["backbone_config"]))
     except (TypeError, KeyError) as error:
         raise CheckpointError(
             f"{folder / MANIFEST}: backbone_config does not describe a '{data['backbone']}' backbone: {error}."
@@ -222,7 +237,7 @@ def _build_model(data: Mapping[str, Any], folder: Path) -> RDVLA:
     return RDVLA(backbone, RDVLAHead(HeadConfig.from_dict(data["head_config"])))
 
 
-def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any]) -> None:
+def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any], dtype: torch.dtype) -> None:
     path = folder / WEIGHTS
     if described["file"] != WEIGHTS or not path.is_file():
         raise CheckpointError(
@@ -236,11 +251,12 @@ def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any]) -> N
         raise CheckpointError(
             f"{path}: its SHA-256 is not the manifest's: damaged, or from another training. Copy the folder again."
         )
+    expected = model.state_dict()
+    require_memory(described["bytes"] + sum(tensor.numel() for tensor in expected.values()) * torch.finfo(dtype).bits // 8, path)
     try:
         tensors = load_file(path)
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path}: not a readable safetensors file ({error}).") from error
-    expected = model.state_dict()
     for name, tensor in expected.items():
         if name not in tensors:
             raise CheckpointError(f"{path}: missing tensor '{name}'. {nearest_names(name, tensors)}")
@@ -250,7 +266,8 @@ def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any]) -> N
     if foreign:
         raise CheckpointError(f"{path}: unknown tensor '{foreign[0]}'. {nearest_names(foreign[0], expected)}")
     _check_finite(tensors, str(path))
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    model.load_state_dict({name: tensors.pop(name).to(dtype, copy=True) for name in expected}, assign=True)
+    model.backbone.loaded()
 
 
 def _check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import cv2
 import numpy as np
 
-from rdvla_ros.model.backbones.compact import CameraInput
+
+class CameraView(Protocol):
+    """What a network wants of one camera: size [px], and the crop (left, top, right, bottom) as fractions of the image."""
+
+    name: str
+    width: int
+    height: int
+    crop: tuple[float, float, float, float]
 
 
-def prepare_image(image: np.ndarray, camera: CameraInput) -> np.ndarray:
+def prepare_image(image: np.ndarray, camera: CameraView) -> np.ndarray:
     """(height, width, 3) uint8 of any size -> (camera.height, camera.width, 3) uint8: crop, then shrink.
 
     Area averaging when shrinking: neighbouring pixels are mixed rather than dropped, so a small object cannot flicker.

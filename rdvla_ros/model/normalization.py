@@ -73,12 +73,14 @@ class ActionSpace:
     representation: 'absolute' (joint targets) or 'relative' (targets minus the measured position of the observation).
     relative: (A,) bool, the columns that are relative: grippers stay absolute in both, since open and closed are places.
     action_std: (A,) standard deviation of the demonstrated actions, normalised (None: not recorded by older releases).
+    demonstrated: where demonstrations went (None: the range of proprioception, which is the same for our own training).
     """
 
     relative: np.ndarray
     proprio: Scaler
     action: Scaler
     action_std: np.ndarray | None = None
+    demonstrated: Scaler | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Sequence[float]]], relative: np.ndarray) -> ActionSpace:
@@ -86,12 +88,17 @@ class ActionSpace:
         width, action = len(relative), dict(data["action"])
         std = std_from_dict(action, width)
         action.pop("std", None)
-        return cls(relative, Scaler.from_dict(data["proprio"], width, "proprio"), Scaler.from_dict(action, width, "action"), std)
+        reach = Scaler.from_dict(data["demonstrated"], width, "demonstrated") if "demonstrated" in data else None
+        proprio, scaler = (
+            Scaler.from_dict(part, width, name) for part, name in ((data["proprio"], "proprio"), (action, "action"))
+        )
+        return cls(relative, proprio, scaler, std, reach)
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """All statistics, for a manifest or a training state; `relative` follows from the representation."""
         std = {} if self.action_std is None else {"std": self.action_std.tolist()}
-        return {"proprio": self.proprio.to_dict(), "action": self.action.to_dict() | std}
+        reach = {} if self.demonstrated is None else {"demonstrated": self.demonstrated.to_dict()}
+        return {"proprio": self.proprio.to_dict(), "action": self.action.to_dict() | std, **reach}
 
     @property
     def representation(self) -> str:
@@ -110,13 +117,14 @@ class ActionSpace:
         return self.action.denormalise(actions) + self._offset(positions)
 
     def within_demonstrated(self, targets: np.ndarray, positions: np.ndarray) -> np.ndarray:
-        """Targets (..., H, A) kept where demonstrations went (the range of proprioception), or where the arms are already.
+        """Targets (..., H, A) kept where demonstrations went, or where the arms are already.
 
         A relative action where nothing was learnt moves on from wherever the last one led: without a bound a joint could
         wander to its stop.
         """
-        low = np.minimum(self.proprio.low, positions)[..., None, :]
-        high = np.maximum(self.proprio.high, positions)[..., None, :]
+        reach = self.proprio if self.demonstrated is None else self.demonstrated
+        low = np.minimum(reach.low, positions)[..., None, :]
+        high = np.maximum(reach.high, positions)[..., None, :]
         return np.clip(targets, low, high)
 
     def _offset(self, positions: np.ndarray) -> np.ndarray:

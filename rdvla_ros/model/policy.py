@@ -13,8 +13,8 @@ import torch
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint
 from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.halting import Deadline, make_halting
-from rdvla_ros.model.images import prepare_image
 from rdvla_ros.model.initial_state import Previous, make_start
+from rdvla_ros.model.memory import require_device
 from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.types import (
     ActionChunk,
@@ -29,6 +29,12 @@ from rdvla_ros.types import (
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 LATENCY_MARGIN_S = 0.005  # kept back from a deadline for what follows the head
+
+
+def _dtype(name: str) -> torch.dtype:
+    if name not in DTYPES:
+        raise CheckpointError(f"dtype: '{name}'. {nearest_names(name, DTYPES)}")
+    return DTYPES[name]
 
 
 class Policy:
@@ -46,11 +52,10 @@ class Policy:
     ):
         """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.scratchpad`, or
         its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process)."""
-        if dtype not in DTYPES:
-            raise CheckpointError(f"dtype: '{dtype}'. {nearest_names(dtype, DTYPES)}")
         self.checkpoint = checkpoint
         self.contract: Contract = checkpoint.contract
-        self.device, self.dtype = torch.device(device), DTYPES[dtype]
+        self.device, self.dtype = torch.device(device), _dtype(dtype)
+        require_device(self.device, self.dtype)
         self.model = checkpoint.model.eval().requires_grad_(False).to(self.device, self.dtype)
         self.model.head.pack()  # from here on for decisions only
         chosen = checkpoint.halting if halting is None else halting
@@ -69,7 +74,9 @@ class Policy:
     @classmethod
     def load(cls, folder: str | Path, device: str = "cpu", halting: Any = None, **options: Any) -> Policy:
         """From a checkpoint folder; CheckpointError says what is wrong with it."""
-        return cls(load_checkpoint(folder), device=device, halting=halting, **options)
+        dtype = _dtype(options.get("dtype", "float32"))
+        require_device(torch.device(device), dtype)  # before anything large is read
+        return cls(load_checkpoint(folder, dtype), device=device, halting=halting, **options)
 
     @property
     def name(self) -> str:
@@ -235,7 +242,7 @@ class Policy:
         return positions
 
     def _images(self, observation: Observation) -> dict[str, torch.Tensor]:
-        """camera -> (1, 3, h, w) uint8 at the network's size."""
+        """camera -> (1, C, h, w) as the backbone wants it."""
         images = {}
         for camera in self.model.backbone.config.cameras:
             image = observation.images.get(camera.name)
@@ -257,7 +264,7 @@ class Policy:
                     f"Camera '{camera.name}': expected at least {camera.width} x {camera.height} pixels, got {image.shape[1]} x "
                     f"{image.shape[0]}. Raise the camera's resolution."
                 )
-            images[camera.name] = torch.from_numpy(prepare_image(image, camera)).permute(2, 0, 1)[None].to(self.device)
+            images[camera.name] = self.model.backbone.prepare(image, camera).to(self.device)
         return images
 
     def _text_tokens(self, instruction: str) -> torch.Tensor:

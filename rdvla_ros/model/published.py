@@ -18,6 +18,8 @@ from torch import Tensor
 
 from rdvla_ros.model.config import HeadConfig, HeadConfigError
 from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.published_backbone import load_backbone
+from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.types import CheckpointError
 
 _HEAD_FILE = re.compile(r"action_head--(?P<step>.+)_checkpoint\.pt")
@@ -59,6 +61,24 @@ def load_head(folder: str | Path, *, step: str | int | None = None, dtype: torch
     head = RDVLAHead(config)
     _load(head, _renamed(weights, projector, config, folder), folder)
     return head.to(dtype).eval()
+
+
+def load_model(
+    folder: str | Path, *, step: str | int | None = None, dtype: torch.dtype = torch.float32, **preprocessing: Any
+) -> RDVLA:
+    """The whole model of a published folder, in evaluation mode.
+
+    `model.backbone(pixel_values (B, 6 * images, S, S), input_ids (B, N))` gives (task_states, latent_states) for `model.head`.
+    step, dtype: as for load_head. preprocessing: fields of resample.Preprocessing, where the folder's are not wanted.
+    """
+    head = load_head(folder, step=step, dtype=dtype)
+    backbone = load_backbone(Path(folder), head.config.context_layers, dtype, **preprocessing)
+    if backbone.hidden_dim != head.config.context_width:
+        raise CheckpointError(
+            f"{folder}: the head reads hidden states {head.config.context_width} wide, the language model's are "
+            f"{backbone.hidden_dim} wide. The files are of different checkpoints."
+        )
+    return RDVLA(backbone, head).eval()
 
 
 def _find_step(folder: Path, step: str | int | None) -> str:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
 from rdvla_ros.types import ObservationError
 
@@ -22,6 +24,24 @@ class WordTokenizer:
     @classmethod
     def from_instructions(cls, instructions: Iterable[str], max_words: int) -> WordTokenizer:
         return cls(tuple(sorted({word for text in instructions for word in words(text)})), max_words)
+
+    kind = "words"
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any], folder: Path) -> WordTokenizer:
+        """From the manifest; inverse of `to_dict`."""
+        return cls(tuple(data["vocabulary"]), int(data["max_words"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"vocabulary": self.vocabulary, "max_words": self.max_words}
+
+    def write(self, folder: Path) -> list[Path]:
+        """Files beside the manifest: none."""
+        return []
+
+    @property
+    def description(self) -> str:
+        return f"{len(self.vocabulary)} known, {self.max_words} per instruction"
 
     @property
     def size(self) -> int:

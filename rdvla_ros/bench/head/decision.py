@@ -20,7 +20,7 @@ def decision_stages(folder: Path, rounds: int, device: torch.device) -> dict[str
     generator = np.random.default_rng(0)
     cameras = policy.model.backbone.config.cameras
     positions = 0.5 * (policy.checkpoint.space.proprio.low + policy.checkpoint.space.proprio.high)
-    instruction = " ".join(policy.checkpoint.tokenizer.vocabulary[:4])
+    instruction = " ".join(policy.checkpoint.tokenizer.vocabulary[:4]) or "move"
     decisions = []
     for _ in range(max(10, rounds)):
         images = {c.name: generator.integers(0, 256, (240, 320, 3), dtype=np.uint8) for c in cameras}

@@ -11,6 +11,7 @@ from torch import Tensor
 from rdvla_ros.learning.config import Augmentation
 from rdvla_ros.learning.data.dataset import Frames
 from rdvla_ros.model.normalization import ActionSpace
+from rdvla_ros.model.prompt_tokenizer import PADDING, PromptTokenizer
 from rdvla_ros.model.tokenizer import UNKNOWN, WordTokenizer
 
 
@@ -36,13 +37,19 @@ class BatchMaker:
     """Picks observations out of `frames` and prepares them; with a generator, varied by `augmentation`."""
 
     def __init__(
-        self, frames: Frames, space: ActionSpace, tokenizer: WordTokenizer, augmentation: Augmentation, chunk_length: int
+        self,
+        frames: Frames,
+        space: ActionSpace,
+        tokenizer: WordTokenizer | PromptTokenizer,
+        augmentation: Augmentation,
+        chunk_length: int,
     ):
         self.frames, self.space, self.augmentation, self.chunk_length = frames, space, augmentation, chunk_length
         ids = [tokenizer.encode(text) for text in frames.instructions]
-        self.word_ids = np.zeros((len(ids), max(map(len, ids))), np.int64)
+        self.words = tokenizer.kind == WordTokenizer.kind  # others have no id that stands for any word
+        self.word_ids = np.full((len(ids), max(map(len, ids))), 0 if self.words else PADDING, np.int64)
         for row, words in zip(self.word_ids, ids, strict=True):
-            row[: len(words)] = words
+            row[slice(len(words)) if self.words else slice(len(row) - len(words), None)] = words
 
     def make(self, indices: np.ndarray, rng: np.random.Generator | None = None) -> Batch:
         positions = self.frames.positions[indices]
@@ -53,7 +60,7 @@ class BatchMaker:
             # Only what the network sees is noisy: the target stays the one of the true position.
             positions = positions + rng.normal(0.0, self.augmentation.proprio_noise, positions.shape)
             dropped = rng.random(input_ids.shape) < self.augmentation.word_dropout
-            input_ids = np.where(dropped & (input_ids != 0), UNKNOWN, input_ids)
+            input_ids = np.where(dropped & (input_ids != 0), UNKNOWN, input_ids) if self.words else input_ids
         images = {name: self._images(name, indices, rng) for name in self.frames.images}
         proprio = self.space.encode_proprio(positions)
         numbers = (proprio, target, self.space.proprio.normalise(labels[:, -1]))

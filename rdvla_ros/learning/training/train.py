@@ -18,7 +18,7 @@ from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
 from rdvla_ros.learning.training.parallel import Team, free_port, run_processes
-from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state
+from rdvla_ros.learning.training.trainer import COMPACT, Trainer, load_state, make_tokenizer, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
 from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
@@ -57,8 +57,8 @@ def train(
     space = _space(config, frames, usable, robot, saved)
     tokenizer = (
         WordTokenizer(tuple(saved["vocabulary"]), config.model.max_words)
-        if saved
-        else WordTokenizer.from_instructions(frames.instructions, config.model.max_words)
+        if saved and config.model.backbone == COMPACT
+        else make_tokenizer(config, frames.instructions)
     )
     trainer = Trainer(config, space, tokenizer, team, device)
     if saved:
@@ -216,7 +216,9 @@ class _Run:
             "validation_error_by_depth": {str(depth): round(error, 5) for depth, error in self.last_error.items()},
             "config": config.to_dict(),
         }
-        save_checkpoint(self.output / POLICY, Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes))
+        name = COMPACT if config.model.backbone == COMPACT else "vlm"
+        checkpoint = Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes, backbone_name=name)
+        save_checkpoint(self.output / POLICY, checkpoint)
 
 
 def _process(rank: int, size: int, port: int, threads: int, arguments: tuple) -> None:

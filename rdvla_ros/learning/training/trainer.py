@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.config import ModelSettings, TrainConfig, TrainingError
 from rdvla_ros.learning.data.augment import Batch, BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, shuffled_batch
 from rdvla_ros.learning.training.auxiliary import AuxiliaryHead, auxiliary_loss
@@ -21,21 +21,46 @@ from rdvla_ros.learning.training.initialise import initialise
 from rdvla_ros.learning.training.parallel import Team
 from rdvla_ros.learning.training.recurrence import chunk_loss, unroll
 from rdvla_ros.learning.training.validation import error_by_depth
+from rdvla_ros.model.backbones.base import Backbone
 from rdvla_ros.model.backbones.compact import CompactBackbone, CompactConfig
+from rdvla_ros.model.backbones.families import family
+from rdvla_ros.model.backbones.vlm_loading import vlm_from_folder, vlm_tokenizer
 from rdvla_ros.model.checkpoint import Checkpoint
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import ActionSpace
+from rdvla_ros.model.prompt_tokenizer import PromptTokenizer
 from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.model.tokenizer import WordTokenizer
 
+COMPACT = "compact"
 AUXILIARY_PHASES = 16  # names the phase head has room for
 
 
-def build_model(config: TrainConfig, tokenizer: WordTokenizer, action_dim: int) -> RDVLA:
-    """A fresh model; torch's global generator decides its weights."""
+def make_tokenizer(config: TrainConfig, instructions: Sequence[str]) -> WordTokenizer | PromptTokenizer:
+    """The words of the instructions, or the pretrained model's own tokenizer in its prompt."""
     sizes = config.model
-    backbone = CompactBackbone(
+    if sizes.backbone == COMPACT:
+        return WordTokenizer.from_instructions(instructions, sizes.max_words)
+    return vlm_tokenizer(_pretrained(sizes), sizes.backbone, sizes.cameras)
+
+
+def _pretrained(sizes: ModelSettings) -> Path:
+    family(sizes.backbone)  # an unknown name is the first thing to say
+    if not Path(sizes.pretrained).is_dir() or not sizes.pretrained:
+        raise TrainingError(
+            f"model.pretrained: expected a folder with config.json and safetensors for backbone '{sizes.backbone}', got "
+            f"'{sizes.pretrained}'. Nothing is downloaded here."
+        )
+    return Path(sizes.pretrained)
+
+
+def _backbone(config: TrainConfig, tokenizer: WordTokenizer | PromptTokenizer) -> Backbone:
+    sizes = config.model
+    if sizes.backbone != COMPACT:
+        read = tuple(sorted({*sizes.prelude_layers, *sizes.core_layers, *sizes.coda_layers}))
+        return vlm_from_folder(_pretrained(sizes), sizes.backbone, sizes.cameras, read, sizes.latent_queries)
+    return CompactBackbone(
         CompactConfig(
             cameras=sizes.cameras,
             vocabulary_size=tokenizer.size,
@@ -48,6 +73,11 @@ def build_model(config: TrainConfig, tokenizer: WordTokenizer, action_dim: int) 
             max_words=sizes.max_words,
         )
     )
+
+
+def build_model(config: TrainConfig, tokenizer: WordTokenizer | PromptTokenizer, action_dim: int) -> RDVLA:
+    """A fresh model, or a fresh head on a pretrained backbone; torch's global generator decides what is fresh."""
+    sizes, backbone = config.model, _backbone(config, tokenizer)
     head = RDVLAHead(
         HeadConfig(
             hidden_dim=sizes.hidden_dim,
@@ -61,6 +91,7 @@ def build_model(config: TrainConfig, tokenizer: WordTokenizer, action_dim: int) 
             mean_recurrence=max(1, round(config.depth.mean)),
             backprop_depth=config.backprop_depth,
             ffn_multiple=sizes.ffn_multiple,
+            context_dim=None if backbone.hidden_dim == sizes.hidden_dim else backbone.hidden_dim,
         )
     )
     return RDVLA(backbone, head)
@@ -87,8 +118,10 @@ class Trainer:
         self.device = usable_device(device)
         self.config, self.space, self.tokenizer, self.team = config, space, tokenizer, team
         width = len(space.relative)
-        self.model = build_model(config, tokenizer, width).to(self.device, memory_format=torch.channels_last)
-        self.auxiliary = AuxiliaryHead(config.model.hidden_dim, width, AUXILIARY_PHASES).to(self.device)
+        self.model = build_model(config, tokenizer, width).to(self.device)
+        if config.model.backbone == COMPACT:
+            self.model.to(memory_format=torch.channels_last)
+        self.auxiliary = AuxiliaryHead(self.model.backbone.hidden_dim, width, AUXILIARY_PHASES).to(self.device)
         self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
         self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
         matrices = [p for p in self.parameters if p.ndim >= 2]

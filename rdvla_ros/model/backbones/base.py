@@ -8,9 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import nn
 
+from rdvla_ros.model.images import CameraView, prepare_image
 from rdvla_ros.types import CheckpointError, nearest_names
 
 LayerStates = dict[int, torch.Tensor]
@@ -26,6 +28,14 @@ class Backbone(nn.Module):
     hidden_dim: int
     num_layers: int
 
+    @classmethod
+    def empty(cls, config) -> Backbone:
+        """A backbone whose weights are about to be loaded; a large one takes no memory for them yet."""
+        return cls(config)
+
+    def loaded(self) -> None:
+        """Called after the weights were assigned: what is no weight is put right here."""
+
     def forward(
         self, images: Mapping[str, torch.Tensor], input_ids: torch.Tensor, layers: tuple[int, ...]
     ) -> tuple[LayerStates, LayerStates]:
@@ -34,6 +44,10 @@ class Backbone(nn.Module):
         task_states: layer -> (B, P, D). latent_states: layer -> (B, Q, D).
         """
         raise TypeError(f"{type(self).__name__} is a description of a backbone; build one of {', '.join(BACKBONES)}")
+
+    def prepare(self, image: np.ndarray, camera: CameraView) -> torch.Tensor:
+        """One camera's image (height, width, 3) uint8 -> (1, C, h, w), what forward wants of that camera."""
+        return torch.from_numpy(prepare_image(image, camera)).permute(2, 0, 1)[None]
 
 
 BACKBONES: dict[str, type[Backbone]] = {}

@@ -1,0 +1,1 @@
+"""Speed of a whole decision of a published-size model, stage by stage."""
