@@ -1,7 +1,7 @@
 """The robot (simulated with sim:=true), the policy, the gate and the monitor.
 
     ros2 launch rdvla_ros bimanual.launch.py sim:=true
-    ros2 launch rdvla_ros bimanual.launch.py sim:=true namespace:=cell_1
+    ros2 launch rdvla_ros bimanual.launch.py sim:=true namespace:=cell_1 record:=runs/tuesday
     ros2 launch rdvla_ros bimanual.launch.py robot:=my_robot.yaml checkpoint:=my_checkpoint instruction:='...'
 
 The processes come from rdvla_ros.bringup.processes, which `rdvla demo` uses too.
@@ -25,8 +25,8 @@ def generate_launch_description():
 def _nodes(context):
     bringup.refuse_misspelt(context.launch_configurations)
     given = {a.name: LaunchConfiguration(a.name).perform(context) for a in bringup.ARGUMENTS}
-    actions = [node_action(spec) for spec in bringup.processes(given)]
-    return [*actions, *(_end_with(action) for action in actions)]
+    actions = [(spec, node_action(spec)) for spec in bringup.processes(given)]
+    return [*(action for _, action in actions), *(_end_with(action) for spec, action in actions if spec.essential)]
 
 
 def node_action(spec):
@@ -42,6 +42,6 @@ def node_action(spec):
 
 
 def _end_with(action):
-    """One process that ended leaves a system that cannot do its work: all of it stops, the gate with a hold."""
+    """One essential process that ended leaves a system that cannot do its work: all of it stops, the gate with a hold."""
     stop = EmitEvent(event=Shutdown(reason=f"{action.node_executable} ended"))
     return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=[stop]))

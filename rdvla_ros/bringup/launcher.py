@@ -80,10 +80,10 @@ class Processes:
         return {item.spec.node: item.process.poll() for item in self.running}
 
     def check(self) -> None:
-        """Raise BringupError when a process has ended by itself, with the end of its log."""
+        """Raise BringupError when an essential process has ended by itself, with the end of its log."""
         for item in self.running:
             code = item.process.poll()
-            if code is not None:
+            if code is not None and item.spec.essential:
                 raise BringupError(
                     f"The process of node '{item.spec.node}' was expected to run and ended with code {code}. "
                     f"Its last lines ({item.log}):\n{item.last_lines()}"
