@@ -49,6 +49,8 @@ COMMANDS = {
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
+    "report": Command("rdvla_ros.runs.report", "one page with plots about a recorded run"),
+    "runs-to-dataset": Command("rdvla_ros.learning.recording.runs_to_dataset", "recorded runs and bags as training data"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
     "inspect": Command("", "what a checkpoint or a robot description is"),
 }

@@ -75,7 +75,7 @@ def moments(run: Run, settings: Settings) -> Moments:
         robot.to_policy(state),
         robot.to_policy(action),
         {camera: _newest(run.frame_stamps(camera), times_s) for camera in robot.camera_names},
-        np.array([signals.MODES.get(int(m), "") for m in mode]),
+        np.array([signals.MODES.get(m, "") for m in mode]),
         np.array([[arm.name in list(t) for arm in robot.arms] for t in taken], dtype=np.int64),
         np.array([str(text) for text in signals.values_in_force(decisions, "instruction", times_s, lambda: first)], dtype=object),
         rows,
