@@ -64,7 +64,7 @@ def modes(run: Run, axes: Axes) -> None:
 
 def mode_spans(run: Run) -> list[tuple[str, float, float, int]]:
     """(mode, begin [s], end [s], row of the gate's table in which it begins) from the run's beginning."""
-    gate, times_s, end_s = run.table("gate"), _times(run, "gate"), run.span_s[1] - run.span_s[0]
+    gate, times_s, end_s = run.table("gate"), np.maximum(0.0, _times(run, "gate")), run.span_s[1] - run.span_s[0]
     modes_ = gate["mode"].fillna(-1)  # a gate of another version may not say it
     keys = list(zip(modes_, gate["hold_id"].fillna(0), strict=True))
     begins = [i for i in range(len(keys)) if i == 0 or keys[i] != keys[i - 1]]
@@ -160,14 +160,17 @@ def joints(run: Run, axes: Sequence[Axes]) -> None:
                 label = arm.joint_names[j].removeprefix(f"{arm.name}_") if style == "-" else None
                 place.plot(times_s[::every] - begin_s, values[::every, j], style, color=f"C{j}", lw=1, label=label)
         place.set(ylabel="[rad or m]")
-        place.set_title(f"joints of arm '{arm.name}': measured, and commanded (dashed)", loc="left", fontsize=11)
+        place.set_title(f"arm '{arm.name}': measured, commanded (dashed)", loc="left", fontsize=11)
         place.legend(**LEGEND, fontsize=7, ncols=7)
 
 
 def thumbnails(run: Run, camera: str) -> list[tuple[float, str]]:
     """(time [s], address of a small picture), evenly over the run."""
     stamps_s = run.frame_stamps(camera)
-    wanted = set(np.linspace(0, len(stamps_s) - 1, min(THUMBNAILS, len(stamps_s))).round().astype(int).tolist())
+    if not len(stamps_s):
+        return []
+    times_s = np.linspace(stamps_s[0], stamps_s[-1], THUMBNAILS)
+    wanted = {int(np.abs(stamps_s - time_s).argmin()) for time_s in times_s}
     found = []
     for number, picture in enumerate(run.pictures(camera)):
         if number in wanted:

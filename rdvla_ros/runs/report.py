@@ -20,6 +20,7 @@ h1 { font-size: 26px; margin: 0 } h2 { font-size: 19px; margin: 28px 0 6px }
 .tiles { display: flex; flex-wrap: wrap; gap: 10px; margin: 16px 0 } .tile { border: 1px solid #cdd3db; border-radius: 8px; padding: 8px 14px }
 .tile b { display: block; font-size: 24px } .bad { border: 2px solid #b3293d } .bad b::before { content: "! " }
 table { border-collapse: collapse; width: 100% } td, th { text-align: left; padding: 3px 10px 3px 0; border-bottom: 1px solid #e4e8ed; vertical-align: top }
+td:first-child, th { white-space: nowrap }
 img { max-width: 100% } .strip { display: flex; gap: 4px; overflow-x: auto } figure { margin: 0 } figcaption { font-size: 12px; color: #556 }
 summary { cursor: pointer; font-weight: 600; padding: 4px 0 } .muted { color: #556 }
 @media (prefers-color-scheme: dark) { body { color-scheme: light } }
@@ -33,11 +34,17 @@ def page(run: Run) -> str:
     parts += [_plot(run, "uncertainty", plots.uncertainty), _plot(run, "decisions", plots.iterations)]
     parts += [_plot(run, "decisions", plots.change), _plot(run, "decisions", plots.latency)]
     parts += [_plot(run, "joints", plots.joints, 2.6 * len(run.robot.arms), len(run.robot.arms)), _cameras(run), _settings(run)]
-    title = escape(f"Run {run.folder.resolve().name}")
+    title = escape(f"Run {_name(run)}")
     return (
         f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{title}</title>'
         f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style></head><body>{"".join(parts)}</body></html>\n'
     )
+
+
+def _name(run: Run) -> str:
+    """Of the folder; with the one above where it is only called 'run', as the demo's is."""
+    folder = run.folder.resolve()
+    return f"{folder.parent.name}/{folder.name}" if folder.name == "run" else folder.name
 
 
 def _head(run: Run) -> str:
@@ -49,7 +56,7 @@ def _head(run: Run) -> str:
     ended = "" if run.ended == "complete" else f'<p class="tile bad">Not complete: {escape(run.ended)}</p>'
     source = f", from the bag {escape(str(about['bag']))}" if about.get("bag") else ""
     return (
-        f"<h1>Run {escape(run.folder.resolve().name)}</h1>"
+        f"<h1>Run {escape(_name(run))}</h1>"
         f"<p>Robot '{escape(run.robot.name)}', {escape(str(about.get('started', '')))}, {end_s - begin_s:.1f} s{source}.<br>"
         f"Instruction: {escape(instructions)}<br>Checkpoint: {escape(str(checkpoint.get('folder', 'not known')))}, "
         f'<span class="muted">SHA-256 {escape(digest[:16])}</span></p>{ended}'
@@ -86,10 +93,14 @@ def _begins(flags: Iterable[bool]) -> int:
 
 
 def task_episodes(run: Run) -> list[dict[str, Any]]:
-    """What a simulated robot said of its episodes; none of a real one."""
+    """What a simulated robot said of its episodes, of those in which motions passed; none of a real one."""
     table = run.table("task")
-    found = []
+    begin_s, found = run.span_s[0], []
+    moved = [(begin, end) for mode, begin, end, _ in plots.mode_spans(run) if mode in ("AUTO", "TAKEOVER")]
     for number, rows in table.groupby("episode", sort=True):
+        first_s, last_s = rows["stamp_s"].iloc[0] - begin_s, rows["stamp_s"].iloc[-1] - begin_s
+        if len(run.table("gate")) and not any(begin < last_s and first_s < end for begin, end in moved):
+            continue
         done = rows[rows["best_stage"] >= 4]
         last = rows.iloc[-1]
         took_s = float(done["elapsed_s"].iloc[0]) if len(done) else None
