@@ -159,15 +159,6 @@ def test_bad_messages_are_kept_as_evidence_or_left_out_and_the_recording_goes_on
     assert any(np.isnan(position).any() for position in run.table("joints")["position"])
 
 
-def test_a_recorder_that_cannot_keep_up_leaves_messages_out_and_says_how_many(rig, tmp_path, monkeypatch):
-    monkeypatch.setattr("rdvla_ros.nodes.recorder.recording.PICTURES", 0)
-    recorder = rig.record(tmp_path / "run")
-    rig.until(lambda: rig.robot() or rig.spin(0.05) or rows(tmp_path / "run", "joints"), "joints")
-    recorder.close()
-    run = Run(tmp_path / "run")
-    assert run.about["dropped"] > 0 and len(run.table("joints")) and not len(run.table("frames"))
-
-
 def small_files():
     """What a full disk does: no file may grow beyond 3000 bytes."""
     resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))

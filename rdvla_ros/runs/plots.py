@@ -19,6 +19,7 @@ from rdvla_ros.runs.reader import Run
 COLOURS = {"AUTO": "#2a9d55", "HOLD": "#d1495b", "TAKEOVER": "#3d6fb4", "PAUSE": "#e9a23b"}
 HATCHES = {"HOLD": "///", "PAUSE": "..."}  # colour is never the only sign
 MOST_POINTS = 4000  # of one line
+MOST_STAGES = 12
 THUMBNAILS, THUMBNAIL_WIDTH = 10, 160
 LEGEND = {"loc": "lower right", "bbox_to_anchor": (1.0, 0.99), "borderaxespad": 0.0, "frameon": False}
 Axes = plt.Axes
@@ -30,11 +31,17 @@ def figure(run: Run, draw: Callable[[Run, Axes], None], height: float = 2.4, row
     drawn, axes = plt.subplots(rows, 1, figsize=(11, height), sharex=True, squeeze=False)
     # the same margins in every picture, so that their times stand below each other; titles and legends above the data
     drawn.subplots_adjust(left=0.07, right=0.99, top=1 - 0.34 / height, bottom=0.46 / height, hspace=0.3)
-    draw(run, axes[:, 0] if rows > 1 else axes[0, 0])
-    axes[-1, 0].set(xlim=(0.0, max(1.0, end_s - begin_s)), xlabel="time [s]")
+    try:
+        draw(run, axes[:, 0] if rows > 1 else axes[0, 0])
+        return _png(drawn, axes, end_s - begin_s)
+    finally:
+        plt.close(drawn)
+
+
+def _png(drawn: plt.Figure, axes: np.ndarray, length_s: float) -> str:
+    axes[-1, 0].set(xlim=(0.0, max(1.0, length_s)), xlabel="time [s]")
     out = io.BytesIO()
     drawn.savefig(out, format="png", dpi=100)
-    plt.close(drawn)
     return _address(out.getvalue(), "png")
 
 
@@ -130,7 +137,7 @@ def uncertainty(run: Run, axes: Axes) -> None:
 def latency(run: Run, axes: Axes) -> None:
     """The stages of each decision, one on top of the other, and the age of its observation when it was sent."""
     table, times_s = run.table("decisions"), _times(run, "decisions")
-    stages = list(dict.fromkeys(name for names in table["timing_names"] for name in names if name != "total"))
+    stages = list(dict.fromkeys(name for names in table["timing_names"] for name in names if name != "total"))[:MOST_STAGES]
     bottom = np.zeros(len(table))
     width_s = 0.6 * float(np.median(np.diff(times_s))) if len(times_s) > 1 else 0.1
     for stage in stages:
@@ -141,7 +148,7 @@ def latency(run: Run, axes: Axes) -> None:
             ]
         )
         values = 1e3 * np.nan_to_num(values)
-        axes.bar(times_s, values, width_s, bottom=bottom, label=stage)
+        axes.bar(times_s, values, width_s, bottom=bottom, label=_label(stage))
         bottom += values
     age_ms = 1e3 * (table["stamp_s"] - table["observation_stamp_s"]).to_numpy()
     axes.plot(times_s, age_ms, "k_", label="age of the observation")
@@ -162,6 +169,11 @@ def joints(run: Run, axes: Sequence[Axes]) -> None:
         place.set(ylabel="[rad or m]")
         place.set_title(f"arm '{arm.name}': measured, commanded (dashed)", loc="left", fontsize=11)
         place.legend(**LEGEND, fontsize=7, ncols=7)
+
+
+def _label(text: str) -> str:
+    """Text from outside: matplotlib reads what stands between dollars as a formula, and hides what begins with _."""
+    return text.replace("$", r"\$").lstrip("_")[:40] or "(no name)"
 
 
 def thumbnails(run: Run, camera: str) -> list[tuple[float, str]]:

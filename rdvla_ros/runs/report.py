@@ -145,9 +145,15 @@ def _refusals(run: Run) -> str:
 def _plot(run: Run, table: str, draw: Any, height: float = 2.4, rows: int = 1) -> str:
     if not len(run.table(table)):
         return f'<p class="muted">Nothing was recorded of: {escape(table)}.</p>'
-    if rows == 1 and draw is plots.joints:  # one arm: axes are no list
-        return f'<img alt="joints" src="{plots.figure(run, lambda r, axes: draw(r, [axes]), height)}">'
-    return f'<img alt="{escape(draw.__name__)}" src="{plots.figure(run, draw, height, rows)}">'
+    single = rows == 1 and draw is plots.joints  # one arm: axes are no list
+    try:
+        address = plots.figure(run, (lambda r, axes: draw(r, [axes])) if single else draw, height, rows)
+    except (ValueError, OverflowError, FloatingPointError, IndexError, MemoryError) as error:
+        # numbers that no plot can hold, 1e308 say; the rest of the page is still wanted
+        return (
+            f'<p class="muted">{escape(table)} cannot be drawn ({escape(type(error).__name__)}): see tables/{escape(table)}.</p>'
+        )
+    return f'<img alt="{escape(draw.__name__)}" src="{address}">'
 
 
 def _cameras(run: Run) -> str:
