@@ -1,7 +1,7 @@
 """The robot (simulated with sim:=true), the policy, the gate and the monitor.
 
     ros2 launch rdvla_ros bimanual.launch.py sim:=true
-    ros2 launch rdvla_ros bimanual.launch.py sim:=true namespace:=cell_1
+    ros2 launch rdvla_ros bimanual.launch.py sim:=true namespace:=cell_1 record:=runs/tuesday
     ros2 launch rdvla_ros bimanual.launch.py robot:=my_robot.yaml checkpoint:=my_checkpoint instruction:='...'
 
 The processes come from rdvla_ros.bringup.processes, which `rdvla demo` uses too.
@@ -43,6 +43,6 @@ def node_action(spec):
 
 
 def _end_with(action):
-    """One process that ended leaves a system that cannot do its work: all of it stops, the gate with a hold."""
+    """One needed process that ended leaves a system that cannot do its work: all of it stops, the gate with a hold."""
     stop = EmitEvent(event=Shutdown(reason=f"{action.node_executable} ended"))
     return RegisterEventHandler(OnProcessExit(target_action=action, on_exit=[stop]))

@@ -54,6 +54,8 @@ COMMANDS = {
     "bench dashboard": Command("rdvla_ros.bench.dashboard", "the operator's window: from a click to the hold, share of a core"),
     "bench seams": Command("rdvla_ros.bench.motion.seams", "the ways to join chunks: tracking error, speed kept, jerk"),
     "bench limits": Command("rdvla_ros.bench.motion.limits", "random chunks, seams and holds against the joints' limits"),
+    "report": Command("rdvla_ros.runs.report", "one page with plots about a recorded run"),
+    "runs-to-dataset": Command("rdvla_ros.learning.recording.runs_to_dataset", "recorded runs and bags as training data"),
     "security": Command("rdvla_ros.bringup.security", "the SROS 2 policy of a robot: who may publish, hear and call what"),
     "import-checkpoint": Command("rdvla_ros.model.import_checkpoint", "a published checkpoint folder as one of this package's"),
     "inspect": Command("", "what a dataset, a checkpoint or a robot description is, and all that is wrong with a dataset"),

@@ -14,16 +14,26 @@ CODEC, PIXELS = "libx264", "yuv420p"
 EXACT = {"crf": "16", "g": "2", "bf": "0", "preset": "veryfast"}
 # To watch: small, and one thread, so that the encoder takes no more than one core from the robot's processes.
 FILM = {"crf": "23", "preset": "veryfast", "threads": "1"}
+# Of the file: written in fragments, each with its own table, so that a film whose writer was killed can be seen up to there.
+FRAGMENTS = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "flush_packets": "1"}
 
 
 class VideoFile:
     """One mp4 being written, in a folder that exists; frame i is shown at i / fps. width, height [px] are even, as the codec
     wants them. Every method raises OSError where the file cannot be written."""
 
-    def __init__(self, path: Path, fps: int, width: int, height: int, options: dict[str, str] = EXACT):
+    def __init__(
+        self,
+        path: Path,
+        fps: int,
+        width: int,
+        height: int,
+        options: dict[str, str] = EXACT,
+        container: dict[str, str] | None = None,
+    ):
         self.path, self.fps, self.frames = path, fps, 0
         with self._errors():
-            self._container = av.open(str(path), "w")
+            self._container = av.open(str(path), "w", options=container or {})
             self._stream = self._container.add_stream(CODEC, rate=fps, options=options)
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, PIXELS
 

@@ -50,11 +50,12 @@ fi
 include=$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_paths()["include"])')
 [ -f "$include/Python.h" ] || debian "building the messages" python3-dev || die "expected Python.h in $include, found none."
 
-wanted=$(digest requirements.txt requirements-sim.txt requirements-ros.txt requirements-dashboard.txt requirements-test.txt constraints.txt)
+wanted=$(digest requirements*.txt constraints.txt)
 if ! done_before packages "$wanted"; then
   say "installing Python packages (a few minutes the first time)"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt \
-    -r requirements.txt -r requirements-ros.txt -r requirements-dashboard.txt -r requirements-test.txt 2> "$venv/pip.log" || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
+    -r requirements.txt -r requirements-ros.txt -r requirements-dashboard.txt -r requirements-bags.txt -r requirements-test.txt \
+    2> "$venv/pip.log" || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r requirements-sim.txt 2> "$venv/pip.log" \
     || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
   remember packages "$wanted"

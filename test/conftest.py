@@ -69,6 +69,7 @@ OVER_DDS = {
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
     "test_faults_config", "test_security", "test_namespaces", "test_transport", "test_fuzzing", "test_sim_realtime",
     "test_executor", "test_policy_imported", "test_dashboard_gate", "test_dashboard_window", "test_monitor_outputs",
+    "test_recorder_node",
 }  # fmt: skip
 
 # These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before. (The

@@ -14,6 +14,7 @@ ALLOWED = {
     "robot_schema": {"types"},
     "robot": {"robot_schema", "types"},  # its errors
     "video": set(),
+    "runs": {"control", "robot", "types", "video"},
     "model": {"types"},
     "model.import_checkpoint": {"model", "robot", "types"},  # the robot it is for
     "control": {"robot", "types"},
@@ -34,13 +35,14 @@ ALLOWED = {
         "learning.data",
         "learning.training",
     },
-    "learning.recording": {"model", "sim", "control", "robot", "types", "learning"},
+    "learning.recording": {"model", "sim", "control", "robot", "types", "learning", "runs"},
     "compat": {"types"},
     "nodes": {"types"},
     "nodes.common": {"control", "compat", "robot", "types"} | GENERATED,
     "nodes.gate": {"control", "compat", "robot", "types", "nodes.common"} | GENERATED,
     "nodes.policy": {"model", "control", "compat", "robot", "types", "nodes.common"} | GENERATED,
     "nodes.monitor": {"control", "compat", "robot", "types", "nodes.common"} | GENERATED,
+    "nodes.recorder": {"control", "compat", "robot", "types", "runs", "nodes.common"} | GENERATED,
     "nodes.sim_robot": {"sim", "control", "compat", "robot", "types", "nodes.common"} | GENERATED,
     "bringup": {"sim", "nodes", "robot", "types"},
     "demo": {"bringup", "control", "nodes.common", "robot", "types", "video"} | GENERATED,
@@ -49,8 +51,8 @@ ALLOWED = {
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
     "cli": {"model", "learning.data", "robot", "types"},
 }
-WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat", "bringup"}
-WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema"}
+WITHOUT_TORCH = {"control", "types", "robot", "robot_schema", "sim", "compat", "bringup", "runs"}
+WITHOUT_ROS = {"model", "learning", "control", "sim", "types", "robot", "robot_schema", "runs"}
 FILES = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
 
 

@@ -21,6 +21,7 @@ from rdvla_ros.msg import ControllerState
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.monitor.node import MonitorNode
 from rdvla_ros.nodes.policy.node import SUCCESS, PolicyNode
+from rdvla_ros.nodes.recorder.node import RecorderNode
 from rdvla_ros.robot import RobotDescription
 
 FILE = Path(__file__).parent.parent / "config" / "sros2" / "policy.xml"
@@ -33,7 +34,7 @@ KINDS = {
 
 
 @pytest.fixture(scope="module")
-def used():
+def used(tmp_path_factory):
     """enclave -> what its nodes have opened: publish, subscribe, reply, request."""
     context = rclpy.Context()
     rclpy.init(context=context)
@@ -48,6 +49,7 @@ def used():
     nodes = {
         "gate": make(GateNode, discovery_s=0.0, operator="heartbeat"),
         "monitor": make(MonitorNode),
+        "recorder": make(RecorderNode, folder=str(tmp_path_factory.mktemp("run"))),
         "policy": make(PolicyNode, checkpoint="worker_cases", instruction="calm"),
     }
     nodes["policy"].load = CASES
@@ -64,6 +66,7 @@ def used():
             break
     yield opened
     nodes["policy"].close()
+    nodes["recorder"].close()
     for node in nodes.values():
         node.destroy_node()
     for publisher in states:
@@ -82,7 +85,7 @@ def look(node, names):
     return found
 
 
-@pytest.mark.parametrize("enclave", ["gate", "policy", "monitor"])
+@pytest.mark.parametrize("enclave", ["gate", "policy", "monitor", "recorder"])
 def test_a_node_may_do_exactly_what_it_does(used, enclave):
     allowed = security.allowed(security.profiles(ROBOT)[enclave])
     for kind in KINDS:

@@ -80,7 +80,7 @@ class Processes:
         return {item.spec.node: item.process.poll() for item in self.running}
 
     def check(self) -> None:
-        """Raise BringupError when a process has ended by itself, with the end of its log."""
+        """Raise BringupError when a needed process has ended by itself, with the end of its log."""
         for item in self.running:
             code = item.process.poll()
             if code is not None and item.spec.needed:

@@ -57,6 +57,7 @@ MODULES = {  # of each executable in scripts/
     "gate_node": "rdvla_ros.nodes.gate.node",
     "monitor_node": "rdvla_ros.nodes.monitor.node",
     "policy_node": "rdvla_ros.nodes.policy.node",
+    "recorder_node": "rdvla_ros.nodes.recorder.node",
     "sim_robot_node": "rdvla_ros.nodes.sim_robot.main",
 }
 
@@ -70,7 +71,8 @@ class ProcessSpec:
     """One process. executable: installed as lib/rdvla_ros/<executable>; it runs `module`.
 
     node: the name the executable gives its node. parameters and remappings are for that node. namespace: '' or '/cell_1'.
-    needed: the others cannot do their work without this process and are stopped with it; not so an operator's window.
+    needed: the robot cannot do its work without this process: the others are stopped when it ends. Not so the recorder and an
+    operator's window.
     """
 
     executable: str
@@ -125,6 +127,14 @@ def _task(text: str) -> str:
     return text
 
 
+def _record(text: str) -> str:
+    """The folder in full, or ''; a run that is there is never added to."""
+    path = Path(text).resolve()
+    if text and path.exists() and (not path.is_dir() or any(path.iterdir())):
+        raise ValueError("a folder that is new or empty")
+    return str(path) if text else ""
+
+
 @dataclass(frozen=True)
 class Argument:
     """One launch argument: its default as text, what it means, and how text becomes a value (ValueError: what is expected)."""
@@ -143,6 +153,7 @@ ARGUMENTS = (
     Argument("gate", "true", "false: no gate, the policy's trajectories go straight to the arm controllers", _boolean),
     Argument("namespace", "", "namespace of all nodes, so that several robots fit one ROS graph; empty: none", namespace),
     Argument("params_file", "", "YAML file with parameters of the nodes; they win over those set here; empty: none"),
+    Argument("record", "", "folder, new or empty, that the run is recorded in (docs/recording.md); empty: no recording", _record),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
     Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}, with its hops: follow_trail:5", _task),
@@ -195,7 +206,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
     listed += [_dashboard(values)] if values["dashboard"] else []
-    listed = ([_sim_robot(values, view)] if values["sim"] else []) + listed
+    listed = ([_sim_robot(values, view)] if values["sim"] else []) + ([_recorder(values)] if values["record"] else []) + listed
     space, params_file = values["namespace"], _params_file(values["params_file"])
     # Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace.
     clock = ((names.CLOCK, names.CLOCK.strip("/")),) if space else ()
@@ -232,6 +243,12 @@ def _gate(values: Mapping[str, Any]) -> ProcessSpec:
 
 def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
     return ProcessSpec("monitor_node", names.MONITOR, {"robot": values["robot"], **_clock(values)})
+
+
+def _recorder(values: Mapping[str, Any]) -> ProcessSpec:
+    """Started before those it records, and stopped after them: it hears the last hold."""
+    parameters = {"folder": values["record"], **{name: values[name] for name in ("robot", "checkpoint", "sim")}}
+    return ProcessSpec("recorder_node", names.RECORDER, {**parameters, **_clock(values)}, needed=False)
 
 
 def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:

@@ -2,7 +2,7 @@
 
     rdvla security my_robot.yaml > policy.xml
 
-One enclave per process: robot, policy, gate, monitor, operator. No wildcard: every name is written out, from the robot
+One enclave per process: robot, policy, gate, monitor, recorder, operator. No wildcard: every name is written out, from the robot
 description. test/test_security.py holds it against what the nodes really open.
 """
 
@@ -19,7 +19,7 @@ from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription, shipped
 
-ENCLAVES = ("robot", "policy", "gate", "monitor", "operator")
+ENCLAVES = ("robot", "policy", "gate", "monitor", "recorder", "operator")
 PREFIX = "/rdvla"
 LIFECYCLE = ("change_state", "get_state", "get_available_states", "get_available_transitions", "get_transition_graph")
 READ_PARAMETERS = ("describe_parameters", "get_parameters", "get_parameter_types", "list_parameters")
@@ -147,6 +147,24 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 | robot.controllers
                 | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
                 request={names.GATE_HOLD},
+            )
+        ],
+        "recorder": [
+            _node(
+                names.RECORDER,
+                publish=(),
+                subscribe=robot.commands
+                | robot.motions(names.POLICY)
+                | robot.motions(names.TELEOP)
+                | robot.states
+                | robot.controllers
+                | robot.images
+                | {names.POLICY_CONVERGENCE, names.MONITOR_UNCERTAINTY, names.GATE_STATUS, "/parameter_events"},
+                request={
+                    f"{node}/{name}"
+                    for node in (names.GATE, names.POLICY, names.MONITOR)
+                    for name in ("list_parameters", "get_parameters")
+                },
             )
         ],
         "operator": [

@@ -25,7 +25,8 @@ from rdvla_ros.nodes.common import transport
 from rdvla_ros.types import RdvlaError
 
 VIDEO_HZ = 10.0
-GIVEN = ("speed", "checkpoint", "task", "seed", "namespace", "params_file")  # options that are launch arguments too
+PASSED_ON = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")  # launch arguments too
+RUN = "run"  # folder of the recording
 INTERRUPTED = 130  # 128 + SIGINT, as shells count it
 
 
@@ -50,6 +51,8 @@ def parser() -> argparse.ArgumentParser:
     options.add_argument("--out", default="", help="folder for summary.json, films and logs; empty: runs/<time>")
     options.add_argument("--namespace", default="", help="namespace of all nodes, such as cell_1")
     options.add_argument("--params-file", default="", help="YAML file with parameters of the nodes, which win over the demo's")
+    record_help = f"do not record the run into the folder's {RUN}/ (docs/recording.md)"
+    options.add_argument("--no-record", action="store_true", help=record_help)
     films_help = "no camera for people: less work for the processor, so less latency"
     options.add_argument("--no-films", action="store_true", help=films_help)
     options.add_argument("--dashboard", action="store_true", help="also open the operator's window (needs a screen)")
@@ -77,11 +80,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             options.error(f"--length: only for --task follow_trail, got {settings['task']}")
         settings["task"] += f":{length}"
     status = StatusLine()
-    passed_on = ("speed", "checkpoint", "task", "seed", "namespace", "params_file", "dashboard")
-    given = {"sim": True, **{name: settings[name] for name in passed_on}}
+    given = {"sim": True, **{name: settings[name] for name in PASSED_ON}}
+    folder = _folder(settings["out"])
+    record = "" if settings["no_record"] else str(folder / RUN)
     try:
-        specs = bringup.processes(given, view=not settings["no_films"])
-        folder = _new_folder(settings["out"])
+        specs = bringup.processes({**given, "record": record}, view=not settings["no_films"])
+        folder.mkdir(parents=True, exist_ok=True)
     except (RdvlaError, OSError) as error:
         print(f"rdvla demo: {error}", file=sys.stderr)
         return 1
@@ -101,6 +105,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if session.episodes:
         status.say(table(session.episodes))
     status.say(f"Summary: {folder / 'summary.json'}")
+    if record and Path(record).is_dir():
+        status.say(f"Recording: {record} ('rdvla report {os.path.relpath(record)}' makes a page of it)")
     return code
 
 
@@ -183,7 +189,5 @@ def _signals_interrupt() -> Iterator[None]:
             signal.signal(number, handler)
 
 
-def _new_folder(wanted: str) -> Path:
-    folder = Path(wanted) if wanted else Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder.resolve()
+def _folder(wanted: str) -> Path:
+    return (Path(wanted) if wanted else Path("runs") / time.strftime("%Y-%m-%d_%H-%M-%S")).resolve()

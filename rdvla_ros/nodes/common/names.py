@@ -6,7 +6,7 @@ A node's own names begin with its own name; `~/status` in the gate is GATE_STATU
 
 from __future__ import annotations
 
-GATE, POLICY, MONITOR, SIM_ROBOT = "gate", "policy", "monitor", "sim_robot"  # node names
+GATE, POLICY, MONITOR, SIM_ROBOT, RECORDER = "gate", "policy", "monitor", "sim_robot", "recorder"  # node names
 
 GATE_STATUS = f"{GATE}/status"
 GATE_HEARTBEAT = f"{GATE}/heartbeat"
