@@ -27,6 +27,8 @@ def tables(data: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     first = SHOWN if SHOWN in results else next(iter(results))
     steps = f"{data['steps']} steps of {data['batch_size']}"
     parts = [hops_table(f"{titles[first]}; {steps}", results[first]), rules_table(results[first])]
+    if all("second" in run for run in results[first].values()):
+        parts.append(_second_table(results[first]))
     return "\n".join([*parts, _recipes_table(results, titles)])
 
 
@@ -72,6 +74,28 @@ def rules_table(runs: Mapping[str, Any]) -> str:
         means = [np.mean([s["hops"][h]["iterations"] for s in stops]) for h in shown]
         rho = np.mean([s["spearman"] for s in stops])
         lines.append(f"| {rule} | {right / of:.3f} | {rho:.2f} | {' | '.join(f'{m:.1f}' for m in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+SECOND = {
+    "cold": "first decision",
+    "warm": "second, from the first one's scratchpad",
+    "cold_hidden": "from a drawn scratchpad, the trail but its end hidden",
+    "warm_hidden": "from the first one's scratchpad, the trail but its end hidden",
+}
+
+
+def _second_table(runs: Mapping[str, Any]) -> str:
+    """Right answers and iterations of a second decision."""
+    hops = list(next(iter(runs.values()))["second"]["cold"])
+    lines = [f"| decision: right, mean r | {' | '.join(f'{h} hops' for h in hops)} |", "|---" * (len(hops) + 1) + "|"]
+    of = sum(run["of"] for run in runs.values())
+    for name, title in SECOND.items():
+        entries = {h: [run["second"][name][h] for run in runs.values()] for h in hops}
+        cells = [
+            f"{sum(e['right'] for e in es) / of:.2f}, {np.mean([e['iterations'] for e in es]):.1f}" for es in entries.values()
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
