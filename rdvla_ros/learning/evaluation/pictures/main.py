@@ -29,6 +29,7 @@ from rdvla_ros.learning.evaluation.symbols.recipes import RECIPES
 from rdvla_ros.learning.evaluation.symbols.report import hops_table, plot_runs, rules_table
 from rdvla_ros.model.halting import make_halting
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks.follow_trail import trail_scene
 from rdvla_ros.sim.trails import LONGEST
 
@@ -108,9 +109,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     seeds = range(FIRST_MOTION_SEED, FIRST_MOTION_SEED + arguments.motions)
     run.motions = motions_of(seeds, robot, arguments.output / "motions.npz")
     run.train(pictures, MOVING, arguments.steps[MOVING], arguments.batch_sizes[MOVING])
-    if "moved" not in results:
-        moved = perform(run, robot, arguments.output, range(LONGEST + 1), arguments.episodes)
-        results["moved"] = {**moved, "residual": run.motions.residual}
+    moved = results.setdefault("moved", {name: {} for name in HALTING})
+    moved["residual"] = run.motions.residual
+    sim = AlohaSim("follow_trail")
+    for hops in (hops for hops in range(LONGEST + 1) if str(hops) not in moved[next(iter(HALTING))]):
+        for name, entry in perform(sim, run, robot, arguments.output, hops, arguments.episodes).items():
+            moved[name][str(hops)] = entry
         _write(path, results, arguments)
     shown = json.loads(path.read_text(encoding="utf-8"))["results"]
     text = "\n".join(f"{hops_table(TITLES[name], shown[name])}\n{rules_table(shown[name])}" for name in TITLES)

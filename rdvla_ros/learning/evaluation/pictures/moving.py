@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,21 +59,18 @@ def execute(sim: AlohaSim, robot: RobotDescription, positions: np.ndarray) -> No
 
 
 @torch.no_grad()
-def perform(run: Any, robot: RobotDescription, folder: Path, lengths: Sequence[int], count: int) -> dict[str, Any]:
-    """halting -> hops -> successes, presses and iterations, over the task's scenes of seeds 0 .. count - 1. run: see run.py."""
-    reader, motions = run.reader.eval(), run.motions
-    found: dict[str, dict[int, Any]] = {name: {} for name in HALTING}
-    sim = AlohaSim("follow_trail")
-    for hops in lengths:
-        pictures = pictures_of(range(count), folder / "pictures" / f"length_{hops}.npz", hops)
-        starts = torch.tensor([trail_scene(seed, hops).start for seed in range(count)])
-        context = reader.encode_tokens(reader.project(run.tokens(pictures)), starts)
-        sim.task = FollowTrail(hops)
-        sim.meter = sim.task.meter(sim.model, sim.data)
-        for name, settings in HALTING.items():
-            result = reader.head.refine(context, make_halting(dict(settings)), generator=torch.Generator().manual_seed(1))
-            found[name][hops] = _episodes(sim, robot, motions, result, tqdm(range(count), desc=f"{hops} hops, {name}"))
-    sim.close()
+def perform(sim: AlohaSim, run: Any, robot: RobotDescription, folder: Path, hops: int, count: int) -> dict[str, Any]:
+    """halting -> successes, presses and iterations, over the task's scenes of seeds 0 .. count - 1. run: see run.py."""
+    reader = run.reader.eval()
+    pictures = pictures_of(range(count), folder / "pictures" / f"length_{hops}.npz", hops)
+    starts = torch.tensor([trail_scene(seed, hops).start for seed in range(count)])
+    context = reader.encode_tokens(reader.project(run.tokens(pictures)), starts)
+    sim.task = FollowTrail(hops)
+    sim.meter = sim.task.meter(sim.model, sim.data)
+    found = {}
+    for name, settings in HALTING.items():
+        result = reader.head.refine(context, make_halting(dict(settings)), generator=torch.Generator().manual_seed(1))
+        found[name] = _episodes(sim, robot, run.motions, result, tqdm(range(count), desc=f"{hops} hops, {name}"))
     return found
 
 
