@@ -224,3 +224,10 @@ def test_a_reset_of_the_robot_takes_a_length_and_keeps_it():
     with pytest.raises(SimulationError, match="0 to 8"):
         body.reset("follow_trail:9", 0)
     assert body.state().stage_name == "start"
+
+
+def test_the_demo_takes_a_length_with_a_trail_only(capsys):
+    main = pytest.importorskip("rdvla_ros.demo.main").main
+    with pytest.raises(SystemExit) as ended:
+        main(["--task", "insertion", "--length", "3"])
+    assert ended.value.code == 2 and "only for --task follow_trail, got insertion" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import torch
 
 from rdvla_ros.learning.config import TrainingError
 from rdvla_ros.learning.evaluation.pictures import main as study
+from rdvla_ros.learning.evaluation.pictures.run import short_starts
 from rdvla_ros.learning.evaluation.pictures.scenes import TOP, pictures_of
 from rdvla_ros.learning.evaluation.pictures.seeing import PictureReader, cells_of, picture_place
 from rdvla_ros.learning.evaluation.symbols import recipes, training
@@ -49,7 +50,7 @@ def test_pictures_as_symbols_are_the_scenes_of_the_task(pictures):
     assert symbols.end.tolist() == [s.end for s in scenes]
     assert symbols.right(symbols.target(9)).all() and symbols.pressed(symbols.target(0)).tolist() == [s.start for s in scenes]
     assert [["left", "right"][int(h)] for h in symbols.hand[0]] == list(scenes[0].sides)
-    starts = study.short_starts(pictures, np.arange(6), np.random.default_rng(0), longest=0)
+    starts = short_starts(pictures, np.arange(6), np.random.default_rng(0), longest=0)
     assert (pictures.hops()[np.arange(6), starts] == 0).all()
 
 
@@ -59,20 +60,21 @@ def test_pictures_of_other_seeds_are_not_taken_up(pictures, tmp_path):
         pictures_of(range(5, 7), tmp_path / "one.npz")
 
 
-def test_a_study_trains_both_stages_goes_on_and_measures(pictures, tmp_path, monkeypatch):
+def test_a_study_trains_its_stages_goes_on_and_measures(pictures, tmp_path, monkeypatch):
     monkeypatch.setitem(recipes.RECIPES, "default", replace(recipes.DEFAULT, batch_size=1))
     monkeypatch.setattr(study, "HELD_OUT", 2)
     monkeypatch.setattr(study, "LONGEST", 1)
     trainer = training.SymbolTrainer(replace(recipes.DEFAULT, batch_size=4), seed=0, steps=1)
     trainer.take_step()
     training._save(trainer, tmp_path / "symbols.pt")
-    words = ["--symbols", str(tmp_path / "symbols.pt"), "--pictures", "3", "--batch-sizes", "2", "3"]
-    words += ["--output", str(tmp_path / "out")]
-    assert study.main([*words, "--steps", "3", "2"]) == 0
+    words = ["--symbols", str(tmp_path / "symbols.pt"), "--pictures", "3", "--batch-sizes", "2", "3", "2"]
+    words += ["--motions", "2", "--episodes", "1", "--output", str(tmp_path / "out")]
+    assert study.main([*words, "--steps", "3", "2", "1"]) == 0
     found = json.loads((tmp_path / "out/pictures.json").read_text())["results"]
-    assert set(found) == {"seen", "trained"} and set(found["trained"]["0"]["fixed"]) == {"0", "1"}
+    assert set(found) == {"seen", "trained", "moved"} and set(found["trained"]["0"]["fixed"]) == {"0", "1"}
     log = torch.load(tmp_path / "out/run.pt", weights_only=True)["log"]
-    assert [row[:2] for row in log] == [[0, 1], [0, 2], [0, 3], [1, 1], [1, 2]]
+    assert [row[:2] for row in log] == [[0, 1], [0, 2], [0, 3], [1, 1], [1, 2], [2, 1]]
+    assert "| r = 1 | " in (tmp_path / "out/pictures.md").read_text()
     with pytest.raises(TrainingError, match="expected a run of 'rdvla study symbols'"):
         study.main(["--symbols", str(tmp_path / "none.pt"), "--output", str(tmp_path / "out")])
 

@@ -109,6 +109,22 @@ def test_the_command_writes_tables_and_does_not_run_a_seed_twice(tmp_path, monke
         main.main(["--variants", "defualt", "--output", str(tmp_path)])
 
 
+def test_a_second_decision_hides_the_trail_but_its_end():
+    scenes = draw_scenes(np.random.default_rng(1), np.full(20, 3))
+    seen = measure._without_trail(scenes)
+    assert seen.shape == (20, 7)
+    for row in range(20):
+        left, trail = set(seen[row].tolist()), set(scenes.route[row].tolist())
+        assert left & trail == {int(scenes.end[row])} and left | trail == set(range(10))
+    reader = SymbolReader(TINY.reader, TINY.reader.head_config(2))
+    found = measure.second_decisions(reader, 3)
+    assert all(set(by_hops) == {0, 1, 2} for by_hops in found.values())
+    pads = reader.pads(held := measure.held_out(1, 3, 4))
+    some = torch.tensor([[0, 2]] * 3)
+    torch.testing.assert_close(reader.encode(held, some).core[0].keys, reader.encode(held).core[0].keys[:, :, [0, 2, 4, 5, 6]])
+    assert pads.shape == (3, 4, 16)
+
+
 def test_rank_correlation_is_scipys():
     stats = pytest.importorskip("scipy.stats")
     rng = np.random.default_rng(0)

@@ -1,8 +1,9 @@
 """`rdvla study pictures`: what a head trained on symbols does with pictures of the task's scenes.
 
 1. Pictures of scenes at the start of an episode, seeds 30000.. ; seeds 0..99 of every length are measured and never trained.
-2. The camera stem of the compact backbone learns to make the tokens that the symbol reader makes, its weights frozen.
-3. Head and seen tokens are trained together for a while on trails of 0 to 5 hops (the stem frozen, its tokens computed once).
+2. Seeing: the camera stem of the compact backbone learns to make the tokens that the symbol reader makes.
+3. Following: head and seen tokens learn together on trails of 0 to 5 hops (the stem stands still).
+4. Moving: the head's output becomes the expert's whole motion of both arms, in one decision, and is executed in the simulator.
 Stopped anywhere, the same command goes on. It needs the run of `rdvla study symbols`.
 """
 
@@ -10,149 +11,37 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.nn.attention import SDPBackend, sdpa_kernel
-from tqdm import tqdm
 
-from rdvla_ros.learning.config import TrainingError
-from rdvla_ros.learning.evaluation.pictures.scenes import Pictures, pictures_of
-from rdvla_ros.learning.evaluation.pictures.seeing import PictureReader, seeing_loss
+from rdvla_ros.learning.evaluation.evaluate import DEFAULT_ROBOT
+from rdvla_ros.learning.evaluation.pictures.motions import motions_of
+from rdvla_ros.learning.evaluation.pictures.moving import HALTING, perform
+from rdvla_ros.learning.evaluation.pictures.run import MOVING, Run
+from rdvla_ros.learning.evaluation.pictures.scenes import pictures_of
+from rdvla_ros.learning.evaluation.pictures.seeing import PictureReader
 from rdvla_ros.learning.evaluation.symbols.measure import DEPTHS, LIMIT, spearman
 from rdvla_ros.learning.evaluation.symbols.recipes import RECIPES
-from rdvla_ros.learning.evaluation.symbols.training import SymbolTrainer
-from rdvla_ros.learning.training.recurrence import unroll
+from rdvla_ros.learning.evaluation.symbols.report import hops_table, plot_runs, rules_table
 from rdvla_ros.model.halting import make_halting
+from rdvla_ros.robot import RobotDescription
+from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks.follow_trail import trail_scene
 from rdvla_ros.sim.trails import LONGEST
 
-FIRST_SEED, HELD_OUT = 30000, 100
+FIRST_SEED, FIRST_MOTION_SEED, HELD_OUT = 30000, 31000, 100
 NAME = "pictures"
-SAVE_EVERY_STEPS = 50
+TITLES = {"seen": "the symbols' head on seen tokens, as it is", "trained": "head and seen tokens trained together"}
 RULES = {
     "change 1e-3": {"rule": "action_change", "threshold": 1e-3},
     "change 1e-4": {"rule": "action_change", "threshold": 1e-4},
     "two-hit 1e-3": {"rule": "two_hit", "threshold": 1e-3},
     "two-hit 1e-4": {"rule": "two_hit", "threshold": 1e-4},
 }
-
-
-def load_symbols(path: Path, name: str):
-    """The reader of a run of `rdvla study symbols`."""
-    if not path.is_file():
-        raise TrainingError(
-            f"{path}: expected a run of 'rdvla study symbols', found nothing. Run it first, or name another --symbols."
-        )
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    trainer = SymbolTrainer(replace(RECIPES[name], batch_size=1), state["seed"], state["steps"])
-    trainer.reader.load_state_dict(state["reader"])
-    return trainer.reader
-
-
-class Run:
-    """One run with its two stages; everything random follows from the stage and the step."""
-
-    def __init__(self, symbols_path: Path, recipe: str, folder: Path):
-        torch.manual_seed(0)
-        self.reader = PictureReader(load_symbols(symbols_path, recipe))
-        self.folder, self.recipe = folder, RECIPES[recipe]
-        self.path = folder / "run.pt"
-        self.stage, self.step = 0, 0
-        self.log: list[list[float]] = []
-        self._begin()
-        if self.path.is_file():
-            self._resume()
-
-    def _begin(self) -> None:
-        reader = self.reader
-        seeing = [*reader.stem.parameters(), *reader.project.parameters()]
-        self.trained = seeing if self.stage == 0 else [*reader.symbols.parameters(), *reader.project.parameters()]
-        rate = 2e-3 if self.stage == 0 else 1e-3
-        self.rate, self.optimiser = rate, torch.optim.AdamW(self.trained, lr=rate, weight_decay=0.01, betas=(0.9, 0.95))
-
-    def train(self, pictures: Pictures, stage: int, steps: int, batch_size: int) -> None:
-        """One stage, to its end; nothing where it is over already."""
-        if self.stage != stage:
-            return
-        tokens = None if stage == 0 else self.tokens(pictures)
-        title = ("seeing", "following")[stage]
-        progress = tqdm(total=steps, initial=self.step, desc=title, unit="step", mininterval=2.0)
-        while self.step < steps:
-            rng = np.random.default_rng((stage, self.step))
-            indices = rng.integers(len(pictures), size=batch_size)
-            with sdpa_kernel(SDPBackend.MATH):
-                loss, shown = self._loss(pictures, tokens, indices, rng)
-                loss.backward()
-            self._update(self.step / steps)
-            self.log.append([stage, self.step, round(shown, 5)])
-            progress.update()
-            progress.set_postfix_str(f"{np.mean([row[2] for row in self.log[-20:]]):.4f}", refresh=False)
-            if self.step % SAVE_EVERY_STEPS == 0:
-                self._save()
-        progress.close()
-        self.stage, self.step = stage + 1, 0
-        self._begin()
-        self._save()
-
-    def _update(self, done: float) -> None:
-        """done: share of the stage's steps."""
-        torch.nn.utils.clip_grad_norm_(self.trained, 1.0)
-        for group in self.optimiser.param_groups:
-            group["lr"] = self.rate * min(1.0, (self.step + 1) / 50, max(0.02, 3.0 * (1.0 - done)))
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
-        self.step += 1
-
-    def _loss(self, pictures: Pictures, features: Tensor | None, indices, rng) -> tuple[Tensor, float]:
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if features is None:
-            loss, unexplained = seeing_loss(self.reader, pictures, indices, generator)
-            return loss, float(unexplained)
-        scenes = pictures.symbols(indices, short_starts(pictures, indices, rng))
-        depth, head = self.recipe.depth.draw(rng), self.reader.head
-        context = self.reader.encode_tokens(self.reader.project(features[indices]), scenes.start)
-        state = head.initial_state(len(indices), generator)
-        states = unroll(head, context, state, depth, self.recipe.backprop_depth)
-        first = depth - len(states)
-        errors = [(head.decode(context, s) - scenes.target(first + i)).abs().mean() for i, s in enumerate(states)]
-        loss = torch.stack(errors).mean()
-        return loss, float(loss.detach())
-
-    @torch.no_grad()
-    def tokens(self, pictures: Pictures) -> Tensor:
-        """(N, 10, D) features of the frozen stem."""
-        parts = torch.arange(len(pictures)).split(100)
-        images = (pictures.images[part].float() / 127.5 - 1.0 for part in parts)
-        stem = self.reader.stem.eval()
-        found = [stem(x.contiguous(memory_format=torch.channels_last))[:, : pictures.places.shape[1]] for x in images]
-        self.reader._maps.clear()
-        return torch.cat(found)
-
-    def _save(self) -> None:
-        part = self.path.with_name(f".{self.path.name}")
-        state = {"reader": self.reader.state_dict(), "optimiser": self.optimiser.state_dict(), "log": self.log}
-        torch.save({**state, "stage": self.stage, "step": self.step}, part)
-        os.replace(part, self.path)
-
-    def _resume(self) -> None:
-        state = torch.load(self.path, map_location="cpu", weights_only=True)
-        self.stage, self.step, self.log = state["stage"], state["step"], state["log"]
-        self.reader.load_state_dict(state["reader"])
-        self._begin()
-        self.optimiser.load_state_dict(state["optimiser"])
-
-
-def short_starts(pictures: Pictures, indices: np.ndarray, rng: np.random.Generator, longest: int = 5) -> np.ndarray:
-    """A random start per picture whose trail is one of those that are trained."""
-    allowed = pictures.hops()[indices] <= longest
-    return np.where(allowed, rng.random(allowed.shape), -1.0).argmax(1)
 
 
 @torch.no_grad()
@@ -197,8 +86,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--symbols", type=Path, required=True, help="runs/<recipe>_<seed>.pt of 'rdvla study symbols'")
     parser.add_argument("--recipe", default="default", choices=sorted(RECIPES), help="of that run")
     parser.add_argument("--pictures", type=int, default=4000)
-    parser.add_argument("--steps", type=int, nargs=2, default=(800, 500), metavar=("SEEING", "FOLLOWING"))
-    parser.add_argument("--batch-sizes", type=int, nargs=2, default=(48, 128), metavar=("SEEING", "FOLLOWING"))
+    parser.add_argument("--steps", type=int, nargs=3, default=(700, 400, 600), metavar=("SEEING", "FOLLOWING", "MOVING"))
+    parser.add_argument("--batch-sizes", type=int, nargs=3, default=(48, 128, 128), metavar=("SEEING", "FOLLOWING", "MOVING"))
+    parser.add_argument("--motions", type=int, default=40, help="scenes whose ten pads the expert presses, for the motions")
+    parser.add_argument("--episodes", type=int, default=20, help="per length and stopping rule, in the simulator")
+    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
     arguments = parser.parse_args(argv)
@@ -213,8 +105,36 @@ def main(argv: Sequence[str] | None = None) -> int:
         if name not in results and run.stage == stage + 1:
             results[name] = {"0": {"parameters": _parameters(run.reader), **measure(run, arguments.output, HELD_OUT)}}
             _write(path, results, arguments)
-    print(path.read_text(encoding="utf-8"))
+    robot = RobotDescription.load(arguments.robot)
+    seeds = range(FIRST_MOTION_SEED, FIRST_MOTION_SEED + arguments.motions)
+    run.motions = motions_of(seeds, robot, arguments.output / "motions.npz")
+    run.train(pictures, MOVING, arguments.steps[MOVING], arguments.batch_sizes[MOVING])
+    moved = results.setdefault("moved", {name: {} for name in HALTING})
+    moved["residual"] = run.motions.residual
+    sim = AlohaSim("follow_trail")
+    for hops in (hops for hops in range(LONGEST + 1) if str(hops) not in moved[next(iter(HALTING))]):
+        for name, entry in perform(sim, run, robot, arguments.output, hops, arguments.episodes).items():
+            moved[name][str(hops)] = entry
+        _write(path, results, arguments)
+    shown = json.loads(path.read_text(encoding="utf-8"))["results"]
+    text = "\n".join(f"{hops_table(TITLES[name], shown[name])}\n{rules_table(shown[name])}" for name in TITLES)
+    path.with_suffix(".md").write_text(text + "\n" + moved_table(shown["moved"]), encoding="utf-8")
+    plot_runs(shown["trained"], path.with_suffix(".png"))
+    print(path.with_suffix(".md").read_text(encoding="utf-8"))
     return 0
+
+
+def moved_table(moved: dict[str, Any]) -> str:
+    """Markdown: successes in the simulator over hops and stopping rules, with iterations where they differ."""
+    lines = [f"| in the simulator | {' | '.join(f'{hops} hops' for hops in range(LONGEST + 1))} |", "|---" * (LONGEST + 2) + "|"]
+    for name in HALTING:
+        cells = []
+        for hops in range(LONGEST + 1):
+            entry = moved[name][str(hops)]
+            mean = f", r {np.mean(entry['iterations']):.1f}" if len(set(entry["iterations"])) > 1 or name[0] != "r" else ""
+            cells.append(f"{entry['success']} of {entry['of']}{mean}")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
 
 
 def _parameters(reader: PictureReader) -> int:

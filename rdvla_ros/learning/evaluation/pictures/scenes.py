@@ -76,7 +76,7 @@ def pictures_of(seeds: Sequence[int], path: Path, length: int | None = None) -> 
         with np.load(path) as data:
             images = list(data["images"])
             found = data["seeds"].tolist()
-        if found != list(seeds)[: len(found)]:
+        if found[: len(seeds)] != list(seeds)[: len(found)]:
             raise TrainingError(f"{path}: expected pictures of the seeds {seeds[0]}.., got others. Choose another --output.")
     left = list(seeds)[len(images) :]
     if left:

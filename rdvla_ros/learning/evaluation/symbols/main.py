@@ -18,9 +18,9 @@ from typing import Any
 import torch
 
 from rdvla_ros.learning.config import TrainingError
-from rdvla_ros.learning.evaluation.symbols.measure import measure
+from rdvla_ros.learning.evaluation.symbols.measure import measure, second_decisions
 from rdvla_ros.learning.evaluation.symbols.recipes import RECIPES
-from rdvla_ros.learning.evaluation.symbols.report import plot, tables
+from rdvla_ros.learning.evaluation.symbols.report import SHOWN, plot, tables
 from rdvla_ros.learning.evaluation.symbols.training import Recipe, train
 from rdvla_ros.types import nearest_names
 
@@ -69,6 +69,8 @@ def run(recipes: dict[str, Recipe], jobs: Sequence[tuple[str, int]], steps: int,
             continue
         trainer = train(recipes[name], seed, steps, folder / "runs" / f"{name}_{seed}.pt")
         row = {"mastered": trainer.mastered, "seconds": round(trainer.seconds), "parameters": _parameters(trainer.reader.head)}
+        if name == SHOWN:
+            row["second"] = second_decisions(trainer.reader, scenes)
         runs[str(seed)] = _with_text_keys({**row, **measure(trainer.reader, scenes)})
         _write(path, data)
     text = tables(data, {name: recipe.title for name, recipe in RECIPES.items()})

@@ -79,6 +79,44 @@ def _stops(
     return {"hops": by_hops, "spearman": spearman(np.concatenate(all_hops), np.concatenate(all_iterations))}
 
 
+@torch.no_grad()
+def second_decisions(reader: SymbolReader, count: int = 512) -> dict[str, dict[int, Any]]:
+    """What a decision after the first one costs: hops -> right answers and mean iterations of
+
+    cold        the first decision, from a drawn scratchpad
+    warm        a second one in the same scene, from the scratchpad that the first one ended with
+    cold_hidden, warm_hidden: the same where every pad of the trail but its end is hidden by then
+    """
+    reader.eval()
+    found: dict[str, dict[int, Any]] = {name: {} for name in ("cold", "warm", "cold_hidden", "warm_hidden")}
+    for hops in range(reader.config.pads - 1):
+        scenes = held_out(hops, count, reader.config.pads)
+        first = None
+        for name, seen in (
+            ("cold", None),
+            ("warm", None),
+            ("cold_hidden", _without_trail(scenes)),
+            ("warm_hidden", _without_trail(scenes)),
+        ):
+            rule = make_halting({**RULES[SHOWN_RULE], "max_iterations": LIMIT, "evaluate": "every"})
+            start = first.state if name.startswith("warm") else None
+            result = reader.head.refine(reader.encode(scenes, seen), rule, start, torch.Generator().manual_seed(1))
+            first = first or result
+            found[name][hops] = {
+                "right": int(scenes.right(result.actions).sum()),
+                "iterations": float(result.iterations.float().mean()),
+            }
+    return found
+
+
+def _without_trail(scenes: SymbolScenes) -> torch.Tensor:
+    """(B, P - hops) pads that do not lie on the trail, and its end; all scenes have the same length."""
+    on_trail = torch.zeros_like(scenes.own, dtype=torch.bool)
+    on_trail.scatter_(1, scenes.route, True)
+    on_trail[torch.arange(len(on_trail)), scenes.end] = False
+    return on_trail.logical_not().nonzero()[:, 1].view(len(on_trail), -1)
+
+
 def spearman(first: np.ndarray, second: np.ndarray) -> float:
     """Rank correlation, equal values with their mean rank; 0 where one of them is constant."""
     ranks = [_ranks(values) for values in (first, second)]

@@ -72,9 +72,11 @@ class SymbolReader(nn.Module):
         colours = self.colours(scenes.own) + self.mark(marks(scenes.following))
         return colours + self.place(scenes.place) + self.hands(scenes.hand)
 
-    def encode(self, scenes: SymbolScenes) -> HeadContext:
+    def encode(self, scenes: SymbolScenes, seen: Tensor | None = None) -> HeadContext:
+        """seen (B, S): the pads that there are tokens of; None: all."""
         names = self.colours if self.others is None else self.others[1]
         pads, start = self.pads(scenes), (names(scenes.start) + self.instruction).unsqueeze(1)
+        pads = pads if seen is None else torch.take_along_dim(pads, seen.unsqueeze(-1), 1)
         nothing = self.nothing.expand(len(start), -1, -1)
         if self.config.pads_as == "vision":
             task, latents = pads, start

@@ -25,7 +25,10 @@ def tables(data: Mapping[str, Any], titles: Mapping[str, str]) -> str:
     """Markdown: hops x iterations of the first recipe, its stopping rules, and one row per recipe."""
     results = data["results"]
     first = SHOWN if SHOWN in results else next(iter(results))
-    parts = [_hops_table(titles[first], results[first], data), _rules_table(results[first])]
+    steps = f"{data['steps']} steps of {data['batch_size']}"
+    parts = [hops_table(f"{titles[first]}; {steps}", results[first]), rules_table(results[first])]
+    if all("second" in run for run in results[first].values()):
+        parts.append(_second_table(results[first]))
     return "\n".join([*parts, _recipes_table(results, titles)])
 
 
@@ -34,11 +37,12 @@ def share(runs: Mapping[str, Any], hops: str, depth: int | str) -> float:
     return sum(run["fixed"][hops][str(depth)] for run in runs.values()) / sum(run["of"] for run in runs.values())
 
 
-def _hops_table(title: str, runs: Mapping[str, Any], data: Mapping[str, Any]) -> str:
+def hops_table(title: str, runs: Mapping[str, Any]) -> str:
+    """Share of right answers over hops and iterations, of all seeds of one recipe."""
     depths = [str(depth) for depth in DEPTHS]
     lines = [
-        f"Share of right answers: {title}; {len(runs)} seeds, {data['steps']} steps of {data['batch_size']}, "
-        f"{data['scenes']} held-out scenes per length and seed.",
+        f"Share of right answers: {title}; seeds: {len(runs)}, held-out scenes per length and seed: "
+        f"{next(iter(runs.values()))['of']}.",
         "",
         f"| hops | r = {' | '.join(depths)} | stop at {SHOWN_RULE} (95 %) | mean r | lowest seed |",
         "|---" * (len(depths) + 4) + "|",
@@ -47,7 +51,7 @@ def _hops_table(title: str, runs: Mapping[str, Any], data: Mapping[str, Any]) ->
         stops = [run["rules"][SHOWN_RULE]["hops"][hops] for run in runs.values()]
         right, of = sum(s["right"] for s in stops), sum(run["of"] for run in runs.values())
         low, high = wilson_interval(right, of)
-        worst = min(s["right"] for s in stops) / data["scenes"]
+        worst = min(s["right"] / run["of"] for s, run in zip(stops, runs.values(), strict=True))
         name = hops if int(hops) <= LAST_TRAINED else f"{hops} (never trained)"
         cells = " | ".join(f"{share(runs, hops, depth):.2f}" for depth in depths)
         mean = np.mean([s["iterations"] for s in stops])
@@ -55,7 +59,7 @@ def _hops_table(title: str, runs: Mapping[str, Any], data: Mapping[str, Any]) ->
     return "\n".join(lines) + "\n"
 
 
-def _rules_table(runs: Mapping[str, Any]) -> str:
+def rules_table(runs: Mapping[str, Any]) -> str:
     """Every stopping rule over all lengths."""
     hops = list(next(iter(runs.values()))["fixed"])
     shown = [h for h in hops if int(h) % 2 == 0 or int(h) == LAST_TRAINED]
@@ -70,6 +74,28 @@ def _rules_table(runs: Mapping[str, Any]) -> str:
         means = [np.mean([s["hops"][h]["iterations"] for s in stops]) for h in shown]
         rho = np.mean([s["spearman"] for s in stops])
         lines.append(f"| {rule} | {right / of:.3f} | {rho:.2f} | {' | '.join(f'{m:.1f}' for m in means)} |")
+    return "\n".join(lines) + "\n"
+
+
+SECOND = {
+    "cold": "first decision",
+    "warm": "second, from the first one's scratchpad",
+    "cold_hidden": "from a drawn scratchpad, the trail but its end hidden",
+    "warm_hidden": "from the first one's scratchpad, the trail but its end hidden",
+}
+
+
+def _second_table(runs: Mapping[str, Any]) -> str:
+    """Right answers and iterations of a second decision."""
+    hops = list(next(iter(runs.values()))["second"]["cold"])
+    lines = [f"| decision: right, mean r | {' | '.join(f'{h} hops' for h in hops)} |", "|---" * (len(hops) + 1) + "|"]
+    of = sum(run["of"] for run in runs.values())
+    for name, title in SECOND.items():
+        entries = {h: [run["second"][name][h] for run in runs.values()] for h in hops}
+        cells = [
+            f"{sum(e['right'] for e in es) / of:.2f}, {np.mean([e['iterations'] for e in es]):.1f}" for es in entries.values()
+        ]
+        lines.append(f"| {title} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -106,9 +132,13 @@ def _over_seeds(runs: Mapping[str, Any], hops: str) -> str:
 
 
 def plot(data: Mapping[str, Any], path: Path) -> None:
-    """Heat map of hops x iterations; mean iterations of the stopping rules over hops."""
+    """Of the first recipe."""
     results = data["results"]
-    runs = results[SHOWN if SHOWN in results else next(iter(results))]
+    plot_runs(results[SHOWN if SHOWN in results else next(iter(results))], path)
+
+
+def plot_runs(runs: Mapping[str, Any], path: Path) -> None:
+    """Heat map of hops x iterations; mean iterations of the stopping rules over hops."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4.4), layout="constrained")
     hops = list(next(iter(runs.values()))["fixed"])
     _heat(left, np.array([[share(runs, h, depth) for depth in DEPTHS] for h in hops]), hops)
