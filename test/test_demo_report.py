@@ -15,7 +15,7 @@ pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.demo.episode_runner import Runner, held_by_person
+from rdvla_ros.demo.episode_runner import EpisodeRunner, held_by_person
 from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
 from rdvla_ros.msg import Convergence, GateStatus
@@ -167,7 +167,7 @@ def test_longer_thought_draws_a_higher_bar():
 
 
 def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
-    runner = Runner.__new__(Runner)  # the rest of it needs the processes
+    runner = EpisodeRunner.__new__(EpisodeRunner)  # the rest of it needs the processes
     runner._episode, runner._link = Episode(1, "insertion", 0), SimpleNamespace(uncertainty=None)
     message = Convergence(iterations=1, limit=8, change=[0.1], timing_names=["total"], timings_s=[0.04])
     message.observation_stamp, message.header.stamp = conversions.stamp(100.0), conversions.stamp(100.16)
@@ -177,7 +177,7 @@ def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
 
 
 def test_row_62_a_film_that_cannot_be_written_is_given_up_and_the_episode_goes_on(tmp_path):
-    runner = Runner.__new__(Runner)
+    runner = EpisodeRunner.__new__(EpisodeRunner)
     out = io.StringIO()
     runner._status, runner._folder, runner._video_hz = StatusLine(out), tmp_path / "gone", 10.0
     runner._video, runner._unfilmed = None, False
