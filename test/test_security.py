@@ -85,11 +85,15 @@ def look(node, names):
     return found
 
 
+# The monitor listens to the cameras once somebody asks for their thumbnails (test_monitor_outputs.py).
+ON_DEMAND = {("monitor", "subscribe"): {camera.topic for camera in ROBOT.in_namespace("/").cameras}}
+
+
 @pytest.mark.parametrize("enclave", ["gate", "policy", "monitor", "recorder"])
 def test_a_node_may_do_exactly_what_it_does(used, enclave):
     allowed = security.allowed(security.profiles(ROBOT)[enclave])
     for kind in KINDS:
-        assert used[enclave][kind] == allowed[kind], (enclave, kind)
+        assert used[enclave][kind] | ON_DEMAND.get((enclave, kind), set()) == allowed[kind], (enclave, kind)
 
 
 def test_every_side_of_a_topic_or_service_has_the_other():

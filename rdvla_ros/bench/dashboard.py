@@ -24,6 +24,7 @@ from typing import Any
 
 import numpy as np
 import rclpy
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
@@ -59,7 +60,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rdvla bench dashboard", description=__doc__)
     parser.add_argument("--clicks", type=int, default=60, help="holds that are measured")
-    parser.add_argument("--seconds", type=float, default=60.0, help="over how long the processor's share is measured")
+    parser.add_argument("--seconds", type=float, default=60.0, help="over how long the share of a core is measured")
     parser.add_argument("--seed", type=int, default=0, help="of the random moments")
     parser.add_argument("--out", type=Path, default=Path("docs/bench/dashboard.json"), help="file of the results")
     parser.add_argument("--feed", action="store_true", help=argparse.SUPPRESS)  # this process is the feeder
@@ -298,7 +299,7 @@ def feed() -> int:
     transport.choose()
     rclpy.init()
     node = Feeder()
-    with contextlib.suppress(KeyboardInterrupt):
+    with contextlib.suppress(KeyboardInterrupt, ExternalShutdownException):
         rclpy.spin(node)
     return 0
 
