@@ -26,7 +26,7 @@ DEGREE = 4  # of the polynomial in x and y
 
 
 @dataclass(frozen=True)
-class MotionSender:
+class ExpertMotions:
     """place (2,) in -1..1 -> motion (ROWS, A), normalised: position = middle + width * motion, policy units.
     weights: (hand, features, ROWS * A); residual: of the fit, the largest error [policy units]."""
 
@@ -46,14 +46,14 @@ class MotionSender:
         return self.middle + self.width * chunk
 
 
-def motions_of(seeds: Sequence[int], robot: RobotDescription, path: Path) -> MotionSender:
+def motions_of(seeds: Sequence[int], robot: RobotDescription, path: Path) -> ExpertMotions:
     """Fitted to the nominal expert's motions to every pad of the scenes of `seeds`; what `path` holds is not run again."""
     places, sides, rows = _recorded(seeds, robot, path)
     middle, width = (rows.max((0, 1)) + rows.min((0, 1))) / 2, np.maximum((rows.max((0, 1)) - rows.min((0, 1))) / 2, 1e-3)
     targets, features = ((rows - middle) / width).reshape(len(rows), -1), _features(places)
     weights = np.stack([np.linalg.lstsq(features[sides == hand], targets[sides == hand], rcond=None)[0] for hand in (0, 1)])
     fitted = np.einsum("nf,nfa->na", features, weights[sides]).reshape(rows.shape)
-    return MotionSender(weights, middle, width, float(np.abs(fitted * width + middle - rows).max()))
+    return ExpertMotions(weights, middle, width, float(np.abs(fitted * width + middle - rows).max()))
 
 
 def _recorded(seeds: Sequence[int], robot: RobotDescription, path: Path) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

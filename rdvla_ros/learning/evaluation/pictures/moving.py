@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.evaluation.pictures.motions import ROWS, STEP_S, MotionSender
+from rdvla_ros.learning.evaluation.pictures.motions import ROWS, STEP_S, ExpertMotions
 from rdvla_ros.learning.evaluation.pictures.scenes import pictures_of
 from rdvla_ros.learning.evaluation.symbols.scenes import SymbolScenes
 from rdvla_ros.model.halting import make_halting
@@ -41,7 +41,7 @@ def moving_head(head: RDVLAHead) -> RDVLAHead:
     return moving
 
 
-def as_motions(scenes: SymbolScenes, motions: MotionSender) -> SymbolScenes:
+def as_motions(scenes: SymbolScenes, motions: ExpertMotions) -> SymbolScenes:
     """The scenes with motions instead of places to press."""
     return replace(scenes, press=motions.of(scenes.place, scenes.hand))
 
@@ -74,7 +74,7 @@ def perform(sim: AlohaSim, run: Any, robot: RobotDescription, folder: Path, hops
     return found
 
 
-def _episodes(sim: AlohaSim, robot: RobotDescription, motions: MotionSender, result: Any, seeds: Any) -> Mapping[str, Any]:
+def _episodes(sim: AlohaSim, robot: RobotDescription, motions: ExpertMotions, result: Any, seeds: Any) -> Mapping[str, Any]:
     outcomes = []
     for seed in seeds:
         sim.reset(seed)

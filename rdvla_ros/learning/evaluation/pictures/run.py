@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from rdvla_ros.learning.config import TrainingError
-from rdvla_ros.learning.evaluation.pictures.motions import MotionSender
+from rdvla_ros.learning.evaluation.pictures.motions import ExpertMotions
 from rdvla_ros.learning.evaluation.pictures.moving import as_motions, moving_head
 from rdvla_ros.learning.evaluation.pictures.scenes import Pictures
 from rdvla_ros.learning.evaluation.pictures.seeing import PictureReader, seeing_loss
@@ -45,7 +45,7 @@ class Run:
     def __init__(self, symbols_path: Path, recipe: str, folder: Path):
         torch.manual_seed(0)
         self.reader = PictureReader(load_symbols(symbols_path, recipe))
-        self.motions: MotionSender | None = None  # needed from the third stage on
+        self.motions: ExpertMotions | None = None  # needed from the third stage on
         self.folder, self.recipe = folder, RECIPES[recipe]
         self.path = folder / "run.pt"
         self.stage, self.step = 0, 0
