@@ -57,7 +57,7 @@ SIZES = {
 
 
 @dataclass(frozen=True)
-class Observations:
+class PolicyInputs:
     """One observation: camera images, prompt ids, proprioception and the first scratchpad."""
 
     images: list[np.ndarray]
@@ -103,13 +103,13 @@ def make_model(name: str, dtype: torch.dtype, device: torch.device, seed: int) -
     return RDVLA(backbone, RDVLAHead(head_config).to(device, dtype)).eval().requires_grad_(False)
 
 
-def make_inputs(model: RDVLA, images: int, seed: int) -> Observations:
+def make_inputs(model: RDVLA, images: int, seed: int) -> PolicyInputs:
     rng, head = np.random.default_rng(seed), model.head
     frames = [rng.integers(0, 256, (480, 640, 3), dtype=np.uint8) for _ in range(images)]
     vocabulary = model.backbone.config.text.vocabulary
     ids = torch.from_numpy(rng.integers(0, vocabulary, (1, PROMPT_TOKENS))).to(head.device)
     proprio = torch.from_numpy(rng.uniform(-1, 1, (1, 14))).to(head.device, head.dtype)
-    return Observations(frames, ids, proprio, head.initial_state(1))
+    return PolicyInputs(frames, ids, proprio, head.initial_state(1))
 
 
 def measure(size: str, images: int, rounds: int, iterations: int, dtype: str, device: str, seed: int = 0) -> dict[str, Any]:

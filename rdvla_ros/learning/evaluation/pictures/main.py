@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from rdvla_ros.learning.evaluation.evaluate import DEFAULT_ROBOT
+from rdvla_ros.learning.evaluation.pictures.film import film
 from rdvla_ros.learning.evaluation.pictures.motions import motions_of
 from rdvla_ros.learning.evaluation.pictures.moving import HALTING, perform
 from rdvla_ros.learning.evaluation.pictures.run import MOVING, Run
@@ -34,7 +35,7 @@ from rdvla_ros.sim.tasks.follow_trail import trail_scene
 from rdvla_ros.sim.trails import LONGEST
 
 FIRST_SEED, FIRST_MOTION_SEED, HELD_OUT = 30000, 31000, 100
-NAME = "pictures"
+NAME, FILMED = "pictures", (0, 2, 4, 6, 8)
 TITLES = {"seen": "the symbols' head on seen tokens, as it is", "trained": "head and seen tokens trained together"}
 RULES = {
     "change 1e-3": {"rule": "action_change", "threshold": 1e-3},
@@ -90,6 +91,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch-sizes", type=int, nargs=3, default=(48, 128, 128), metavar=("SEEING", "FOLLOWING", "MOVING"))
     parser.add_argument("--motions", type=int, default=40, help="scenes whose ten pads the expert presses, for the motions")
     parser.add_argument("--episodes", type=int, default=20, help="per length and stopping rule, in the simulator")
+    parser.add_argument("--film", type=Path, help="an animated GIF of one episode per length 0, 2, 4, 6, 8, to write at the end")
+    parser.add_argument("--film-seed", type=int, default=0, help="its scenes")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True)
@@ -121,6 +124,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     path.with_suffix(".md").write_text(text + "\n" + moved_table(shown["moved"]), encoding="utf-8")
     plot_runs(shown["trained"], path.with_suffix(".png"))
     print(path.with_suffix(".md").read_text(encoding="utf-8"))
+    if arguments.film:
+        film(sim, run, robot, arguments.output, arguments.film, FILMED, arguments.film_seed)
     return 0
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,14 @@ def as_motions(scenes: SymbolScenes, motions: ExpertMotions) -> SymbolScenes:
     return replace(scenes, press=motions.of(scenes.place, scenes.hand))
 
 
-def execute(sim: AlohaSim, robot: RobotDescription, positions: np.ndarray) -> None:
-    """Follow rows (ROWS, A) in policy units, 0.1 s apart, in straight lines between them."""
+def execute(sim: AlohaSim, robot: RobotDescription, positions: np.ndarray, look: Callable[[], None] = lambda: None) -> None:
+    """Follow rows (ROWS, A) in policy units, 0.1 s apart, in straight lines between them. look: called every PERIOD_S."""
     last, steps = robot.to_policy(sim.reference), round(PERIOD_S / sim.timestep_s)
     for row in [*positions, *[positions[-1]] * round(WAIT_S / STEP_S)]:
         for share in np.linspace(0.0, 1.0, round(STEP_S / PERIOD_S) + 1)[1:]:
             sim.set_reference(robot.from_policy(last + share * (row - last)))
             sim.step(steps)
+            look()
         last = row
         if sim.meter.memory is not None:
             return
