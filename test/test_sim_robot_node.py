@@ -23,7 +23,7 @@ from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.stop import stop
 from rdvla_ros.control.motion.trajectory import Reference, plan
-from rdvla_ros.nodes.common import conversions, names
+from rdvla_ros.nodes.common import conversions, images, names
 from rdvla_ros.robot import RobotDescription
 
 ROBOT_FILE = Path(__file__).parent.parent / "config" / "aloha_sim.yaml"
@@ -299,7 +299,7 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
         try:
             rig._hear(CompressedImage, robot.cameras[0].topic)
             message = rig.until(lambda: rig.heard[robot.cameras[0].topic], "a compressed image")[-1]
-            image = conversions.rgb_image(message, robot.cameras[0])
+            image = images.rgb_image(message, robot.cameras[0])
             assert image.shape == (TOP.height, TOP.width, 3) and image.std() > 10
             rig._hear(Image, "/sim_robot/view/image_raw")
             view = rig.until(lambda: rig.heard["/sim_robot/view/image_raw"], "the view")[-1]

@@ -85,7 +85,7 @@ class ProcessSpec:
 
     @property
     def module(self) -> str:
-        return MODULES[self.executable]
+        return MODULES.get(self.executable, self.executable)  # of the bench: a module itself
 
 
 def _boolean(text: str) -> bool:

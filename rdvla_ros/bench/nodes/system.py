@@ -18,7 +18,7 @@ from rdvla_ros.bringup.launcher import Processes, start
 from rdvla_ros.bringup.processes import SIM_ROBOT, ProcessSpec, processes
 from rdvla_ros.robot import RobotDescription, shipped
 
-STAND_IN = "bench.control.stand_in"
+STAND_IN = "rdvla_ros.bench.nodes.stand_in"  # a module, not installed as an executable
 START_S = 240.0
 OPERATED = {"start_mode": "hold", "auto_resume": False}  # the bench is the operator
 # The life signs' time-outs of real arms, the nodes' defaults. Where what is measured does not depend on them the bring-up's
