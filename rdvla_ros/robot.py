@@ -65,6 +65,17 @@ class Arm:
     def joint_names(self) -> tuple[str, ...]:
         return tuple(joint.name for joint in self.joints)
 
+    @property
+    def controller(self) -> str:
+        """Name of the controller's node."""
+        return self.trajectory_topic.rpartition("/")[0]
+
+    @property
+    def controller_manager(self) -> str:
+        """Name of the controller manager's node, which lies beside the controller's."""
+        namespace, slash, _ = self.controller.rpartition("/")
+        return f"{namespace}{slash}controller_manager"
+
 
 @dataclass(frozen=True)
 class Camera:

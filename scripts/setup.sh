@@ -80,10 +80,14 @@ if ! done_before rendering 1; then
   fi
 fi
 
-# Qt's plugins load these when the window opens, and end the process where one is missing.
-draws() { QT_QPA_PLATFORM=offscreen "$venv/bin/python" -c 'from PySide6.QtWidgets import QApplication; QApplication([])' >/dev/null 2>&1; }
+# Qt's plugins load these when the window opens, and end the process where one is missing; libxcb* only on a screen.
+draws() {
+  QT_QPA_PLATFORM=offscreen "$venv/bin/python" -c 'from PySide6.QtWidgets import QApplication; QApplication([])' >/dev/null 2>&1 \
+    && { [ -z "${DISPLAY:-}" ] || { PATH=$PATH:/sbin ldconfig -p | grep -q libxcb-cursor.so.0; }; }
+}
 if ! done_before drawing 1; then
-  if draws || { debian "the operator's window" libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 fonts-dejavu-core && draws; }; then
+  if draws || { debian "the operator's window" libegl1 libgl1 libxkbcommon0 libdbus-1-3 libfontconfig1 libglib2.0-0 fonts-dejavu-core \
+      libxkbcommon-x11-0 libxcb-cursor0 libxcb-icccm4 libxcb-keysyms1 libxcb-image0 libxcb-render-util0 && draws; }; then
     remember drawing 1
   else
     say "Qt cannot draw here: the operator's window will not open. Everything else runs without it."

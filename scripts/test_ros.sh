@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The tests that need what no package index has (ROS 2's launch tools, message_filters, cv_bridge) or lerobot. It brings nothing: what
+# The tests that need what no package index has (ROS 2's launch tools, message_filters, cv_bridge, rqt) or lerobot. It brings nothing: what
 # is on the path is tested, the rest is skipped by name. docs/testing.md says how to put things there.
 set -uo pipefail
 cd "$(dirname "$0")/.."
@@ -13,7 +13,7 @@ fi
 "${python[@]}" - <<'END'
 import importlib.util, os, sys
 print(f"Python: {sys.executable}")
-for name in ("launch", "launch_ros", "message_filters", "cv_bridge"):
+for name in ("launch", "launch_ros", "message_filters", "cv_bridge", "rqt_gui"):
     spec = importlib.util.find_spec(name)
     found = spec and spec.origin  # none for a folder of that name
     print(f"  {name:16} {found or 'not on the path: its tests are skipped'}")

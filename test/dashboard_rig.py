@@ -101,6 +101,7 @@ class System:
         rclpy.init(context=self.context)
         self.node = node = Node("others", context=self.context)
         self.sequence, self.requests, self.answer = 0, [], {}
+        self._state, self._count, self._lock = None, 0, threading.RLock()
         self.decisions = node.create_publisher(Convergence, "/policy/convergence", 10)
         self.scores = node.create_publisher(Uncertainty, "/monitor/uncertainty", 10)
         self.diagnostics = node.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -120,15 +121,22 @@ class System:
         node.create_service(SetInstruction, "/policy/set_instruction", self._serve)
         self._executor = rclpy.executors.SingleThreadedExecutor(context=self.context)
         self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
-        self._ends = threading.Event()
-        self._thread.start()
+        self._ends, self.hangs = threading.Event(), threading.Event()
+        self._threads = [threading.Thread(target=run, daemon=True) for run in (self._spin, self._live_on)]
+        for thread in self._threads:
+            thread.start()
 
     def _spin(self):
         while not self._ends.is_set():
             self._executor.spin_once(timeout_sec=0.05)
 
+    def _live_on(self):
+        while not self._ends.wait(0.05):
+            self._beat()
+
     def _serve(self, request, response):
+        while self.hangs.is_set() and not self._ends.is_set():
+            time.sleep(0.05)
         self.requests.append(request)
         for name, value in self.answer.items():
             if hasattr(response, name):
@@ -163,14 +171,28 @@ class System:
         self.scores.publish(Uncertainty(sequence=self.sequence, window_score=window_score, **values))
 
     def live(self, mode=GateStatus.AUTO, **fields):
-        """A sign of life of everything."""
-        if hasattr(self, "gate"):
-            self.status(mode, **fields)
-        self.sequence += 1
-        self.beats.publish(Heartbeat(count=self.sequence))
-        self.part("gate", 0, "AUTO")
-        for arm in ROBOT.arms:
-            self.move(arm)
+        """From now on everything gives signs of life, as the real nodes do by themselves, and the gate is in this mode."""
+        with self._lock:
+            self._state = (mode, fields)
+
+    def silent(self):
+        """Nothing is sent any more."""
+        with self._lock:
+            self._state = None
+
+    def _beat(self):
+        with self._lock:
+            if self._state is None:
+                return
+            mode, fields = self._state
+            if hasattr(self, "gate"):
+                self.status(mode, **fields)
+        self._count += 1
+        self.beats.publish(Heartbeat(count=self._count))
+        if self._count % 5 == 0:
+            self.part("gate", 0, "AUTO")
+            for arm in ROBOT.arms:
+                self.move(arm)
 
     def part(self, name, level, text):
         status = DiagnosticStatus(name=f"rdvla: {name}", level=bytes([level]), message=text)
@@ -194,7 +216,8 @@ class System:
     def close(self):
         self._ends.set()
         self._executor.shutdown(timeout_sec=1.0)
-        self._thread.join(2.0)
+        for thread in self._threads:
+            thread.join(2.0)
         self.node.destroy_node()
         self.context.try_shutdown()
 

@@ -114,7 +114,7 @@ class Fuzzed:
         self._undo = contextlib.ExitStack()
         for module in TIMED:
             self._undo.enter_context(mock.patch.object(module, "time", self.clock))
-        self._undo.enter_context(mock.patch.object(heartbeat.Side, "start", lambda side: None))  # one thread: the test's
+        self._undo.enter_context(mock.patch.object(heartbeat.SideNode, "start", lambda side: None))  # one thread: the test's
         self._undo.enter_context(mock.patch.object(modes, "RACE_S", 0.0))
         self.context = rclpy.Context()
         rclpy.init(context=self.context)

@@ -14,6 +14,7 @@ import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+from hypothesis import strategies as st
 from policy_cases import robot, tiny_config
 
 from rdvla_ros.learning.config import DataSettings
@@ -125,3 +126,41 @@ def depth_film(path: Path, count: int, fps: int) -> None:
         for _ in range(count):
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full(SIZE, 1200, np.uint16), format="gray16le")))
         container.mux(stream.encode(None))
+
+
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats()
+    | st.text(max_size=8)
+    | st.sampled_from(["{", "{video_key}", "../x", "v3.0", "video", "uint16"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=2),
+    max_leaves=5,
+)
+PLACES = [
+    *([key] for key in ("codebase_version", "fps", "features", "data_path", "video_path")),
+    *([key] for key in ("total_frames", "total_episodes", "splits")),
+    *(["features", feature] for feature in ("observation.state", "action", TOP, "timestamp", "index")),
+    *(["features", f, key] for f in ("observation.state", "action", TOP) for key in ("dtype", "shape", "names", "info")),
+    ["features", TOP, "shape", 2],
+    ["features", "action", "shape", 0],
+]  # fmt: skip
+COLUMNS = [
+    *((TASKS, name) for name in ("task_index", "__index_level_0__")),
+    *((EPISODES, name) for name in ("episode_index", "tasks", "length", "data/chunk_index", "data/file_index",
+                                    "dataset_from_index", "dataset_to_index")),
+    *((EPISODES, f"videos/{TOP}/{name}") for name in ("chunk_index", "file_index", "from_timestamp", "to_timestamp")),
+    *((DATA, name) for name in ("index", "episode_index", "frame_index", "task_index", "timestamp", "action")),
+]  # fmt: skip
+
+
+def put(info: dict, place: list, value) -> None:
+    """A value of info.json replaced, or (...) removed."""
+    *parents, last = place
+    for key in parents:
+        info = info[key]
+    if value is ... and isinstance(info, dict):
+        info.pop(last, None)
+    else:
+        info[last] = None if value is ... else value

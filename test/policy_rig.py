@@ -79,7 +79,7 @@ class Rig:
     """The policy node and a robot for it, spun together. A checkpoint among the parameters: its policy decides."""
 
     def __init__(self, capfd, remappings=(), load="", **parameters):
-        self.capfd, self.log = capfd, ""
+        self.capfd, self.log, self.closed = capfd, "", False
         self.context = rclpy.Context()
         rclpy.init(context=self.context)
         load = load or (LOAD if "checkpoint" in parameters else CASES)
@@ -196,6 +196,10 @@ class Rig:
         return self.log.splitlines()
 
     def close(self):
+        """Once: a second rig in one test would find two publishers on every camera's topic while the first one lives."""
+        if self.closed:
+            return
+        self.closed = True
         self.policy.close()
         self.executor.shutdown(timeout_sec=0.5)
         for node in (self.policy, self.robot):

@@ -17,6 +17,7 @@ ARMS = {"left": 3, "right": 2}
 WALL_S = 1.7e9
 texts = st.text(max_size=400)
 floats = st.floats(allow_nan=True, allow_infinity=True)
+AGES_S = st.sampled_from([0.0, 0.3, 0.49, 0.7, 1.9, 2.5, 1e4]) | st.floats(0.0, 4.0)  # stale after 0.5, dead after 2
 
 
 def gate(mode=Mode.HOLD, **fields):
@@ -44,8 +45,9 @@ def known(gate_=None, now_s=0.0, model=None):
 # -- how fresh
 
 
-@given(st.lists(st.floats(0.0, 1e4), max_size=20), st.floats(0.0, 2e4), st.sampled_from([None, 0, 1, 5]))
-def test_a_source_is_live_only_while_it_is_heard_and_silence_never_makes_it_better(heard, now_s, publishers):
+@given(st.lists(st.floats(0.0, 1e4), max_size=20), AGES_S, st.sampled_from([None, 0, 1, 5]))
+def test_a_source_is_live_only_while_it_is_heard_and_silence_never_makes_it_better(heard, silence_s, publishers):
+    now_s = max(heard, default=0.0) + silence_s
     source = Source("x", stale_s=0.5, dead_s=2.0)
     source.publishers = publishers
     for at_s in heard:
@@ -81,7 +83,7 @@ def test_the_sentence_says_mode_reason_who_and_since_when(mode):
     assert len(set(sentences.SYMBOLS.values())) == len(Mode)
 
 
-@given(st.sampled_from(list(Mode)), st.floats(0.0, 100.0), st.booleans())
+@given(st.sampled_from(list(Mode)), AGES_S, st.booleans())
 def test_a_mode_is_shown_as_in_force_only_while_the_gate_is_live(mode, now_s, heard):
     snapshot = known(gate(mode) if heard else None, now_s)
     seen = snapshot.seen("gate")
@@ -121,8 +123,8 @@ def test_no_gate_status_and_no_age_breaks_the_sentences_or_the_rules(mode, reaso
 
 
 @given(
-    st.none() | st.integers(0, 5),
-    st.floats(0.0, 5.0),
+    st.sampled_from([None, *range(6)]),
+    AGES_S,
     st.lists(st.just("The left arm is silent."), max_size=2),
     st.sampled_from(["", " ", "Anna"]),
 )
@@ -167,6 +169,10 @@ def test_numbers_that_go_back_begin_the_curves_anew():
     model.on_decision(0.0, decision(1))
     snapshot = model.snapshot(0.0)
     assert [d.sequence for d in snapshot.decisions] == [1] and snapshot.restarts == 1
+    assert "went back to 1" in sentences.decisions_remark(snapshot)
+    for number in range(2, 30):
+        model.on_decision(0.0, decision(number))
+    assert not sentences.decisions_remark(model.snapshot(0.0))
 
 
 @given(

@@ -1,5 +1,6 @@
 """The dashboard's window with real clicks and keys, offscreen, over DDS: shown is what is, done is what was asked."""
 
+import array
 import contextlib
 import time
 from dataclasses import replace
@@ -14,6 +15,7 @@ pytest.importorskip("pyqtgraph", reason="needs pyqtgraph: make setup")
 import numpy as np
 from dashboard_rig import System, Window, jpeg, start
 from gate_rig import ROBOT
+from sensor_msgs.msg import Image
 
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup.processes import processes
@@ -25,7 +27,7 @@ AUTO, HOLD, TAKEOVER, PAUSE = GateStatus.AUTO, GateStatus.HOLD, GateStatus.TAKEO
 
 
 class Pair(contextlib.ExitStack):
-    """A window and the system around it. `be` publishes a mode until the window shows it, and keeps it live."""
+    """A window and the system around it. `be`: the gate is in this mode, everything lives, and the window shows it."""
 
     def __init__(self, **options):
         super().__init__()
@@ -34,10 +36,10 @@ class Pair(contextlib.ExitStack):
 
     def be(self, mode, condition=lambda: True, what="the mode to be shown", **fields):
         names = {AUTO: "AUTO", HOLD: "HOLD", TAKEOVER: "TAKEOVER", PAUSE: "PAUSE"}
+        self.system.live(mode, **fields)
 
         def shown():
-            self.system.live(mode, **fields)
-            self.window.run(0.1)
+            self.window.run(0.05)
             live = all(self.window.widget.snapshot().seen(name).live for name in ("gate", "policy", "monitor"))
             return live and names[mode] in self.window.header.badge.text() and condition()
 
@@ -85,6 +87,7 @@ def test_the_causes_that_stand_in_the_way_of_a_resume_are_listed_beside_the_butt
 
 def test_a_gate_that_falls_silent_is_stale_then_dead_and_its_mode_is_not_shown_as_in_force(pair):
     pair.be(AUTO)
+    pair.system.silent()
     pair.window.until_says("GATE STALE", "Last known: AUTO")
     pair.window.until_says("GATE DEAD", "not known", "✕ gate dead")
     assert not pair.window.controls.resume.isEnabled() and pair.window.controls.hold.isEnabled()
@@ -158,6 +161,32 @@ def test_pictures_are_shown_and_crossed_out_when_they_stop(pair):
     pair.window.until_says(f"✕ {name} dead")
 
 
+def test_a_click_opens_a_camera_at_full_size_and_another_closes_it(pair):
+    camera = ROBOT.cameras[0]
+    pixels = np.full((camera.height, camera.width, 3), (30, 30, 200), dtype=np.uint8)
+    message = Image(height=camera.height, width=camera.width, step=3 * camera.width, encoding="rgb8")
+    message.header.frame_id, message.data = camera.frame_id, array.array("B", pixels.tobytes())
+    publisher = pair.system.node.create_publisher(Image, camera.topic, 1)
+    widget = pair.window.widget
+    pair.window.click(widget.cameras.pictures[camera.name])
+    picture = widget.opened.picture
+
+    def opened():
+        publisher.publish(message)
+        return f"● {camera.name} live" in picture.caption
+
+    pair.window.until(opened, "the open picture")
+    pair.window.until(lambda: not widget.tiles[0].isVisible(), "the picture to stand in the place of the curves")
+    colour = picture.grab().toImage().pixelColor(picture.width() // 2, picture.height() // 2)
+    assert colour.blue() > 150 > colour.red() and pair.window.controls.hold.isVisible()
+    message.encoding = "mono16"
+    publisher.publish(message)
+    pair.window.until(lambda: "expected encoding" in picture.caption, "what is wrong with the picture")
+    pair.window.click(widget.opened.close_button)
+    pair.window.until(widget.tiles[0].isVisible, "the curves")
+    pair.window.until(lambda: publisher.get_subscription_count() == 0, "the end of the subscription")
+
+
 # -- what is done
 
 
@@ -213,9 +242,21 @@ def test_a_confirmation_is_void_when_another_hold_or_a_cause_came_meanwhile(pair
     for change in ({"hold_id": 8}, {"causes": ["The left arm is silent."]}):
         pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
         pair.window.click(pair.window.controls.resume)
-        pair.system.status(HOLD, **change)
+        pair.system.live(HOLD, **change)
         pair.window.until(lambda: pair.window.controls.resume.isVisible(), "the question to go")
         pair.window.controls.question.yes.click()
+    pair.window.run(0.3)
+    assert not pair.system.asked(Resume)
+
+
+def test_a_yes_counts_only_for_what_was_asked_even_before_the_window_shows_the_change(pair):
+    pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
+    pair.window.click(pair.window.controls.resume)
+    pair.system.silent()
+    pair.window.run(0.1)
+    model, gate = pair.window.station.model, pair.window.widget.snapshot().gate
+    model.on_gate(time.monotonic(), replace(gate, hold_id=gate.hold_id + 1))
+    pair.window.controls.question.yes.click()
     pair.window.run(0.3)
     assert not pair.system.asked(Resume)
 
@@ -273,11 +314,7 @@ def test_an_instruction_is_sent_and_remembered_and_a_refusal_is_shown(pair):
 
 def test_an_act_that_nobody_answers_is_reported_as_not_known(pair):
     pair.be(HOLD, pair.window.controls.resume.isEnabled, "a hold that can be lifted")
-    pair.system._serve = None  # the thread that answers is about to end
-    pair.system._ends.set()
-    time.sleep(0.1)
-    pair.system.status(HOLD)
-    pair.window.run(0.15)
+    pair.system.hangs.set()
     pair.window.click(pair.window.controls.resume)
     pair.window.click(pair.window.controls.question.yes)
     pair.window.until_says("resume of hold 7 ✗ no answer")

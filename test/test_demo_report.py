@@ -15,10 +15,10 @@ pytest.importorskip("rclpy", reason="the demo's package imports ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
 from rdvla_ros.demo.episode import DecisionRecord, Episode, aggregate
-from rdvla_ros.demo.episode_runner import Runner
+from rdvla_ros.demo.episode_runner import EpisodeRunner, held_by_person
 from rdvla_ros.demo.report import StatusLine, status_forms, table, write_summary
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
-from rdvla_ros.msg import Convergence
+from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions
 
 
@@ -167,7 +167,7 @@ def test_longer_thought_draws_a_higher_bar():
 
 
 def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
-    runner = Runner.__new__(Runner)  # the rest of it needs the processes
+    runner = EpisodeRunner.__new__(EpisodeRunner)  # the rest of it needs the processes
     runner._episode, runner._link = Episode(1, "insertion", 0), SimpleNamespace(uncertainty=None)
     message = Convergence(iterations=1, limit=8, change=[0.1], timing_names=["total"], timings_s=[0.04])
     message.observation_stamp, message.header.stamp = conversions.stamp(100.0), conversions.stamp(100.16)
@@ -177,7 +177,7 @@ def test_the_latency_counts_from_the_observation_and_not_from_the_decision():
 
 
 def test_row_62_a_film_that_cannot_be_written_is_given_up_and_the_episode_goes_on(tmp_path):
-    runner = Runner.__new__(Runner)
+    runner = EpisodeRunner.__new__(EpisodeRunner)
     out = io.StringIO()
     runner._status, runner._folder, runner._video_hz = StatusLine(out), tmp_path / "gone", 10.0
     runner._video, runner._unfilmed = None, False
@@ -190,3 +190,11 @@ def test_row_62_a_film_that_cannot_be_written_is_given_up_and_the_episode_goes_o
     assert runner._unfilmed and episode.video is None
     runner._picture(np.zeros((480, 640, 3), np.uint8), 1000.0)
     assert out.getvalue().count("[ERROR] The film of episode 1 is given up") == 1
+
+
+def test_what_a_person_holds_or_has_taken_over_the_demo_does_not_lift():
+    assert not held_by_person(None)
+    for who, persons in (("Anna", True), ("gate", False), ("policy", False), ("monitor", False), ("rdvla demo", False)):
+        assert held_by_person(GateStatus(mode=GateStatus.HOLD, who=who)) == persons
+    assert held_by_person(GateStatus(mode=GateStatus.TAKEOVER, who="Anna"))
+    assert not held_by_person(GateStatus(mode=GateStatus.AUTO, who="Anna"))

@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from rdvla_ros.nodes.common import executor as executors
 from rdvla_ros.nodes.common import run, throttle
 from rdvla_ros.nodes.common.hooks import NodeHooks
-from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.gate.node import GateNode
 from rdvla_ros.nodes.policy.node import PolicyNode
 
@@ -116,7 +116,7 @@ def test_a_timer_that_destroys_itself_runs_once_more_at_most(node):
 
 
 def test_a_side_waits_without_taking_the_processor(node):
-    side = Side(node)
+    side = SideNode(node)
     side.start()
     time.sleep(0.3)
     before_s = time.process_time()

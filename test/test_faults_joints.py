@@ -80,7 +80,7 @@ def test_row_11_permuted_names_give_identical_commands(make_rig):
         rig.start()
         assert rig.until(lambda rig=rig: all(rig.sent.values())), rig.log
         motions.append([conversions.trajectory(rig.sent[arm.name][0]) for arm in ROBOT.arms])
-        rig.change(Transition.TRANSITION_DEACTIVATE)
+        rig.close()
     for plain, shuffled in zip(*motions, strict=True):
         assert plain.joint_names == shuffled.joint_names
         assert plain.positions[0].tobytes() == shuffled.positions[0].tobytes()

@@ -46,7 +46,7 @@ def test_row_40_a_controller_that_cannot_hear_is_named_with_the_reason():
 
 def test_row_40_a_source_that_the_gate_cannot_hear_is_logged_with_its_topic(rig, capfd):
     """The gate asks for reliable motions; DDS would leave out a source that offers less without a word."""
-    topic, log = f"/teleop/{RIGHT.name}/joint_trajectory", []
+    topic, log = f"teleop/{RIGHT.name}/joint_trajectory", []
     source = rig.node.create_publisher(JointTrajectory, topic, QoSProfile(depth=1, reliability=ReliabilityPolicy.BEST_EFFORT))
 
     def said():

@@ -22,7 +22,7 @@ from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.heartbeat import Heart
+from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 from rdvla_ros.srv import Hold
 
 PATIENCE_S = 40.0
@@ -111,7 +111,7 @@ def test_row_63_of_two_active_ones_the_later_one_goes():
         rclpy.init(context=context)
         ends.callback(context.try_shutdown)
         nodes = [rclpy.create_node("policy", namespace="/apart", context=context) for _ in range(2)]
-        hearts = [Heart(node, {}, stuck_s=60.0, yields=lambda: False) for node in nodes]
+        hearts = [HeartbeatLink(node, {}, stuck_s=60.0, yields=lambda: False) for node in nodes]
         for node, heart in zip(nodes, hearts, strict=True):
             ends.callback(node.destroy_node)
             ends.callback(heart.close)
@@ -119,10 +119,10 @@ def test_row_63_of_two_active_ones_the_later_one_goes():
         time.sleep(0.3)
         hearts[1].start()
         end = time.monotonic() + PATIENCE_S
-        while not hearts[1].elder_twin(time.monotonic()):
+        while not hearts[1].older_duplicate(time.monotonic()):
             assert time.monotonic() < end, "the later one never heard the earlier one"
             time.sleep(0.02)
-        assert not hearts[0].elder_twin(time.monotonic())
+        assert not hearts[0].older_duplicate(time.monotonic())
 
 
 def test_row_62_a_full_disk_stops_the_logs_and_nothing_else(rig):

@@ -360,9 +360,9 @@ def fail(*_):
 
 # where a bug may be: in a subscription's callback, in the node's timer, in what watches beside the callbacks
 BUGS = {
-    "subscription": lambda gate: setattr(gate._arms.passage, "check", fail),
+    "subscription": lambda gate: setattr(gate._arms.motion_check, "check", fail),
     "timer": lambda gate: setattr(gate._robot_watch, "look", fail),
-    "watch": lambda gate: setattr(gate._robot_watch, "disobedience", fail),
+    "watch": lambda gate: setattr(gate._robot_watch, "deviation", fail),
 }
 
 
@@ -380,7 +380,7 @@ def test_row_60_an_exception_in_a_callback_is_counted_and_holds_and_the_gate_liv
 
 
 def test_row_60_a_hold_whose_stop_cannot_be_computed_is_accepted_by_its_number(moving):
-    moving.gate._arms.passage.stop = fail
+    moving.gate._arms.motion_check.stop = fail
     answer = moving.call(Hold, reason="a hand in the way", who="operator")
     assert answer.accepted and answer.hold_id == 2 and "No stop was sent" in answer.message
     assert "a hand in the way" in moving.held().reason

@@ -29,7 +29,7 @@ def test_a_dark_floor_that_comes_into_view_is_no_tear():
 
 
 @settings(max_examples=200, deadline=None)
-@given(shade, st.integers(0, 9), st.floats(0.0, 0.6), st.integers(20, 100), st.integers(0, WIDTH))
+@given(shade, st.integers(0, 9), st.floats(0.0, 0.75), st.integers(20, 100), st.integers(0, WIDTH))
 def test_something_on_a_floor_of_one_colour_is_never_a_tear(colour, seed, share, bottom, left):
     """Whatever stands on it, as long as it leaves the floor visible beside itself."""
     camera = ImageFlaws()

@@ -158,3 +158,13 @@ def test_without_stamps_nothing_is_compared():
     arm = samples()
     arm.take(message(NAMES, (0.0,) * 4, 0.0), 0.0)
     assert arm.take(message(NAMES, (0.5,) * 4, 0.0), 0.001).tolist() == [0.5] * 4
+
+
+def test_a_flood_of_contradictions_asks_the_graph_only_now_and_then():
+    asked = []
+    arm = ArmSamples(GROUP, jump_factor=0.0, merge_s=MERGE_S, publishers=lambda topic: asked.append(topic) or "/a, /b")
+    arm.take(message(NAMES, (0.0,) * 4, 10.0), 0.0)
+    for number in range(1000):
+        with pytest.raises(Contradiction, match="/a, /b"):
+            arm.take(message(NAMES, (0.9,) * 4, 10.0), 0.0001 * number)
+    assert asked == ["/joint_states"]

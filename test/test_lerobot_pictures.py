@@ -111,6 +111,18 @@ def test_a_film_at_another_rate_is_read_by_time(folder):
     assert _right(_shades(folder))
 
 
+def test_a_picture_shown_too_late_is_no_picture_of_its_row(folder):
+    """By 0.8 of a frame, while the next one is in time; by 0.4 it is still the nearest."""
+    for late, right in ((4, True), (8, False)):
+        ticks = [10 * row + (late if row == 11 else 0) for row in range(ROWS)]
+        film(folder / VIDEO, [level(row) for row in range(ROWS)], ticks, 5 * FPS)
+        if right:
+            assert _right(_shades(folder))
+        else:
+            with pytest.raises(DatasetError, match="frame 3 of episode 1: expected a picture at 1.1000 s.*nearest one at 1.18"):
+                _shades(folder)
+
+
 def test_a_film_of_the_same_pictures_written_anew_is_read(folder):
     film(folder / VIDEO, [level(row) for row in range(ROWS)], [2 * row for row in range(ROWS)], FPS)
     assert _right(_shades(folder))
@@ -178,6 +190,8 @@ def test_colour_pictures_of_every_kind_are_read(kind):
     picture[..., 2] = 200  # red, in OpenCV's order
     found = decode(cv2.imencode(kind, picture)[1].tobytes(), "here")
     assert found.shape == (*SIZE, 3) and found[..., 0].mean() > 190 and found[..., 2].mean() < 10
+    padded = cv2.imencode(kind, picture)[1].tobytes() + bytes(300)
+    assert (decode(padded, "here") == found).all()
 
 
 def test_transparency_is_left_out():

@@ -87,7 +87,7 @@ def test_the_numbers_of_a_decision_come_as_plain_floats(rig):
     rig.until(lambda: all(rig.monitor.count_subscribers(topic) for topic in names.PLAIN_NUMBERS.values()), "the listeners")
 
     def all_heard():
-        rig.decide([math.nan, 0.01, 5e-4], iterations=3)
+        rig.decide([math.nan, 0.01, 5e-4])
         return all(heard.values())
 
     rig.until(all_heard, "all numbers")

@@ -52,6 +52,7 @@ def test_the_build_installs_the_plugin_and_the_program():
     assert os.access(ROOT / "scripts/dashboard", os.X_OK)
 
 
+@pytest.mark.ros_packages
 @pytest.mark.skipif(importlib.util.find_spec("rqt_gui") is None, reason="needs rqt, which is on no package index")
 def test_the_plugin_opens_in_real_rqt_and_ends_with_it(tmp_path):
     environment = {**os.environ, "QT_QPA_PLATFORM": "offscreen", "HOME": str(tmp_path), "PYTHONPATH": os.pathsep.join(sys.path)}

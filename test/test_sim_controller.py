@@ -47,13 +47,13 @@ def test_a_message_is_rejected_whole_and_the_motion_goes_on(name):
     arm = controller()
     assert arm.accept(points(times=(1.0, 20.0)), 0.0)
     arm.update(0.0)
-    twin = controller()
-    twin.accept(points(times=(1.0, 20.0)), 0.0)
-    twin.update(0.0)
+    duplicate = controller()
+    duplicate.accept(points(times=(1.0, 20.0)), 0.0)
+    duplicate.update(0.0)
     assert not arm.accept(message, 10.0)
     assert expected in arm.last_rejection
     assert (arm.accepted, arm.rejected) == (1, 1)
-    np.testing.assert_array_equal(arm.update(10.5).position, twin.update(10.5).position)
+    np.testing.assert_array_equal(arm.update(10.5).position, duplicate.update(10.5).position)
 
 
 def test_one_point_stamped_now_is_past_on_arrival_and_one_with_time_left_is_not():

@@ -290,7 +290,7 @@ def test_compressed_transport_and_a_further_view_send_pictures_that_can_be_read(
     file = tmp_path / "robot.yaml"
     text = ROBOT_FILE.read_text()
     file.write_text(
-        text.replace("topic: /cameras/top/image_raw, transport: raw", "topic: /cameras/top/compressed, transport: compressed")
+        text.replace("topic: cameras/top/image_raw, transport: raw", "topic: cameras/top/compressed, transport: compressed")
     )
     robot = RobotDescription.load(file).in_namespace("/")
     assert robot.cameras[0].transport == "compressed"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
 import tempfile
 import typing
@@ -184,7 +183,7 @@ def test_every_right_configuration_is_read_as_it_was_written(steps, rate, resamp
         data=DataSettings(resample=resample, units=units, state=state, gripper_range=(0, 100)),
         augmentation=Augmentation(shift_px={"top": 0}),
     )
-    assert _load(json.dumps(config.to_dict())) == config
+    assert _load(yaml.safe_dump(config.to_dict())) == config
 
 
 @pytest.mark.parametrize(

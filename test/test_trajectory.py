@@ -12,7 +12,7 @@ from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_trajectory
 from rdvla_ros.control.motion.stop import Onward, stop
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S, PlanOptions, Reference, Trajectory, plan
-from rdvla_ros.control.supervision.motion_check import PassageOptions
+from rdvla_ros.control.supervision.motion_check import MotionCheckOptions
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
 
@@ -61,7 +61,7 @@ def test_a_motion_longer_than_the_gate_passes_is_not_planned():
     assert 1.7 < plan_(far).duration_s < OPTIONS.longest_s
     with pytest.raises(TrajectoryError, match="horizon"):
         plan_(far, options=replace(OPTIONS, longest_s=1.7))
-    assert OPTIONS.longest_s == PassageOptions().longest_s
+    assert OPTIONS.longest_s == MotionCheckOptions().longest_s
 
 
 @st.composite

@@ -6,7 +6,7 @@ import pytest
 from worker_cases import LOADED
 
 from rdvla_ros.nodes.policy.worker.protocol import Failure, Loaded, WorkerError, WorkerLost
-from rdvla_ros.nodes.policy.worker.supervisor import LONGEST_WAIT_S, WorkerKeeper
+from rdvla_ros.nodes.policy.worker.supervisor import LONGEST_WAIT_S, WorkerSupervisor
 
 ANOTHER = Loaded(**{**vars(LOADED), "identity": "two"})
 
@@ -48,7 +48,7 @@ def keeper(workers, loads=(), **options):
         workers.append(FakeWorker(next(coming, LOADED)))
         return workers[-1]
 
-    return WorkerKeeper(start, **{"timeout_s": 2.0, "load_timeout_s": 60.0, "now_s": 100.0, **options})
+    return WorkerSupervisor(start, **{"timeout_s": 2.0, "load_timeout_s": 60.0, "now_s": 100.0, **options})
 
 
 def test_a_decision_that_takes_too_long_costs_the_process_and_the_next_one_starts(workers):

@@ -83,6 +83,11 @@ class _Names:
     def infos(self) -> set[str]:
         return {names.camera_info(camera.topic) for camera in self.robot.cameras}
 
+    @property
+    def settings(self) -> set[str]:
+        """Services: what the controllers are set to."""
+        return {f"{node}/get_parameters" for arm in self.robot.arms for node in (arm.controller, arm.controller_manager)}
+
     def motions(self, prefix: str) -> set[str]:
         return {names.motions(prefix, arm) for arm in self.arms}
 
@@ -98,7 +103,12 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
     policy, teleop, operator = values.policy_prefix, values.takeover_prefix, values.operator_topic
     return {
         "robot": [
-            _profile("robot", publish=robot.states | robot.controllers | robot.images | robot.infos, subscribe=robot.commands)
+            _profile(
+                "robot",
+                publish=robot.states | robot.controllers | robot.images | robot.infos,
+                subscribe=robot.commands,
+                reply=robot.settings,
+            )
         ],
         "policy": [
             _node(
@@ -118,6 +128,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 names.GATE,
                 publish=robot.commands | {names.GATE_STATUS},
                 subscribe=robot.motions(policy) | robot.motions(teleop) | robot.states | robot.controllers,
+                request=robot.settings,
             ),
             _profile(
                 f"{names.GATE}_side",

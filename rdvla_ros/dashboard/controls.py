@@ -9,7 +9,7 @@ from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.dashboard import rules, sentences
 from rdvla_ros.dashboard.acts import Acts
 from rdvla_ros.dashboard.binding import Qt, QtCore, QtWidgets
-from rdvla_ros.dashboard.instruction import InstructionLine
+from rdvla_ros.dashboard.instruction import IdleEdit, InstructionLine
 from rdvla_ros.dashboard.model import Act, Snapshot
 from rdvla_ros.dashboard.texts import Label
 
@@ -64,7 +64,7 @@ class Controls(QtWidgets.QWidget):
         self.takeovers = {arm: QtWidgets.QPushButton(f"Take over {arm}", checkable=True) for arm in self._arms}
         for arm, button in self.takeovers.items():
             button.clicked.connect(lambda _=False, arm=arm: self._on_takeover(arm))
-        self.name = QtWidgets.QLineEdit(operator, maxLength=60, placeholderText="your name")
+        self.name = IdleEdit(operator, hint="your name", longest=60)
         self.instruction = InstructionLine()
         self.instruction.sent.connect(self._on_instruction)
         self.name.returnPressed.connect(self.name.clearFocus)
@@ -180,7 +180,8 @@ class Controls(QtWidgets.QWidget):
         self._set_text(self.resume, f"Resume {mode.name.lower()} {gate.hold_id}" if holding else "Resume")
         self.resume.setEnabled(not obstacles)
         listed = _listed(obstacles) if holding or not snapshot.seen("gate").live else " ".join(obstacles)
-        self.obstacles.set(listed, tone="warn" if obstacles else "", level="" if len(listed) < 170 else "small")
+        tone = "faint" if mode is Mode.AUTO and snapshot.seen("gate").live else "warn" if obstacles else ""
+        self.obstacles.set(listed, tone=tone, level="" if len(listed) < 170 else "small")
         taken = (gate.taken_over or self._arms) if mode is Mode.TAKEOVER and snapshot.seen("gate").live else ()
         possible = not rules.takeover_obstacles(snapshot, self.who)
         for arm, button in self.takeovers.items():

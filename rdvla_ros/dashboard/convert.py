@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import math
-
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray
 from sensor_msgs.msg import JointState
@@ -81,12 +79,16 @@ def parts(message: DiagnosticArray) -> dict[str, tuple[int, str]]:
     return {clean(s.name.removeprefix(OURS), 80): (int.from_bytes(s.level, "little"), clean(s.message)) for s in ours}
 
 
-def positions(message: JointState, arm: Arm) -> np.ndarray | None:
-    """(J,) in the arm's order, controller units; None where the message does not have them all."""
-    column = {name: index for index, name in enumerate(message.name)}
-    if any(column.get(name, math.inf) >= len(message.position) for name in arm.joint_names):
+def positions(message: JointState, arm: Arm, known: dict[str, float]) -> np.ndarray | None:
+    """(J,) in the arm's order, controller units; None where nothing of the arm comes, or not all of it has come yet.
+
+    known: joint -> newest position, kept by the caller: an arm and its gripper may come in messages of their own.
+    """
+    mine = [(name, value) for name, value in zip(message.name, message.position, strict=False) if name in arm.joint_names]
+    known.update(mine)
+    if not mine or len(known) < len(arm.joint_names):
         return None
-    return np.array([message.position[column[name]] for name in arm.joint_names], dtype=np.float64)
+    return np.array([known[name] for name in arm.joint_names], dtype=np.float64)
 
 
 def chunk(message: JointTrajectory, arm: Arm) -> Chunk | None:

@@ -9,16 +9,13 @@ KEPT = 20  # instructions
 IDLE_MS = 15_000  # a line that nobody types in gives the keyboard back, so that the space bar holds again
 
 
-class HistoryEdit(QtWidgets.QLineEdit):
-    """Up and down go through what was sent; escape leaves the line."""
+class IdleEdit(QtWidgets.QLineEdit):
+    """A line that gives the keyboard back after IDLE_MS without a key, and on escape."""
 
-    def __init__(self):
-        super().__init__(placeholderText="new instruction (↑ ↓: earlier ones)", maxLength=512)
-        self.history: list[str] = []
-        self._at = 0
+    def __init__(self, text: str = "", hint: str = "", longest: int = 512):
+        super().__init__(text, placeholderText=hint, maxLength=longest)
         self._idle = QtCore.QTimer(self, singleShot=True, interval=IDLE_MS)
         self._idle.timeout.connect(self.clearFocus)
-        self.textEdited.connect(lambda _: self._idle.start())
 
     def focusInEvent(self, event) -> None:
         super().focusInEvent(event)
@@ -26,10 +23,24 @@ class HistoryEdit(QtWidgets.QLineEdit):
 
     def keyPressEvent(self, event) -> None:
         self._idle.start()
-        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
-            self.step(-1 if event.key() == Qt.Key.Key_Up else 1)
-        elif event.key() == Qt.Key.Key_Escape:
+        if event.key() == Qt.Key.Key_Escape:
             self.clearFocus()
+        else:
+            super().keyPressEvent(event)
+
+
+class HistoryEdit(IdleEdit):
+    """Up and down go through what was sent."""
+
+    def __init__(self):
+        super().__init__(hint="new instruction (↑ ↓: earlier ones)")
+        self.history: list[str] = []
+        self._at = 0
+
+    def keyPressEvent(self, event) -> None:
+        if event.key() in (Qt.Key.Key_Up, Qt.Key.Key_Down):
+            self._idle.start()
+            self.step(-1 if event.key() == Qt.Key.Key_Up else 1)
         else:
             super().keyPressEvent(event)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-FASTEST_S, SLOWEST_S = 0.25, 1.0
+FASTEST_S, SLOWEST_S = 0.33, 1.0
 SHARE = 0.08  # of one core for the whole process; above, the period grows
 LOOK_S = 2.0  # over how much time the share is judged
 STEP = 1.25

@@ -14,7 +14,7 @@ from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from rdvla_ros.nodes.common import conversions, qos
+from rdvla_ros.nodes.common import conversions, images, qos
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.robot import Camera
 from rdvla_ros.types import ObservationError
@@ -65,7 +65,7 @@ class PictureFeed:
 
     def _receive(self, message: Image | CompressedImage) -> None:
         try:
-            picture, problem = conversions.rgb_image(message, self._camera).copy(), ""
+            picture, problem = images.rgb_image(message, self._camera).copy(), ""
         except ObservationError as error:
             picture, problem = None, conversions.printable(str(error))
         with self._lock:

@@ -11,6 +11,7 @@ from rdvla_ros.dashboard.freshness import Seen, State, span
 from rdvla_ros.dashboard.model import Decision, Gate, Snapshot, Uncertainty
 
 DAY_S = 86400.0
+NEWS = 10  # decisions for which a new start of the policy is worth saying
 SYMBOLS = {Mode.AUTO: "▶", Mode.HOLD: "■", Mode.TAKEOVER: "◆", Mode.PAUSE: "❚❚"}
 MEANING = {
     Mode.AUTO: "the policy moves the arms",
@@ -134,6 +135,8 @@ def decisions_remark(snapshot: Snapshot) -> str:
         return f"No decision for {span(seen.age_s)}{why}: the curves are old."
     if newest.oddities:
         return f"Decision {newest.sequence}: {'; '.join(newest.oddities)}."
+    if snapshot.restarts and len(snapshot.decisions) <= NEWS:
+        return f"The numbers of the decisions went back to {snapshot.decisions[0].sequence}: the policy was started anew."
     if newest.doubts:
         return f"Decision {newest.sequence}: {newest.doubts[0]}"
     if not newest.published and newest.note:

@@ -48,6 +48,7 @@ class Station:
         self.model = Model({arm.name: len(arm.joints) for arm in robot.arms}, robot.camera_names)
         self._topics: dict[str, list[str]] = {}
         self._guard = Guard(node)
+        self._positions: dict[str, dict[str, float]] = {arm.name: {} for arm in robot.arms}
         self._listen()
         calls = () if spectator else (Hold, Resume, SetMode)
         self._gate = GateClient(node, calls, self._guard.wrap(self._on_gate))
@@ -143,7 +144,7 @@ class Station:
             self.model.on_parts(now_s, parts)
 
     def _on_joints(self, arm: Any, now_s: float, message: JointState) -> None:
-        positions = convert.positions(message, arm)
+        positions = convert.positions(message, arm, self._positions[arm.name])
         if positions is not None:
             self.model.on_joints(now_s, arm.name, conversions.seconds(message.header.stamp), positions)
 

@@ -51,6 +51,7 @@ class DashboardWidget(QtWidgets.QWidget):
         if station.beats:
             self._every(BEAT_MS, station.beat)
         self._draw_words()
+        self.setFocus()
 
     def _lay_out(self) -> None:
         plots_page = QtWidgets.QWidget()
@@ -157,7 +158,7 @@ class DashboardWidget(QtWidgets.QWidget):
         image, seen = None, NEVER
         if picture is not None:
             height, width, _ = picture.shape
-            image = QtGui.QImage(picture.data, width, height, 3 * width, QtGui.QImage.Format.Format_RGB888)
+            image = QtGui.QImage(picture.tobytes(), width, height, 3 * width, QtGui.QImage.Format.Format_RGB888).copy()
         if number:
             source = Source("picture", stale_s=STALE_S["camera"][0], dead_s=STALE_S["camera"][1])
             source.hear(0.0)

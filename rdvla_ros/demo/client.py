@@ -26,7 +26,7 @@ SPIN_S = 0.05
 SERVICE_S = 20.0  # a loaded machine may need seconds to render after a reset
 
 
-class Link(Node):
+class DemoClient(Node):
     """Spins only inside `spin` and `call`, so that everything in the demo happens in one thread.
 
     check: called while waiting; raises when it is no use to wait any longer.

@@ -11,7 +11,7 @@ import numpy as np
 
 from rdvla_ros.bringup.processes import BringupError, instruction_of
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
-from rdvla_ros.demo.client import WHO, Link
+from rdvla_ros.demo.client import WHO, DemoClient
 from rdvla_ros.demo.episode import DecisionRecord, Episode
 from rdvla_ros.demo.report import StatusLine, status_forms
 from rdvla_ros.demo.video import EpisodeVideo, Overlay, draw
@@ -32,10 +32,10 @@ def held_by_person(gate: GateStatus | None) -> bool:
     return asked and gate.who not in (names.GATE, names.POLICY, names.MONITOR, WHO)
 
 
-class Runner:
+class EpisodeRunner:
     """episodes: how many, for the status line. video_hz: rate of the films."""
 
-    def __init__(self, link: Link, status: StatusLine, folder: Path, episodes: int, timeout_s: float, video_hz: float):
+    def __init__(self, link: DemoClient, status: StatusLine, folder: Path, episodes: int, timeout_s: float, video_hz: float):
         self._link, self._status, self._folder = link, status, folder
         self._episodes, self._timeout_s, self._video_hz = episodes, timeout_s, video_hz
         self._episode: Episode | None = None

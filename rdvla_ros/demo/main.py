@@ -17,9 +17,9 @@ from rclpy.signals import SignalHandlerOptions
 
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
-from rdvla_ros.demo.client import Link
+from rdvla_ros.demo.client import DemoClient
 from rdvla_ros.demo.episode import Episode
-from rdvla_ros.demo.episode_runner import Runner
+from rdvla_ros.demo.episode_runner import EpisodeRunner
 from rdvla_ros.demo.report import StatusLine, table, write_summary
 from rdvla_ros.nodes.common import transport
 from rdvla_ros.types import RdvlaError
@@ -124,9 +124,9 @@ class Session:
         if unclean:
             self._status.say(f"Expected exit code 0 of every process, got {unclean}; see {self._folder / 'logs'}.")
 
-    def _run_episodes(self, link: Link, processes: launcher.Processes) -> None:
+    def _run_episodes(self, link: DemoClient, processes: launcher.Processes) -> None:
         count = self._settings["episodes"]
-        runner = Runner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
+        runner = EpisodeRunner(link, self._status, self._folder, count, self._settings["timeout"], VIDEO_HZ)
         runner.wait_for_policy()
         for i in range(count):
             episode = Episode(number=i + 1, task=self._settings["task"], seed=self._settings["seed"] + i)
@@ -142,12 +142,12 @@ def _outcome(episode: Episode) -> str:
 
 
 @contextlib.contextmanager
-def _link(domain: int, check: Callable[[], None], namespace: str) -> Iterator[Link]:
+def _link(domain: int, check: Callable[[], None], namespace: str) -> Iterator[DemoClient]:
     """rclpy's own signal handling is off: a Ctrl-C arrives as KeyboardInterrupt, with the wire still open."""
     transport.choose(images=True)  # the films
     context = rclpy.Context()
     rclpy.init(args=[], context=context, domain_id=domain, signal_handler_options=SignalHandlerOptions.NO)
-    link = Link(context, check, namespace)
+    link = DemoClient(context, check, namespace)
     try:
         yield link
     finally:

@@ -16,7 +16,7 @@ from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule, rows_left
 from rdvla_ros.control.motion.seam import Seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Outgoing, Passage
+from rdvla_ros.control.supervision.motion_check import MotionCheck, Outgoing
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
@@ -90,7 +90,7 @@ class Loop:
         self._error = options.disagreement_s * self.limits.velocity * moves
         self._plan = PlanOptions(may_lag=robot.gripper_joints)
         self._schedule = Schedule(Latency(options.inference_s), lead_s=options.lead_s, observation_period_s=options.observation_s)
-        self._gate = Passage(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
+        self._gate = MotionCheck(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
         begin, how = self.ideal.at(np.zeros(1)).position[0], {"rule": options.rule, "rate_hz": options.rate_hz}
         self._controllers = {arm: Playback(begin[columns], **how) for arm, columns in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
@@ -146,12 +146,12 @@ class Loop:
             return
         self._send(self._schedule.message(motion, over, present), over.stamp_s, now_s + WAY_S, over.switch_s)
 
-    def _send(self, motion: Trajectory, base_s: float, gate_s: float, switch_s: float) -> None:
+    def _send(self, motion: Trajectory, stamp_s: float, gate_s: float, switch_s: float) -> None:
         self._counts["planned"] += 1
         parts = {arm: motion.select(limits.names) for arm, limits in self._gate.limits.items()}
-        passed = Outgoing(parts, base_s)
+        passed = Outgoing(parts, stamp_s)
         try:
-            passed = self._gate.check(parts, base_s, gate_s)
+            passed = self._gate.check(parts, stamp_s, gate_s)
         except TrajectoryError as error:
             self._counts["refused_by_gate"] += 1
             self._said[type(error).__name__] = self._said.get(type(error).__name__, 0) + 1
@@ -162,7 +162,7 @@ class Loop:
             self._put_out[arm].append(controller.advance(gate_s + WAY_S))
             controller.accept(passed.motions[arm], passed.stamp_s)
         self._gate.passed(passed.motions, passed.stamp_s, gate_s)
-        self._schedule.sent(motion, base_s, self._plan.stop_s)
+        self._schedule.sent(motion, stamp_s, self._plan.stop_s)
         self._boundaries_s.append(switch_s)
 
     def _present(self, now_s: float) -> Present:

@@ -18,13 +18,13 @@ from rdvla_ros.control.motion.playback import Playback, Samples
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.seam import Seam, make_seam
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import LateError, Passage, PassageOptions
+from rdvla_ros.control.supervision.motion_check import LateError, MotionCheck, MotionCheckOptions
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
 LEAD_S = 0.06  # as the policy node's default
 HOLD_LEAD_S = 0.02  # as the gate's
-REACH_S = PassageOptions().reach_s  # longest way from the gate to a controller
+REACH_S = MotionCheckOptions().reach_s  # longest way from the gate to a controller
 HOLDS = 0.05  # share of decisions that are holds
 STEPS_S = (0.1, 0.1, 0.05, 0.02)  # rows of a chunk at 10, 20 and 50 Hz
 WILDNESS = (0.0, 0.0, 0.003, 0.01, 0.03)  # noise of the rows, in seconds of the joints' largest speed
@@ -76,7 +76,7 @@ class Stream:
         self._controllers = {arm: Playback(where[part], **how) for arm, part in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
         self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S, observation_period_s=0.1)
-        self._gate = Passage(robot)
+        self._gate = MotionCheck(robot)
         self._now_s = 0.05
         self._speed = self._random.choice([0.1, 0.5, 1.0])
         self._wildness = self._random.choice(WILDNESS)
@@ -153,11 +153,11 @@ class Stream:
         self._pass(held.motions, held.stamp_s, self._now_s)
         self._schedule.forget()
 
-    def _send(self, motion: Trajectory, base_s: float, send_s: float) -> None:
+    def _send(self, motion: Trajectory, stamp_s: float, send_s: float) -> None:
         """Through the gate, which hears of it up to 50 ms later, now and then much later."""
         gate_s = send_s + float(self._random.uniform(0.0, self._random.choice([0.005, 0.05, 0.15], p=[0.6, 0.3, 0.1])))
         try:
-            out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, base_s, gate_s)
+            out = self._gate.check({arm: motion.select(c.names) for arm, c in self._gate.limits.items()}, stamp_s, gate_s)
         except LateError:
             self.tally.late += 1
             return
@@ -165,15 +165,15 @@ class Stream:
             self.tally.refused_by_gate += 1
             return
         self._pass(out.motions, out.stamp_s, gate_s)
-        self._schedule.sent(motion, base_s, self._options.stop_s)
+        self._schedule.sent(motion, stamp_s, self._options.stop_s)
 
-    def _pass(self, parts: dict[str, Trajectory], base_s: float, gate_s: float) -> None:
+    def _pass(self, parts: dict[str, Trajectory], stamp_s: float, gate_s: float) -> None:
         """To every arm at a moment of its own."""
         arrivals = {arm: float(gate_s + self._random.uniform(0.0, REACH_S)) for arm in self._controllers}
-        self._gate.passed(parts, base_s, gate_s)
+        self._gate.passed(parts, stamp_s, gate_s)
         self._advance(arrivals)
         for arm, controller in self._controllers.items():
-            controller.accept(parts[arm], base_s)
+            controller.accept(parts[arm], stamp_s)
         self._now_s = max(self._now_s, *arrivals.values())
 
     def _advance(self, until_s: dict[str, float]) -> None:

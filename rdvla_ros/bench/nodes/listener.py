@@ -33,17 +33,16 @@ ANSWER_S, LOST_S = 20.0, 2.0
 
 @dataclass(frozen=True)
 class Command:
-    """One message to one controller. at_s: when it came (steady). The rest is ROS time: its base, first and last point."""
+    """One message to one controller. at_s: when it came (steady). The rest is ROS time: when it came, its base and last point."""
 
     arm: str
     at_s: float
     ros_s: float
     stamp_s: float
-    first_s: float
     last_s: float
 
 
-class Ears:
+class Listener:
     def __init__(self, robot: RobotDescription, domain_id: int):
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
@@ -94,8 +93,8 @@ class Ears:
     def _on_command(self, arm: str, message: JointTrajectory) -> None:
         at_s, ros_s = time.monotonic(), time.time()
         stamp_s = conversions.seconds(message.header.stamp)
-        first, last = (stamp_s + conversions.seconds(message.points[i].time_from_start) for i in (0, -1))
-        self.commands.append(Command(arm, at_s, ros_s, stamp_s, first, last))
+        last_s = stamp_s + conversions.seconds(message.points[-1].time_from_start)
+        self.commands.append(Command(arm, at_s, ros_s, stamp_s, last_s))
 
     def _on_state(self, arm: Arm, message: ControllerState) -> None:
         speeds = (float(np.abs(part.velocities).max()) for part in (message.reference, message.feedback))

@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.bench.nodes.listener import Command, Ears
+from rdvla_ros.bench.nodes.listener import Command, Listener
 from rdvla_ros.bench.nodes.stand_in import BEGUN, HANG, INFER, swing_velocity
 from rdvla_ros.bench.nodes.system import System
 from rdvla_ros.bench.nodes.usage import Usage, sample
 from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.control.motion.handover import HISTORY_S
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
+from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.robot import RobotDescription
 
 CALLS_HZ = 100.0
@@ -86,7 +88,7 @@ def burst(system: System, seconds: float) -> dict[str, Any]:
 
 
 @contextmanager
-def _calls(ears: Ears) -> Iterator[None]:
+def _calls(ears: Listener) -> Iterator[None]:
     stop = threading.Event()
 
     def run() -> None:
@@ -210,7 +212,7 @@ def all_killed(system: System, random: np.random.Generator) -> dict[str, float]:
     }
 
 
-def _at_rest_s(ears: Ears, arm: str) -> float:
+def _at_rest_s(ears: Listener, arm: str) -> float:
     """Stamp of the first report of an arm that is commanded to stand, and goes on to."""
     moving = [np.abs(velocity).max() > REST for _, velocity in ears.commanded[arm]]
     since = len(moving) - moving[::-1].index(True) if True in moving else 0
@@ -267,7 +269,9 @@ def soak(system: System, seconds: float, tick: Progress) -> dict[str, Any]:
         tick()
         time.sleep(max(0.0, now_s + SAMPLE_S - time.monotonic()))
     commands = [command for command in ears.commands if command.at_s > begun_s]
-    to_spare_s, skew_s = [command.first_s - command.ros_s for command in commands], _skews(commands)
+    # a message begins HISTORY_S before its motion is planned, and leaves the running one at least lead_s after that
+    ahead_s = HISTORY_S + PolicyParameters.lead_s
+    to_spare_s, skew_s = [command.stamp_s + ahead_s - command.ros_s for command in commands], _skews(commands)
     beat_s = {name: np.diff([t for t in beats if t > begun_s]).tolist() for name, beats in ears.beats.items()}
     return {
         "seconds": time.monotonic() - begun_s,
@@ -293,7 +297,7 @@ def _thinned(usage: Usage, begun_s: float) -> list[tuple[float, float]]:
     return [(round(t - begun_s, 1), round(m, 2)) for t, m in zip(usage.at_s[::step], usage.memory_mib[::step], strict=True)]
 
 
-def _decisions(ears: Ears, begun_s: float) -> dict[str, Any]:
+def _decisions(ears: Listener, begun_s: float) -> dict[str, Any]:
     heard = [message for at_s, message in ears.decisions if at_s > begun_s]
     notes: dict[str, int] = {}
     for message in heard:

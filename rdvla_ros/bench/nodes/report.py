@@ -21,7 +21,7 @@ TIMES = (
     ("gate_killed", "heard_s", "gate kill -9 to the policy's own hold", {"max": 0.100}),
     ("watchdog", "heard_s", "decision's deadline to hold", {"p99": 0.060}),
     ("soak", "arm_skew_s", "between the two arms' messages of one motion", {}),
-    ("soak", "to_spare_s", "a motion's arrival before its first point", {}),
+    ("soak", "to_spare_s", "a motion's arrival before it leaves the running one", {}),
 )
 
 

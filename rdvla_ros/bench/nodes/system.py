@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from rdvla_ros.bench.nodes.listener import Ears
+from rdvla_ros.bench.nodes.listener import Listener
 from rdvla_ros.bench.nodes.usage import children
 from rdvla_ros.bringup.launcher import Processes, start
 from rdvla_ros.bringup.processes import SIM_ROBOT, ProcessSpec, processes
@@ -53,7 +53,7 @@ class System:
         )
         self._specs: dict[str, ProcessSpec] = specs
         self._running: dict[str, Processes] = {}
-        self.ears = Ears(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))
+        self.ears = Listener(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))
 
     def __enter__(self) -> System:
         try:

@@ -19,6 +19,31 @@ LAG_S = 0.3  # joints that follow a motion are where it was at most this long ag
 
 
 @dataclass(frozen=True)
+class StampedMotion:
+    """A motion that went to the controllers. stamp_s: its time base, the message's header.stamp."""
+
+    trajectory: Trajectory
+    stamp_s: float
+
+    def at(self, at_s: float) -> Reference:
+        """Where it is at a time of the ROS clock; both may be ROS times, which as floats are whole microseconds at best."""
+        return self.trajectory.at(round(at_s - self.stamp_s, 6))
+
+    @property
+    def points_s(self) -> np.ndarray:
+        """(N,) times of its points on the ROS clock."""
+        return self.stamp_s + self.trajectory.times_s
+
+    @property
+    def begin_s(self) -> float:
+        return self.stamp_s + float(self.trajectory.times_s[0])
+
+    @property
+    def end_s(self) -> float:
+        return self.stamp_s + self.trajectory.duration_s
+
+
+@dataclass(frozen=True)
 class Present:
     """What is known of the arms without knowing what was sent: position, velocity and tolerance (A,), at time at_s.
 
@@ -42,27 +67,27 @@ class Present:
         ahead_s = min(max(at_s - self.at_s, -LONGEST_AHEAD_S), LONGEST_AHEAD_S)
         return Reference(self.position + ahead_s * self.velocity, self.velocity, np.zeros_like(self.position))
 
-    def departs(self, motion: Trajectory, base_s: float, share: float = 1.0) -> bool:
-        """Whether it shows that the motion, sent with the time base base_s, is not what is followed. share: of the tolerance.
+    def departs(self, motion: StampedMotion, share: float = 1.0) -> bool:
+        """Whether it shows that the motion is not what is followed. share: of the tolerance.
 
         Until the motion has begun nothing does. A controller's reference lies on it from its first point on; measured joints
-        lie where it was within the last LAG_S, which is not known before it has lasted so long.
+        lie where it was within the last LAG_S, which is not known before it has lasted that long.
         """
         if self.commanded:
-            if self.at_s < base_s + motion.times_s[0]:
+            if self.at_s < motion.begin_s:
                 return False
-            path = motion.at(self.at_s - base_s).position[None]
+            path = motion.trajectory.at(self.at_s - motion.stamp_s).position[None]
         else:
-            if self.at_s < base_s + motion.times_s[0] + LAG_S:
+            if self.at_s < motion.begin_s + LAG_S:
                 return False
-            path = motion.sample(self.at_s - base_s - np.linspace(0.0, LAG_S, 16))[0]
+            path = motion.trajectory.sample(self.at_s - motion.stamp_s - np.linspace(0.0, LAG_S, 16))[0]
         below, above = path.min(axis=0) - self.position, self.position - path.max(axis=0)
         return bool((np.maximum(below, above) > share * self.tolerance).any())
 
 
-def followed(motion: Trajectory, base_s: float, present: Present | None, at_s: float) -> Reference:
+def followed(motion: StampedMotion, present: Present | None, at_s: float) -> Reference:
     """What the controllers follow at at_s, having been sent the motion: a motion that begins there leaves them smoothly."""
-    planned = motion.at(round(at_s - base_s, 6))  # both may be ROS times, which as floats are whole microseconds at best
-    if present is None or not present.departs(motion, base_s):
+    planned = motion.at(at_s)
+    if present is None or not present.departs(motion):
         return planned
     return present.moved_to(at_s).with_joints(np.isinf(present.tolerance), planned)  # a gripper is not where it was sent

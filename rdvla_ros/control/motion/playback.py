@@ -97,10 +97,10 @@ class Playback:
         self._tick = last
         return Samples(times_s, *self._at(times_s))
 
-    def accept(self, motion: Trajectory, base_s: float) -> None:
+    def accept(self, motion: Trajectory, stamp_s: float) -> None:
         """A motion has arrived, after what `advance` gave last: from the next update on it counts."""
         now_s, last_s = self._at_tick(self._tick), self._at_tick(self._tick - 1)
-        due_s = base_s + motion.times_s
+        due_s = stamp_s + motion.times_s
         if due_s[0] <= now_s:
             self._times_s, self._positions, self._velocities = due_s, motion.positions, motion.velocities
             return

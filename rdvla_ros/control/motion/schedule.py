@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rdvla_ros.control.motion.followed import Present, followed
+from rdvla_ros.control.motion.followed import Present, StampedMotion, followed
 from rdvla_ros.control.motion.handover import Handover, handover
 from rdvla_ros.control.motion.stop import Onward
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
@@ -39,12 +39,9 @@ LONGEST_PLANNING_S = 0.05
 
 
 @dataclass(frozen=True)
-class Sent:
-    """One decision's motion of all arms on the wire. base_s: its time base (header.stamp). until_s: when its last executed
-    row is due; what follows is the stop."""
+class Sent(StampedMotion):
+    """One decision's motion of all arms on the wire. until_s: when its last executed row is due; what follows is the stop."""
 
-    trajectory: Trajectory
-    base_s: float
     until_s: float
 
 
@@ -96,9 +93,9 @@ class Schedule:
         latest_start_s = self._sent[-1].until_s - self.planning_s - self._lead_s - self.latency.estimate_s - self._margin_s
         return now_s + self.observation_period_s > latest_start_s
 
-    def sent(self, trajectory: Trajectory, base_s: float, stop_s: float) -> None:
+    def sent(self, trajectory: Trajectory, stamp_s: float, stop_s: float) -> None:
         """A motion went out whose last stop_s seconds are its stop."""
-        self._sent = [*self._sent[-1:], Sent(trajectory, base_s, base_s + trajectory.duration_s - stop_s)]
+        self._sent = [*self._sent[-1:], Sent(trajectory, stamp_s, stamp_s + trajectory.duration_s - stop_s)]
 
     def refused(self) -> None:
         """The newest motion did not reach the controllers: they still follow the one before."""
@@ -119,8 +116,8 @@ class Schedule:
         present None: it is not known, and they are believed to follow what was sent; so in `reference`, while something was.
         """
         lead_s = self.planning_s + self._lead_s if lead_s is None else lead_s
-        if self._sent and not (present and present.departs(self._sent[-1].trajectory, self._sent[-1].base_s)):
-            return handover(now_s, lead_s, (self._sent[-1].base_s + self._sent[-1].trajectory.times_s).tolist())
+        if self._sent and not (present and present.departs(self._sent[-1])):
+            return handover(now_s, lead_s, self._sent[-1].points_s.tolist())
         return handover(now_s, lead_s, () if present.commanded else None)
 
     def message(self, motion: Trajectory, over: Handover, present: Present | None) -> Trajectory:
@@ -136,14 +133,13 @@ class Schedule:
         """
         if not self._sent:
             return present.moved_to(at_s)
-        return followed(self._sent[-1].trajectory, self._sent[-1].base_s, present, at_s)
+        return followed(self._sent[-1], present, at_s)
 
     def onward(self, begin_s: float, present: Present | None) -> Onward | None:
         """What the controllers follow from begin_s on; None where it is not what was sent."""
-        if not self._sent or (present and present.departs(self._sent[-1].trajectory, self._sent[-1].base_s)):
+        if not self._sent or (present and present.departs(self._sent[-1])):
             return None
-        sent = self._sent[-1]
-        return Onward(lambda after_s: self.reference(begin_s + after_s, present), sent.base_s - begin_s + sent.trajectory.times_s)
+        return Onward(lambda after_s: self.reference(begin_s + after_s, present), self._sent[-1].points_s - begin_s)
 
     def joinable(self, present: Present) -> bool:
         """Whether it is known how the arms move. After `forget` (a hold that was lifted while they still slow down, say) their
@@ -152,4 +148,4 @@ class Schedule:
 
     def resting(self, now_s: float) -> bool:
         """Nothing of what was sent moves the arms any more."""
-        return not self._sent or now_s >= self._sent[-1].base_s + self._sent[-1].trajectory.duration_s
+        return not self._sent or now_s >= self._sent[-1].end_s

@@ -9,7 +9,7 @@ DOUBLE = 3  # so many numbers that go back ...
 WITHIN_S = 1.0  # ... within this time are two senders at once; one that is started anew goes back once
 
 
-class PeerPulse:
+class PeerMonitor:
     """The beats of one peer.
 
     It is lost after timeout_s without a beat whose number grew: a source that repeats its last message does not live. A number

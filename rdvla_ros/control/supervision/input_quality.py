@@ -14,7 +14,7 @@ import numpy as np
 BLOCKS, BLOCK_BYTES = 64, 2048  # of a large message, evenly spread, that its digest is made from
 DARK, BRIGHT = 8, 247  # a pixel with all channels at or below, at or above
 BLACK_SHARE, SATURATED_SHARE, TORN_SHARE = 0.98, 0.9, 0.1
-BLOCK_ROWS, LOOK_ROWS, SAME_SHARE = 16, 8, 0.4  # see ImageFlaws
+BLOCK_ROWS, LOOK_ROWS, SAME_SHARE = 16, 8, 0.2  # see ImageFlaws
 
 
 def digest(data: bytes | memoryview) -> int:

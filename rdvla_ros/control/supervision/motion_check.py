@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present, followed
+from rdvla_ros.control.motion.followed import MOVED_S, MOVED_SHARE, Present, StampedMotion, followed
 from rdvla_ros.control.motion.handover import HISTORY_S, Handover, handover
 from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_continuity, check_trajectory
 from rdvla_ros.control.motion.speed_estimate import Speeds
@@ -32,7 +32,7 @@ class JumpError(TrajectoryError):
 
 
 @dataclass(frozen=True)
-class PassageOptions:
+class MotionCheckOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
     longest_s: the longest motion that may go on the wire at once.
     reach_s: in this time the controllers have what passes.
@@ -51,14 +51,6 @@ class PassageOptions:
 
 
 @dataclass(frozen=True)
-class _Followed:
-    """A motion that was passed, and its time base."""
-
-    trajectory: Trajectory
-    stamp_s: float
-
-
-@dataclass(frozen=True)
 class Outgoing:
     """What goes to the controllers: the motion per arm, and their common time base (header.stamp)."""
 
@@ -66,15 +58,15 @@ class Outgoing:
     stamp_s: float
 
 
-class Passage:
+class MotionCheck:
     """Per arm: what is followed (a motion that passed, unless the controller's or the joints' last report contradicts it)."""
 
-    def __init__(self, robot: RobotDescription, options: PassageOptions = PassageOptions()):
+    def __init__(self, robot: RobotDescription, options: MotionCheckOptions = MotionCheckOptions()):
         self._options, self._period_s = options, robot.controller.period_s
         self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
-        self._followed: dict[str, _Followed] = {}
+        self._followed: dict[str, StampedMotion] = {}
         self._reported: dict[str, Present] = {}
         self._measured: dict[str, Present] = {}
         grippers = {arm.name: np.isin(arm.joint_names, robot.gripper_joints) for arm in robot.arms}
@@ -135,13 +127,13 @@ class Passage:
             before = self.reference(arm, begin_s) if stamp_s + part.times_s[0] > begin_s else None
             points = part.times_s, part.positions, part.velocities
             self._grips[arm] = Reference.at_rest(part.positions[-1])
-            self._followed[arm] = _Followed(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
+            self._followed[arm] = StampedMotion(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
 
     def reference(self, arm: str, at_s: float) -> Reference | None:
         """What the arm's controller follows at a time not before now; None where nothing is known of the arm."""
         present = self._present(arm, at_s)
         if arm in self._followed:
-            return followed(self._followed[arm].trajectory, self._followed[arm].stamp_s, present, at_s)
+            return followed(self._followed[arm], present, at_s)
         return present and present.moved_to(at_s)
 
     def _present(self, arm: str, at_s: float) -> Present | None:
@@ -174,9 +166,8 @@ class Passage:
         and a gripper keeps the place it was sent to last: from where it is measured, what it holds would fall."""
         sent, present = self._followed.get(arm), self._present(arm, now_s)
         share = REPORTED if present is not None and present.commanded else 1.0
-        if sent is not None and (present is None or not present.departs(sent.trajectory, sent.stamp_s, share)):
-            motion, base_s = sent.trajectory, sent.stamp_s
-            return Path(lambda at_s: motion.at(round(at_s - base_s, 6)), tuple((base_s + motion.times_s).tolist()), sent=True)
+        if sent is not None and (present is None or not present.departs(sent, share)):
+            return Path(sent.at, tuple(sent.points_s.tolist()), sent=True)
         if present is None:
             return None
         if present.commanded:

@@ -1,4 +1,4 @@
-"""Is the operator there? From a station's heartbeat (PeerPulse) or a joystick's button. Times come in as arguments [s]."""
+"""Is the operator there? From a station's heartbeat (PeerMonitor) or a joystick's button. Times come in as arguments [s]."""
 
 from __future__ import annotations
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 
-class Halts:
+class PolicyHalts:
     """A cause that comes up while the arms are moved begins a pause; it ends once there was none for healthy_s.
 
     A pause whose causes last for hold_after_s becomes a hold, and a hold ends only by `lifted`. Before the first motion, causes

@@ -10,14 +10,14 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rdvla_ros.control.motion.followed import Present
+from rdvla_ros.control.motion.followed import Present, StampedMotion
 from rdvla_ros.control.motion.trajectory import Trajectory
 
 SLOW = 0.1  # share of the joints' largest speed below which the time along a motion cannot be told from a position
 
 
 @dataclass(frozen=True)
-class ObeyOptions:
+class TrackingOptions:
     """follow_s: a controller may be off what was sent for so long. silence_s: between two reports. skew_s: how far apart in
     time the arms may be on the motion that they began together."""
 
@@ -26,12 +26,12 @@ class ObeyOptions:
     skew_s: float = 0.05
 
 
-class ArmObedience:
+class ArmTracking:
     """One arm. velocity (J,): the joints' largest speeds. expected: the controller is known to report."""
 
-    def __init__(self, arm: str, velocity: np.ndarray, options: ObeyOptions, *, expected: bool):
+    def __init__(self, arm: str, velocity: np.ndarray, options: TrackingOptions, *, expected: bool):
         self._arm, self._velocity, self._options, self.expected = arm, velocity, options, expected
-        self._sent: tuple[Trajectory, float] | None = None
+        self._sent: StampedMotion | None = None
         self._off_since_s: float | None = None
         self._heard_s: float | None = None
         self._accepted = 0
@@ -39,8 +39,8 @@ class ArmObedience:
         self.lag: tuple[float, float] | None = None  # (how late the arm is on the motion, steady time of that report)
         self.restarts = 0
 
-    def sent(self, motion: Trajectory, base_s: float) -> None:
-        self._sent, self.lag = (motion, base_s), None
+    def sent(self, motion: Trajectory, stamp_s: float) -> None:
+        self._sent, self.lag = StampedMotion(motion, stamp_s), None
 
     def begin_anew(self) -> None:
         """What follows is judged by itself: a controller that was off the motion before has its time again."""
@@ -59,12 +59,11 @@ class ArmObedience:
             self._accepted = accepted
         if self._sent is None:
             return
-        motion, base_s = self._sent
-        if present.at_s < base_s + motion.times_s[0]:
+        if present.at_s < self._sent.begin_s:
             return  # on its way to the first point: nothing can be said
-        planned = motion.at(present.at_s - base_s)
+        planned = self._sent.trajectory.at(present.at_s - self._sent.stamp_s)
         self.lag = self._late(planned.position, planned.velocity, present, steady_s)
-        if not present.departs(motion, base_s):
+        if not present.departs(self._sent):
             self._off_since_s = None
         elif self._off_since_s is None:
             self._off_since_s = steady_s
@@ -79,7 +78,7 @@ class ArmObedience:
             return f"The controller of arm '{self._arm}' has reported no state for {silence_s:.2f} s: has it been stopped?"
         return ""
 
-    def disobeys(self, steady_s: float) -> str:
+    def deviates(self, steady_s: float) -> str:
         """One sentence when it does not follow what was sent. It is no lasting cause: after a hold nothing is expected of it."""
         if self._off_since_s is None or steady_s - self._off_since_s <= self._options.follow_s:
             return ""
@@ -97,7 +96,7 @@ class ArmObedience:
         return float(behind @ scaled / (scaled @ scaled)), steady_s
 
 
-def skew(arms: Mapping[str, ArmObedience], steady_s: float, limit_s: float) -> str:
+def skew(arms: Mapping[str, ArmTracking], steady_s: float, limit_s: float) -> str:
     """One sentence when arms that began together are further apart in time than limit_s; empty when they are not."""
     lags = {name: arm.lag[0] for name, arm in arms.items() if arm.lag and steady_s - arm.lag[1] < 0.1}
     if len(lags) < 2:

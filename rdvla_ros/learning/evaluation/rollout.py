@@ -87,7 +87,7 @@ class Rollout:
             self.horizon.reset()
         self.eyes.begin(seed)
         result = EpisodeResult(seed)
-        motion, base_s = None, 0.0  # what the controllers follow, and its time base
+        motion, stamp_s = None, 0.0  # what the controllers follow, and its time base
         pending: tuple[float, Decision, int] | None = None
         next_observation_s, observed_s = 0.0, None
         while sim.time_s < config.time_limit_s - 1e-9 and not (result.success and watch is None):
@@ -104,14 +104,14 @@ class Rollout:
             if self.film is not None:
                 self.film(sim)
             if watch is not None:
-                reference = self._reference(motion, sim.time_s - base_s)
+                reference = self._reference(motion, sim.time_s - stamp_s)
                 if not watch(self.robot.to_policy(reference.position), reference.velocity / self._widths, decision):
                     break
             for _ in range(self._sim_steps):
                 if pending is not None and sim.time_s >= pending[0] - 1e-9:
-                    motion, base_s = self._replan(motion, base_s, *pending[1:], result)
+                    motion, stamp_s = self._replan(motion, stamp_s, *pending[1:], result)
                     pending = None
-                sim.set_reference(self._reference(motion, sim.time_s - base_s + sim.timestep_s).position)
+                sim.set_reference(self._reference(motion, sim.time_s - stamp_s + sim.timestep_s).position)
                 sim.step()
                 self._progress(result)
         return result
@@ -129,7 +129,7 @@ class Rollout:
         return Reference.at_rest(self.sim.reference) if motion is None else motion.at(elapsed_s)
 
     def _replan(
-        self, motion: Trajectory | None, base_s: float, decision: Decision, steps: int, result: EpisodeResult
+        self, motion: Trajectory | None, stamp_s: float, decision: Decision, steps: int, result: EpisodeResult
     ) -> tuple[Trajectory | None, float]:
         """The new motion from now on; the old one (which ends at rest by itself) where the chunk cannot be followed."""
         now_s = self.sim.time_s
@@ -139,15 +139,15 @@ class Rollout:
                 step_s=decision.chunk.step_s,
                 elapsed_s=now_s - decision.chunk.stamp_s,
                 horizon=steps,
-                start=self._reference(motion, now_s - base_s + LEAD_S),
+                start=self._reference(motion, now_s - stamp_s + LEAD_S),
                 limits=self.limits,
                 lead_s=LEAD_S,
-                now=self._reference(motion, now_s - base_s),
+                now=self._reference(motion, now_s - stamp_s),
                 options=self._options,
             )
         except TrajectoryError:
             result.refused += 1
-            return motion, base_s
+            return motion, stamp_s
         return new, now_s
 
     def _note(self, result: EpisodeResult, decision: Decision, steps: int) -> None:

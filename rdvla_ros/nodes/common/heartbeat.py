@@ -1,6 +1,6 @@
 """Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
 
-    self._heart = Heart(self, {names.GATE_HEARTBEAT: 0.06}, causes=self._what_keeps_me, on_watch=self._watch_gate)  # in __init__
+    self._heart = HeartbeatLink(self, {names.GATE_HEARTBEAT: 0.06}, causes=self._causes, on_watch=self._watch_gate)
     self._heart.start()
     with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
         ...
@@ -24,26 +24,26 @@ from functools import partial
 from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 
-from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.heartbeat import PeerMonitor
 from rdvla_ros.msg import Heartbeat
 from rdvla_ros.nodes.common import qos
-from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 
 PERIOD_S = 0.02
 WATCH_S = 0.01  # how often the peers are looked at
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
-TWIN_S = 1.0  # a node of the same name beat so lately
+DUPLICATE_S = 1.0  # a node of the same name has sent a heartbeat this recently
 
 
-class Heart:
+class HeartbeatLink:
     """Beats on ~/heartbeat and listens to its peers: topic -> time-out [s].
 
     causes: what keeps the node from its work now, for every beat; called in the side's thread, so it only reads.
     on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
     on_beat(topic): after every beat of a peer, in the side's thread.
     side: share this one (and start it yourself) instead of making one.
-    yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `twin`.
+    yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `duplicate`.
     """
 
     def __init__(
@@ -56,20 +56,20 @@ class Heart:
         on_beat: Callable[[str], None] = lambda topic: None,
         period_s: float = PERIOD_S,
         stuck_s: float = 0.5,
-        side: Side | None = None,
+        side: SideNode | None = None,
         yields: Callable[[], bool] | None = None,
     ):
-        self._yields, self._sent, self._twin_s, self._twin_count = yields, deque(maxlen=100), -TWIN_S, 0
+        self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=100), -DUPLICATE_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
         self.peers = {
-            topic: PeerPulse(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
+            topic: PeerMonitor(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
         }
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
         self.hold = ""
         self._count, self._busy = 0, ""
         self._busy_lock, self._beat_lock = threading.Lock(), threading.Lock()
         self._ran_s = time.monotonic()  # when the node's callbacks last ran
-        self.side = side or Side(node)
+        self.side = side or SideNode(node)
         self._owns_side = side is None
         own = f"{node.get_fully_qualified_name()}/heartbeat"
         self._publisher = self.side.node.create_publisher(Heartbeat, own, qos.HEARTBEAT)
@@ -105,16 +105,16 @@ class Heart:
         with self._busy_lock:
             return not self._busy and now_s - self._ran_s > self._stuck_s
 
-    def twin(self, now_s: float) -> str:
+    def duplicate(self, now_s: float) -> str:
         """One sentence when another node of this name is alive; empty when none was heard."""
-        if now_s - self._twin_s >= TWIN_S:
+        if now_s - self._duplicate_s >= DUPLICATE_S:
             return ""
         name = self._node.get_fully_qualified_name()
         return f"{name} is running already: the heartbeat of another one was heard. Stop it first."
 
-    def elder_twin(self, now_s: float) -> str:
-        """The sentence of `twin` where the other one has beaten longer: of two, the one that came later has to go."""
-        return self.twin(now_s) if self._twin_count > self._count else ""
+    def older_duplicate(self, now_s: float) -> str:
+        """The sentence of `duplicate` where the other one has beaten longer: of two, the one that came later has to go."""
+        return self.duplicate(now_s) if self._duplicate_count > self._count else ""
 
     def _callbacks_run(self) -> None:
         self._ran_s = time.monotonic()
@@ -126,7 +126,7 @@ class Heart:
 
     def _beat(self) -> None:
         now_s = time.monotonic()
-        if self.stuck(now_s) or self._yields is not None and self.twin(now_s) and self._yields():
+        if self.stuck(now_s) or self._yields is not None and self.duplicate(now_s) and self._yields():
             return
         with self._beat_lock:
             self._count += 1
@@ -144,7 +144,7 @@ class Heart:
         with self._beat_lock:
             own = _known(message) in self._sent
         if not own:
-            self._twin_s, self._twin_count = time.monotonic(), message.count
+            self._duplicate_s, self._duplicate_count = time.monotonic(), message.count
 
     def _on_heard(self, topic: str, message: Heartbeat) -> None:
         causes = tuple(cause[:LONGEST_CAUSE] for cause in message.causes[:MOST_CAUSES])

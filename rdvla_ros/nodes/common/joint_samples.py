@@ -16,6 +16,7 @@ from rdvla_ros.nodes.common.conversions import Contradiction, JointGroup, OtherJ
 from rdvla_ros.types import ObservationError
 
 NANOSECONDS = 1_000_000_000
+NAMED_S = 0.5  # the graph is asked for the publishers at most this often, whatever comes
 
 
 class Part(OtherJoints):
@@ -31,7 +32,8 @@ class ArmSamples:
     """
 
     def __init__(self, group: JointGroup, *, jump_factor: float, merge_s: float, publishers: Callable[[str], str]):
-        self._group, self._merge_s, self._publishers = group, merge_s, publishers
+        self._group, self._merge_s, self._look_up = group, merge_s, publishers
+        self._named: tuple[float, str] | None = None  # when the publishers were looked up, and their names
         speed = np.array([joint.velocity for joint in group.joints])
         self._same_stamp = SameStamp(speed)
         self._jumps = JointJumps(speed, factor=jump_factor) if jump_factor else None
@@ -52,7 +54,7 @@ class ArmSamples:
         self._was_whole = True
         positions = np.array([found[name] for name in self._group.names], dtype=np.float64)
         self._check_same_stamp(positions, message, received_s)
-        self._check_jump(positions, stamp_s)
+        self._check_jump(positions, stamp_s, received_s)
         return positions
 
     def _completed(self, found: dict[str, float], stamp_s: float, received_s: float) -> dict[str, float]:
@@ -87,10 +89,10 @@ class ArmSamples:
         raise Contradiction(
             f"{self._group.topic}: two samples of one stamp ({stamp_ns / NANOSECONDS:.3f} s) disagree: joint "
             f"'{self._group.names[joint]}' is at {before[joint]:.4g} and at {positions[joint]:.4g} (rad or m). Publishers: "
-            f"{self._publishers(self._group.topic)}. Stop all but one of those that publish these joints."
+            f"{self._publishers(received_s)}. Stop all but one of those that publish these joints."
         )
 
-    def _check_jump(self, positions: np.ndarray, stamp_s: float) -> None:
+    def _check_jump(self, positions: np.ndarray, stamp_s: float, received_s: float) -> None:
         jump = self._jumps.check(positions, stamp_s) if self._jumps else None
         if jump is None:
             return
@@ -101,6 +103,11 @@ class ArmSamples:
         if jump.repeated:
             raise Contradiction(
                 f"{text}, again and again. Its encoder, or two publishers of the same joint? Publishers: "
-                f"{self._publishers(self._group.topic)}."
+                f"{self._publishers(received_s)}."
             )
         raise ObservationError(f"{text}.")
+
+    def _publishers(self, now_s: float) -> str:
+        if self._named is None or now_s - self._named[0] > NAMED_S:
+            self._named = now_s, self._look_up(self._group.topic)
+        return self._named[1]

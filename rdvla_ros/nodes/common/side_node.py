@@ -23,7 +23,7 @@ class _Task:
     due_s: float = 0.0
 
 
-class Side:
+class SideNode:
     """Create entities on `node` (names in full: /gate/hold), add tasks, then `start`.
 
     Remappings and parameters of the process are the first node's alone. Callbacks and tasks run in the side's threads:

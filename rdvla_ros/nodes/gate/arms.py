@@ -13,8 +13,8 @@ from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.control.motion.followed import Present
 from rdvla_ros.control.motion.trajectory import Reference, Trajectory
-from rdvla_ros.control.supervision.motion_check import Outgoing, Passage, PassageOptions
-from rdvla_ros.control.supervision.tracking import ArmObedience
+from rdvla_ros.control.supervision.motion_check import MotionCheck, MotionCheckOptions, Outgoing
+from rdvla_ros.control.supervision.tracking import ArmTracking
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
@@ -25,12 +25,14 @@ ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the l
 class GateArms:
     def __init__(self, node: Node, robot: RobotDescription, values: GateParameters):
         self._node, self._values = node, values
-        options = PassageOptions(longest_age_s=values.longest_age_s, longest_s=values.longest_motion_s, join_s=values.hold_lead_s)
-        self.passage = Passage(robot, options)
+        options = MotionCheckOptions(
+            longest_age_s=values.longest_age_s, longest_s=values.longest_motion_s, join_s=values.hold_lead_s
+        )
+        self.motion_check = MotionCheck(robot, options)
         self.outputs = {arm.name: node.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in robot.arms}
-        self.obedience = {
-            arm.name: ArmObedience(
-                arm.name, self.passage.limits[arm.name].velocity, values.obey, expected=bool(arm.controller_state_topic)
+        self.tracking = {
+            arm.name: ArmTracking(
+                arm.name, self.motion_check.limits[arm.name].velocity, values.obey, expected=bool(arm.controller_state_topic)
             )
             for arm in robot.arms
         }
@@ -39,7 +41,7 @@ class GateArms:
         return self._node.get_clock().now().nanoseconds / conversions.NANOSECONDS
 
     def check(self, parts: Mapping[str, Trajectory], stamp_s: float) -> Outgoing:
-        return self.passage.check(parts, stamp_s, self.ros_s())
+        return self.motion_check.check(parts, stamp_s, self.ros_s())
 
     def send(self, outgoing: Outgoing) -> None:
         """What was checked goes out, not what came."""
@@ -48,38 +50,38 @@ class GateArms:
         for name, message in messages.items():
             self.outputs[name].publish(message)
         stamp_s = conversions.seconds(stamp)
-        self.passage.passed(motions, stamp_s, self.ros_s())
+        self.motion_check.passed(motions, stamp_s, self.ros_s())
         for name, motion in motions.items():
-            self.obedience[name].sent(motion, stamp_s)
+            self.tracking[name].sent(motion, stamp_s)
 
     def stop(self) -> str:
         """All arms to rest inside their limits, now; returns why not."""
         now_s = self.ros_s()
-        stop = self.passage.stop(now_s, self._values.hold_lead_s)
+        stop = self.motion_check.stop(now_s, self._values.hold_lead_s)
         if stop is None:
             return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
         self.send(stop)
-        for arm in self.obedience.values():  # else a resume that comes at once would hold again for what was before
+        for arm in self.tracking.values():  # else a resume that comes at once would hold again for what was before
             arm.begin_anew()
         return ""
 
     def informed(self) -> bool:
         """Whether every controller that reports has done so since reports were forgotten: joint states alone know no speed."""
-        return all(self.passage.reported(name) for name, arm in self.obedience.items() if arm.expected)
+        return all(self.motion_check.reported(name) for name, arm in self.tracking.items() if arm.expected)
 
     def forget(self, *, reports: bool = False) -> None:
         """The arms may have been moved meanwhile: the next motion, or stop, begins from what is reported (from now on, with
         `reports`)."""
-        self.passage.forget(reports=reports)
-        for arm in self.obedience.values():
+        self.motion_check.forget(reports=reports)
+        for arm in self.tracking.values():
             arm.forget()
 
     def reported(self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float) -> None:
         """A controller's report of what it commands."""
-        self.passage.report_controller(arm, reference, at_s)
-        tolerance = self.passage.tolerances[arm]
+        self.motion_check.report_controller(arm, reference, at_s)
+        tolerance = self.motion_check.tolerances[arm]
         present = Present(reference.position, reference.velocity, tolerance, at_s, commanded=True)
-        self.obedience[arm].reported(present, accepted, steady_s)
+        self.tracking[arm].reported(present, accepted, steady_s)
 
     def wait_until_heard(self) -> None:
         """Until the controllers have what was sent last."""

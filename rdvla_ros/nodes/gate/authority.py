@@ -112,7 +112,7 @@ class Authority:
         """What was sent and heard has times of another clock. Arms that may be moving are stopped as soon as it is known again
         where they are: `catch_up`."""
         with self.lock:
-            moving = self._output.passage.follows
+            moving = self._output.motion_check.follows
             self._output.forget(reports=True)
             if self.mode is not Mode.HOLD:
                 self.hold(jump, "gate")

@@ -27,12 +27,10 @@ class ControllerSettings:
 
     def __init__(self, node: Node, robot: RobotDescription, guard: Guard):
         self._node, self._robot, self._guard = node, robot, guard
-        self._controllers = {arm.name: arm.trajectory_topic.rsplit("/", 1)[0] for arm in robot.arms}
-        self._clients = {arm: self._client(controller) for arm, controller in self._controllers.items()}
-        self._managers = {
-            namespace: self._client(f"{namespace}/controller_manager")
-            for namespace in set(map(_namespace, self._controllers.values()))
-        }
+        managers = {arm.name: arm.controller_manager for arm in robot.arms}
+        clients = {manager: self._client(manager) for manager in set(managers.values())}
+        self._clients = {arm.name: self._client(arm.controller) for arm in robot.arms}
+        self._managers = {arm: clients[manager] for arm, manager in managers.items()}
         self._values: dict[str, dict[str, Any]] = {}
         self._asked: set[str] = set()
 
@@ -59,7 +57,7 @@ class ControllerSettings:
     def _told(self, arm: str, name: str, value: Any) -> None:
         if arm not in self._values:
             return
-        manager = self._managers[_namespace(self._controllers[arm])]
+        manager = self._managers[arm]
         if name == RATE and not value and manager.service_is_ready():
             self._ask(manager, RATE, partial(self._keep, arm, RATE))
         else:
@@ -75,10 +73,6 @@ class ControllerSettings:
             for arm, values in list(self._values.items())
             for problem in controller_check.problems(arm, self._robot.controller, dict(values))
         ]
-
-
-def _namespace(node_name: str) -> str:
-    return node_name.rsplit("/", 1)[0]
 
 
 def _value(response: GetParameters.Response | None) -> Any:

@@ -12,7 +12,7 @@ from rdvla_ros.types import TrajectoryError
 MOST_POINTS = 1000  # of one trajectory; a policy sends some thirty
 
 
-def believable(message: JointTrajectory) -> Trajectory:
+def checked_trajectory(message: JointTrajectory) -> Trajectory:
     """The message as a trajectory; one of absurd size is refused before any of it is converted.
 
     Accelerations and efforts are not passed on. Where they are not numbers, the sender is in no state to be believed.

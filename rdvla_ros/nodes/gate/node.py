@@ -1,7 +1,7 @@
 """gate_node: the only publisher to the arm controllers. It passes the motions of both arms or of none, and owns the hold.
 
 It imports no torch, so that it starts in a moment and lives on when the policy does not. Decisions are made in control/
-(modes, passage, pairing, obedience, ...); here they are wired to topics. Three threads share the work under the Authority's
+(modes, motion check, pairing, tracking, ...); here they are wired to topics. Three threads share the work under the Authority's
 lock: the node's callbacks (motions, joint states), the side's callbacks (services, heartbeats), which never wait behind them,
 and the side's tasks, which watch.
 """
@@ -26,16 +26,16 @@ from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
-from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.arms import GateArms
 from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.nodes.gate.exclusive import refuse_second_gate
-from rdvla_ros.nodes.gate.input import believable
+from rdvla_ros.nodes.gate.input import checked_trajectory
 from rdvla_ros.nodes.gate.parameters import GateParameters
-from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
+from rdvla_ros.nodes.gate.robot_monitor import RobotMonitor
 from rdvla_ros.nodes.gate.services import GateServices
-from rdvla_ros.nodes.gate.supervisor import GateWatch
+from rdvla_ros.nodes.gate.supervisor import GateSupervisor
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import ObservationError, TrajectoryError
 
@@ -60,10 +60,10 @@ class GateNode(NodeHooks, Node):
         self._last_refusal, self._looked_s = "", 0.0
         self._status = self.create_publisher(GateStatus, "~/status", qos.LATCHED)
         self._subscribe_motions(arms)
-        self._robot_watch = RobotWatch(self, robot, values, self._arms, self._guard, self._authority.lock)
-        self._side = Side(self)
+        self._robot_watch = RobotMonitor(self, robot, values, self._arms, self._guard, self._authority.lock)
+        self._side = SideNode(self)
         self._side.guard.then = self._authority.hold_safely
-        self._watch = GateWatch(self, self._side, values, self._authority, self._robot_watch, self._guard)
+        self._watch = GateSupervisor(self, self._side, values, self._authority, self._robot_watch, self._guard)
         GateServices(self, self._side, self._authority, self._watch.causes, self._guard)
         tick = self._guard.wrap(self._tick)
         self.create_timer(1.0 / values.status_hz, tick, clock=Clock(clock_type=ClockType.STEADY_TIME))
@@ -97,7 +97,7 @@ class GateNode(NodeHooks, Node):
                 return self._refuse_inactive(source)
             state = self._authority.modes.state
         try:
-            motions = {name: believable(part) for name, part in parts.items()}  # outside the lock: it may be large
+            motions = {name: checked_trajectory(part) for name, part in parts.items()}  # outside the lock: it may be large
         except (TrajectoryError, ObservationError) as error:
             return self._illegal(error)
         with self._authority.lock:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S
 from rdvla_ros.control.supervision.modes import PauseRule
-from rdvla_ros.control.supervision.tracking import ObeyOptions
+from rdvla_ros.control.supervision.tracking import TrackingOptions
 from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.parameters import Schema, parameter
 
@@ -32,7 +32,9 @@ class GateParameters(Schema):
     refusals_to_hold: int = parameter(
         3, "hold after this number of consecutive motions that begin where the arms are not", low=1, high=100
     )
-    hold_lead_s: float = parameter(0.02, "time from sending a stop to its first point", unit="s", low=0.002, high=0.2)
+    hold_lead_s: float = parameter(
+        0.02, "time from sending a stop until it leaves the running motion", unit="s", low=0.002, high=0.2
+    )
 
     # the robot
     joint_timeout_s: float = parameter(0.25, "hold after joint states are silent for this duration", unit="s", low=0.02, high=5.0)
@@ -143,8 +145,8 @@ class GateParameters(Schema):
             yield f"bad_joint_s: expected at most joint_timeout_s ({self.joint_timeout_s:g} s), got {self.bad_joint_s:g}."
 
     @property
-    def obey(self) -> ObeyOptions:
-        return ObeyOptions(follow_s=self.obey_s, silence_s=self.controller_timeout_s, skew_s=self.skew_s)
+    def obey(self) -> TrackingOptions:
+        return TrackingOptions(follow_s=self.obey_s, silence_s=self.controller_timeout_s, skew_s=self.skew_s)
 
     @property
     def pauses(self) -> PauseRule:

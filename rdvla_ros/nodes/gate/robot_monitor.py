@@ -38,7 +38,7 @@ CONTRADICTED_S = 0.5  # joint states that cannot be of this robot are a cause fo
 SKEWED_S = 0.06  # the arms' reports must be apart for so long: each controller reports in its own rhythm
 
 
-class RobotWatch:
+class RobotMonitor:
     """Subscribes on construction and tells the arms what it hears. guard: of the node's callbacks; lock: of the arms."""
 
     def __init__(
@@ -80,18 +80,18 @@ class RobotWatch:
         now_s = time.monotonic()
         heard = [text for at_s, text in self._contradicted.values() if now_s - at_s <= CONTRADICTED_S]
         heard += [stream.problem(now_s) for stream in self._streams.values()]
-        for name, arm in self._arms.obedience.items():
+        for name, arm in self._arms.tracking.items():
             problem = arm.problem(now_s)
             heard.append(problem and self._unreadable.get(name) or problem)
         return [*filter(None, [*heard, *list(self._incredible.values())]), *self._seen, *self._settings.causes()]
 
-    def disobedience(self) -> str:
+    def deviation(self) -> str:
         """Why what was sent is not what the arms do; no lasting cause, but one to hold."""
         now_s = time.monotonic()
-        for arm in self._arms.obedience.values():
-            if problem := arm.disobeys(now_s):
+        for arm in self._arms.tracking.values():
+            if problem := arm.deviates(now_s):
                 return problem
-        problem = skew(self._arms.obedience, now_s, self._values.skew_s)
+        problem = skew(self._arms.tracking, now_s, self._values.skew_s)
         self._skewed_since_s = (self._skewed_since_s or now_s) if problem else None
         return problem if problem and now_s - self._skewed_since_s > SKEWED_S else ""
 
@@ -136,9 +136,9 @@ class RobotWatch:
             if known and hosts and not hosts & known:
                 self._settings.forget(arm.name)
                 problem = f"The controller of arm '{arm.name}' was started anew."
-            obedience = self._arms.obedience[arm.name]
-            if obedience.restarts:
-                obedience.restarts, problem = 0, f"The controller of arm '{arm.name}' was started anew."
+            tracking = self._arms.tracking[arm.name]
+            if tracking.restarts:
+                tracking.restarts, problem = 0, f"The controller of arm '{arm.name}' was started anew."
         return problem
 
     def _on_joints(self, topic: str, message: JointState) -> None:
@@ -172,7 +172,7 @@ class RobotWatch:
         stream.good(time.monotonic())
         self._positions[group.arm] = positions, time.monotonic()
         with self._lock:
-            self._arms.passage.report_measured(group.arm, positions, now_s)
+            self._arms.motion_check.report_measured(group.arm, positions, now_s)
 
     def _check_clock(self, group: conversions.JointGroup, message: JointState, now_s: float) -> None:
         difference_s = conversions.seconds(message.header.stamp) - now_s

@@ -8,7 +8,7 @@ from rclpy.node import Node
 
 from rdvla_ros.nodes.common import qos
 from rdvla_ros.nodes.common.guard import Guard
-from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.srv import Hold, Resume, SetMode
 
@@ -19,7 +19,7 @@ class GateServices:
     def __init__(
         self,
         main: Node,
-        side: Side,
+        side: SideNode,
         authority: Authority,
         causes: Callable[[bool], list[str]],
         guard: Guard,

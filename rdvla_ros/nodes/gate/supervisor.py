@@ -13,29 +13,29 @@ from rclpy.node import Node
 from sensor_msgs.msg import Joy
 
 from rdvla_ros.control.supervision.clock import ClockWatch
-from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.heartbeat import PeerMonitor
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.control.supervision.operator_presence import ButtonPresence
 from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.guard import Guard
-from rdvla_ros.nodes.common.heartbeat import Heart
-from rdvla_ros.nodes.common.side_node import Side
+from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
+from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 from rdvla_ros.nodes.gate.authority import Authority
 from rdvla_ros.nodes.gate.parameters import GateParameters
-from rdvla_ros.nodes.gate.robot_monitor import RobotWatch
+from rdvla_ros.nodes.gate.robot_monitor import RobotMonitor
 
 
-class GateWatch:
+class GateSupervisor:
     """values.policy_prefix/heartbeat and values.operator_topic are listened to on the side."""
 
     def __init__(
         self,
         node: Node,
-        side: Side,
+        side: SideNode,
         values: GateParameters,
         authority: Authority,
-        robot: RobotWatch,
+        robot: RobotMonitor,
         guard: Guard,
     ):
         self._node, self._values, self._authority, self._robot = node, values, authority, robot
@@ -53,7 +53,7 @@ class GateWatch:
             side.node.create_subscription(
                 Joy, values.operator_topic, guard.wrap(throttled(Joy, self._on_joy)), qos.HEARTBEAT, raw=True
             )
-        self.heart = Heart(
+        self.heart = HeartbeatLink(
             node,
             peers,
             on_watch=guard.wrap(self.watch),
@@ -87,7 +87,7 @@ class GateWatch:
             return []
         return [*filter(None, [self._policy_gone(pulse, now_s)])] or list(map(conversions.printable, pulse.causes))
 
-    def _policy_gone(self, pulse: PeerPulse, now_s: float) -> str:
+    def _policy_gone(self, pulse: PeerMonitor, now_s: float) -> str:
         """Why the policy is not to be relied on at all; empty when it lives and agrees on the time."""
         apart_s = self.heart.stamps.get(self._policy_topic, 0.0)
         if not (problem := pulse.lost(now_s)) and abs(apart_s) > self._values.clock_tolerance_s:
@@ -112,7 +112,7 @@ class GateWatch:
         pulse = None if mode is Mode.TAKEOVER else self.heart.peers.get(self._policy_topic)
         gone = self._policy_gone(pulse, now_s) if pulse is not None else ""
         wrong = [*self._robot.causes(), *self._gate_causes(now_s), *self._operator_causes(now_s), gone]
-        wrong.append("" if mode is Mode.PAUSE else self._robot.disobedience())
+        wrong.append("" if mode is Mode.PAUSE else self._robot.deviation())
         if reason := next(filter(None, wrong), ""):
             self._authority.hold(reason, "gate")
         elif pulse is not None and pulse.hold:

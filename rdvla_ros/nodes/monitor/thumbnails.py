@@ -15,7 +15,7 @@ from rclpy.clock import Clock, ClockType
 from rclpy.node import Node
 from sensor_msgs.msg import CompressedImage, Image
 
-from rdvla_ros.nodes.common import conversions, names, qos
+from rdvla_ros.nodes.common import images, names, qos
 from rdvla_ros.nodes.common.throttle import deserialize_message
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import ObservationError
@@ -52,12 +52,13 @@ class Thumbnails:
         self._sent_s[camera.name] = now_s
         message = deserialize_message(data, KINDS[camera.transport])
         try:
-            picture = conversions.rgb_image(message, camera)
+            picture = images.rgb_image(message, camera)
         except ObservationError as error:  # the gate and the policy say so too; whoever watches sees an old picture
             self._node.get_logger().warning(f"No thumbnail: {error}", throttle_duration_sec=10.0)
             return
-        height = max(1, round(camera.height * WIDTH / camera.width))
-        small = picture if camera.width <= WIDTH else cv2.resize(picture, (WIDTH, height), interpolation=cv2.INTER_AREA)
+        height, width, _ = picture.shape
+        size = (WIDTH, max(1, round(height * WIDTH / width)))
+        small = picture if width <= WIDTH else cv2.resize(picture, size, interpolation=cv2.INTER_AREA)
         done, jpeg = cv2.imencode(".jpg", small[:, :, ::-1], (cv2.IMWRITE_JPEG_QUALITY, QUALITY))
         if done:
             publisher.publish(CompressedImage(header=message.header, format="jpeg", data=jpeg.tobytes()))

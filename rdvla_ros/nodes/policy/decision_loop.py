@@ -16,18 +16,18 @@ import numpy as np
 
 from rdvla_ros.control.supervision.input_quality import ImageFlaws, digest
 from rdvla_ros.control.supervision.output_quality import ConstantOutput
-from rdvla_ros.control.supervision.policy_halts import Halts
+from rdvla_ros.control.supervision.policy_halts import PolicyHalts
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.guard import Guard
-from rdvla_ros.nodes.policy.gate_client import GatePeer
-from rdvla_ros.nodes.policy.motion_sender import Motions, NotNowError
-from rdvla_ros.nodes.policy.observations import Inputs
+from rdvla_ros.nodes.policy.gate_client import GateLink
+from rdvla_ros.nodes.policy.motion_sender import MotionSender, NotNowError
+from rdvla_ros.nodes.policy.observations import Observations
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.stamped_stream import Moment
 from rdvla_ros.nodes.policy.synchronizer import Matched
 from rdvla_ros.nodes.policy.worker.protocol import WorkerError, WorkerLost
-from rdvla_ros.nodes.policy.worker.supervisor import WorkerKeeper
+from rdvla_ros.nodes.policy.worker.supervisor import WorkerSupervisor
 from rdvla_ros.types import Decision, InfeasibleError, Observation, ObservationError, RdvlaError, StopReason, TrajectoryError
 
 INFEASIBLE_TO_HOLD = 5  # one decision too fast for the joints happens to every policy; so many in a row are a fault
@@ -51,10 +51,10 @@ class Parts:
     """What deciding is made of. now(): both clocks. values(): the parameters as they are now. result_ready(): called by
     another thread when a decision is there; `take_result` is due then. publish: a Convergence."""
 
-    inputs: Inputs
-    motions: Motions
-    keeper: WorkerKeeper
-    gate: GatePeer | None
+    inputs: Observations
+    motions: MotionSender
+    keeper: WorkerSupervisor
+    gate: GateLink | None
     guard: Guard
     now: Callable[[], Moment]
     values: Callable[[], PolicyParameters]
@@ -62,10 +62,10 @@ class Parts:
     publish: Callable[[Any], None]
 
 
-class Deciding:
+class DecisionLoop:
     """halts: what keeps the arms from being moved; hold(reason): asks for one that only a resume ends."""
 
-    def __init__(self, parts: Parts, halts: Halts, hold: Callable[[str], None], max_age_s: float):
+    def __init__(self, parts: Parts, halts: PolicyHalts, hold: Callable[[str], None], max_age_s: float):
         self._p, self._halts, self._hold, self._max_age_s = parts, halts, hold, max_age_s
         values = parts.values()
         self._constant, self._flaws = ConstantOutput(values.constant_decisions), defaultdict(ImageFlaws)

@@ -13,12 +13,12 @@ from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.common.conversions import printable
 from rdvla_ros.nodes.common.gate_client import GateClient
 from rdvla_ros.nodes.common.guard import Guard
-from rdvla_ros.nodes.common.heartbeat import Heart
+from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 
 SILENT = "the gate is silent"
 
 
-class GatePeer:
+class GateLink:
     """Listens to the gate's status and, with a heart that has GATE_HEARTBEAT among its peers, to its heartbeat.
 
     on_change(before, mode) is called when the mode or the hold is another one than before (None: there was none),
@@ -33,7 +33,7 @@ class GatePeer:
         on_change: Callable[[int | None, int], None],
         on_refused: Callable[[str], None],
         guard: Guard,
-        heart: Heart | None = None,
+        heart: HeartbeatLink | None = None,
     ):
         self._heart, self._pulse = heart, heart and heart.peers[names.GATE_HEARTBEAT]
         self._node, self._timeout_s = node, timeout_s

@@ -29,7 +29,7 @@ class NotNowError(TrajectoryError):
     """There is nothing wrong with the decision but its time, or that it is not settled: it moves nothing, and that is all."""
 
 
-class Motions:
+class MotionSender:
     """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed."""
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):

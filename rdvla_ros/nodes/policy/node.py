@@ -19,26 +19,26 @@ from rclpy.parameter import Parameter
 
 from rdvla_ros.control.supervision.clock import ClockWatch
 from rdvla_ros.control.supervision.freshness import StallWatch
-from rdvla_ros.control.supervision.policy_halts import Halts
+from rdvla_ros.control.supervision.policy_halts import PolicyHalts
 from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.common.executor import WAIT_SET
 from rdvla_ros.nodes.common.guard import Guard
-from rdvla_ros.nodes.common.heartbeat import Heart
+from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
-from rdvla_ros.nodes.policy.decision_loop import Deciding, Parts
-from rdvla_ros.nodes.policy.gate_client import GatePeer
-from rdvla_ros.nodes.policy.motion_sender import Motions
-from rdvla_ros.nodes.policy.observations import Checks, Inputs
+from rdvla_ros.nodes.policy.decision_loop import DecisionLoop, Parts
+from rdvla_ros.nodes.policy.gate_client import GateLink
+from rdvla_ros.nodes.policy.motion_sender import MotionSender
+from rdvla_ros.nodes.policy.observations import Checks, Observations
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
 from rdvla_ros.nodes.policy.synchronizer import free_running_slop_s
 from rdvla_ros.nodes.policy.worker.client import ProcessWorker
 from rdvla_ros.nodes.policy.worker.loading import LOAD, horizon_rule, settings
-from rdvla_ros.nodes.policy.worker.supervisor import WorkerKeeper
+from rdvla_ros.nodes.policy.worker.supervisor import WorkerSupervisor
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.srv import SetInstruction
 from rdvla_ros.types import RdvlaError
@@ -64,13 +64,13 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._values = declare(self, PolicyParameters, on_change=self._changed, is_configured=lambda: self._configured)
         self._guard = Guard(self)
         self._resources: list[Any] = []  # what cleanup undoes, in reverse
-        self._deciding: Deciding | None = None
-        self._keeper: WorkerKeeper | None = None
-        self._gate: GatePeer | None = None
-        self._halts = Halts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
+        self._deciding: DecisionLoop | None = None
+        self._keeper: WorkerSupervisor | None = None
+        self._gate: GateLink | None = None
+        self._halts = PolicyHalts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
         self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
         peers = {names.GATE_HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
-        self._heart = Heart(self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active)
+        self._heart = HeartbeatLink(self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active)
         guarded, steady = self._guard.wrap, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
@@ -101,8 +101,8 @@ class PolicyNode(NodeHooks, LifecycleNode):
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if twin := self._heart.twin(time.monotonic()):
-            self.get_logger().error(f"Not activated: {twin}")
+        if duplicate := self._heart.duplicate(time.monotonic()):
+            self.get_logger().error(f"Not activated: {duplicate}")
             return FAILURE
         self._halts.lifted()
         self._heart.hold = ""
@@ -168,13 +168,13 @@ class PolicyNode(NodeHooks, LifecycleNode):
             f"with {values.checkpoint} ({policy.name})."
         )
 
-    def _started_worker(self, robot: RobotDescription) -> WorkerKeeper:
+    def _started_worker(self, robot: RobotDescription) -> WorkerSupervisor:
         """The process that decides, which begins to load. `load` stands in for the policy's own in tests."""
         values = self._values
         cameras = [(camera.name, camera.height, camera.width) for camera in robot.cameras]
         start = partial(ProcessWorker, self.load, settings(values, robot), cameras)
         limits = {"timeout_s": values.decision_timeout_s, "load_timeout_s": values.load_timeout_s}
-        keeper = WorkerKeeper(start, now_s=time.monotonic(), **limits)
+        keeper = WorkerSupervisor(start, now_s=time.monotonic(), **limits)
         self._resources.append(partial(keeper.close, CLOSE_S))
         return keeper
 
@@ -183,17 +183,17 @@ class PolicyNode(NodeHooks, LifecycleNode):
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         checks = Checks(values.frozen_frames, values.corrupt_images, values.joint_jump_factor, values.joint_merge_s)
-        self._inputs = Inputs(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction)
+        self._inputs = Observations(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction)
         measured = partial(self._inputs.measured, self._max_age_s)
         self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._guard)
         self._resources += [self._inputs.destroy, self._arms.destroy]
         if values.gate:
             callbacks = (self._on_gate, self._on_refused, self._guard)
-            self._gate = GatePeer(self, values.gate_timeout_s, *callbacks, self._heart)
+            self._gate = GateLink(self, values.gate_timeout_s, *callbacks, self._heart)
             self._resources.append(self._gate.destroy)
 
     def _advertise(self, robot: RobotDescription, horizon: Any) -> None:
-        self._motions = Motions(self, robot, self._values, self._arms, horizon)
+        self._motions = MotionSender(self, robot, self._values, self._arms, horizon)
         convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", qos.RELIABLE)
         self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
         parts = Parts(
@@ -207,7 +207,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
             result_ready=self._result_ready.trigger,
             publish=convergence.publish,
         )
-        self._deciding = Deciding(parts, self._halts, self._hold, self._max_age_s)
+        self._deciding = DecisionLoop(parts, self._halts, self._hold, self._max_age_s)
         self._inputs.on_matched(self._guard.wrap(self._deciding.on_matched))
 
     def _take_result(self) -> None:
@@ -292,7 +292,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
         if not self._active:
             self._stall.stood_still_for(now.steady_s)
             return
-        if elder := self._heart.elder_twin(now.steady_s):  # the discovery was slower than the activation
+        if elder := self._heart.older_duplicate(now.steady_s):  # the discovery was slower than the activation
             self.get_logger().error(f"Deactivated: {elder}")
             self.trigger_deactivate()
             return

@@ -49,7 +49,7 @@ class Checks:
     merge_s: float = 0.1
 
 
-class Inputs:
+class Observations:
     """Subscribes on construction. Callbacks registered with `on_matched` get every complete set.
 
     on_contradiction(sentence): input came that shows that the robot is not what it should be.

@@ -113,8 +113,8 @@ class SimRobotNode(NodeHooks, Node):
         }
         for arm in arms:
             self.create_subscription(JointTrajectory, arm.trajectory_topic, functools.partial(self._on_trajectory, arm), 10)
-            controller = arm.trajectory_topic.rsplit("/", 1)[0]
-            self.create_service(GetParameters, f"{controller}/get_parameters", self._on_get_parameters)
+        for node in dict.fromkeys([name for arm in arms for name in (arm.controller, arm.controller_manager)]):
+            self.create_service(GetParameters, f"{node}/get_parameters", self._on_get_parameters)
         self._images, self._infos, self._cameras = {}, {}, {camera.name: camera for camera in self._robot.cameras}
         for camera in self._robot.cameras:
             kind = CompressedImage if camera.transport == "compressed" else Image

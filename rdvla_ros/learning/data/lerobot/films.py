@@ -3,6 +3,7 @@
 Frame i of an episode is the picture nearest to from_timestamp + timestamp_i, refused beyond half a frame. A video that was
 written with pictures missing or added in between shifts everything after it, which its own times do not show: then the
 episode's from_timestamp .. to_timestamp is not as long as its rows, or the video ends before or after its episodes do.
+As many missing as surplus pictures in an even video do not show in any time, and are not found.
 """
 
 from __future__ import annotations

@@ -63,16 +63,21 @@ def _problem(data: bytes) -> str:
         bits, colour = data[24], data[25]
         if bits > 8 or colour not in (2, 3, 6):
             return f"a PNG of {bits} bits, {PNG_COLOUR.get(colour, f'colour type {colour}')}"
-        return "" if b"IEND" in data[-END_BYTES:] else "a PNG that ends too early"
+        return "" if b"IEND" in _tail(data) else "a PNG that ends too early"
     if data.startswith(JPEG):
         bits, components = _jpeg_frame(data)
         if (bits, components) != (8, 3):
             return f"a JPEG of {components} components of {bits} bits" if components else "a JPEG without a frame header"
-        return "" if b"\xff\xd9" in data[-END_BYTES:] else "a JPEG that ends too early"
+        return "" if b"\xff\xd9" in _tail(data) else "a JPEG that ends too early"
     raw = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if raw is not None and (raw.dtype != np.uint8 or raw.ndim != 3 or raw.shape[2] not in (3, 4)):
         return f"{raw.dtype} of {1 if raw.ndim == 2 else raw.shape[2]} channels"
     return ""
+
+
+def _tail(data: bytes) -> bytes:
+    """The last bytes, without padding."""
+    return data.rstrip(b"\0")[-END_BYTES:]
 
 
 def _jpeg_frame(data: bytes) -> tuple[int, int]:

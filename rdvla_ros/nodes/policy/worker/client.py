@@ -1,6 +1,6 @@
 """Where decisions are made: in a process of its own, which may hang, crash, run out of memory or be killed.
 
-`ProcessWorker` is one such process, `worker_keeper.WorkerKeeper` has always one.
+`ProcessWorker` is one such process, `worker_keeper.WorkerSupervisor` has always one.
 """
 
 from __future__ import annotations

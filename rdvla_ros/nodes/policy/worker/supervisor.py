@@ -16,7 +16,7 @@ from rdvla_ros.types import Observation
 LONGEST_WAIT_S = 30.0  # between two starts, when they fail again and again
 
 
-class WorkerKeeper:
+class WorkerSupervisor:
     """start() makes a worker; call everything here in the thread that may make one (see ProcessWorker).
 
     timeout_s: a decision that takes longer hangs. load_timeout_s: so does a load. The first worker must load for the node to

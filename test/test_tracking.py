@@ -6,9 +6,9 @@ import pytest
 from rdvla_ros.control.motion.followed import Present
 from rdvla_ros.control.motion.trajectory import Trajectory
 from rdvla_ros.control.supervision.clock import ClockWatch
-from rdvla_ros.control.supervision.heartbeat import PeerPulse
+from rdvla_ros.control.supervision.heartbeat import PeerMonitor
 from rdvla_ros.control.supervision.operator_presence import ButtonPresence
-from rdvla_ros.control.supervision.tracking import ArmObedience, ObeyOptions, skew
+from rdvla_ros.control.supervision.tracking import ArmTracking, TrackingOptions, skew
 
 NAMES, SPEED = ("a", "b"), np.array([2.0, 2.0])
 TIMES_S = np.arange(1, 11) * 0.1
@@ -27,62 +27,62 @@ def present(at_s, position, velocity=(0.0, 0.0)):
 
 
 def arm(**options):
-    obedience = ArmObedience("left", SPEED, ObeyOptions(**options), expected=True)
-    obedience.sent(MOTION, BASE_S)
-    return obedience
+    tracking = ArmTracking("left", SPEED, TrackingOptions(**options), expected=True)
+    tracking.sent(MOTION, BASE_S)
+    return tracking
 
 
-def follow(obedience, until_s, late_s=0.0, begin_s=0.0, accepted=None):
+def follow(tracking, until_s, late_s=0.0, begin_s=0.0, accepted=None):
     """Reports at 50 Hz of a controller that follows, so late."""
     for elapsed_s in np.arange(begin_s, until_s, 0.02):
         reference = MOTION.at(max(elapsed_s - late_s, 0.1))
-        obedience.reported(present(BASE_S + elapsed_s, reference.position, reference.velocity), accepted, 100.0 + elapsed_s)
+        tracking.reported(present(BASE_S + elapsed_s, reference.position, reference.velocity), accepted, 100.0 + elapsed_s)
 
 
 def test_a_controller_that_follows_is_no_problem_to_the_end_and_after_it():
-    obedience = arm()
-    follow(obedience, 3.0)
-    assert not obedience.disobeys(103.0) and not obedience.problem(103.0)
+    tracking = arm()
+    follow(tracking, 3.0)
+    assert not tracking.deviates(103.0) and not tracking.problem(103.0)
 
 
 def test_row_43_a_controller_that_stays_is_found_out_soon_after_its_motion_shows_it():
-    obedience = arm()
+    tracking = arm()
     for elapsed_s in np.arange(0.0, 1.0, 0.02):
-        obedience.reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
-        if obedience.disobeys(100.0 + elapsed_s):
+        tracking.reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
+        if tracking.deviates(100.0 + elapsed_s):
             break
     # 0.1 rad (what the tolerance allows) after 0.2 s on the motion, then the 0.2 s for which it may be off
-    assert 0.38 <= elapsed_s <= 0.46 and "does not follow" in obedience.disobeys(100.0 + elapsed_s)
-    obedience.forget()
-    assert not obedience.disobeys(105.0)
+    assert 0.38 <= elapsed_s <= 0.46 and "does not follow" in tracking.deviates(100.0 + elapsed_s)
+    tracking.forget()
+    assert not tracking.deviates(105.0)
 
 
 def test_what_is_sent_after_a_stop_is_judged_by_itself():
-    obedience = arm()
+    tracking = arm()
 
     def stays(begin_s, until_s):
         for elapsed_s in np.arange(begin_s, until_s, 0.02):
-            obedience.reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
-        return obedience.disobeys(100.0 + until_s)
+            tracking.reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
+        return tracking.deviates(100.0 + until_s)
 
     assert stays(0.0, 0.6)
-    obedience.begin_anew()
-    obedience.sent(MOTION, BASE_S + 0.6)
-    assert not obedience.disobeys(100.6) and not stays(0.6, 0.9) and stays(0.9, 1.2)
+    tracking.begin_anew()
+    tracking.sent(MOTION, BASE_S + 0.6)
+    assert not tracking.deviates(100.6) and not stays(0.6, 0.9) and stays(0.9, 1.2)
 
 
 def test_a_controller_that_was_off_for_a_moment_only_is_no_problem():
-    obedience = arm()
-    follow(obedience, 0.4)
-    obedience.reported(present(BASE_S + 0.42, [0.0, 0.5]), None, 100.42)
-    follow(obedience, 0.9, begin_s=0.44)
-    assert not obedience.disobeys(100.9)
+    tracking = arm()
+    follow(tracking, 0.4)
+    tracking.reported(present(BASE_S + 0.42, [0.0, 0.5]), None, 100.42)
+    follow(tracking, 0.9, begin_s=0.44)
+    assert not tracking.deviates(100.9)
 
 
 def test_before_the_first_point_nothing_is_said():
-    obedience = arm()
-    obedience.reported(present(BASE_S + 0.05, [5.0, 5.0]), None, 100.0)
-    assert not obedience.disobeys(200.0) and obedience.lag is None
+    tracking = arm()
+    tracking.reported(present(BASE_S + 0.05, [5.0, 5.0]), None, 100.0)
+    assert not tracking.deviates(200.0) and tracking.lag is None
 
 
 @pytest.mark.parametrize(("late_s", "said"), [(0.0, False), (0.03, False), (0.08, True)])
@@ -99,7 +99,7 @@ def test_row_44_an_arm_that_never_got_its_part_is_found_by_its_skew():
     follow(arms["left"], 0.2)
     for elapsed_s in np.arange(0.0, 0.2, 0.02):
         arms["right"].reported(present(BASE_S + elapsed_s, [0.1, 0.0]), None, 100.0 + elapsed_s)
-    assert "'right' is" in skew(arms, 100.2, 0.05) and not arms["right"].disobeys(100.2)
+    assert "'right' is" in skew(arms, 100.2, 0.05) and not arms["right"].deviates(100.2)
 
 
 def test_a_resting_motion_tells_nothing_of_time():
@@ -110,20 +110,20 @@ def test_a_resting_motion_tells_nothing_of_time():
 
 
 def test_row_42_a_controller_that_reports_nothing_is_a_problem_from_the_start_and_when_it_stops():
-    obedience = arm(silence_s=0.25)
-    assert "is it active" in obedience.problem(100.0)
-    follow(obedience, 0.1)
-    assert not obedience.problem(100.2) and "has it been stopped" in obedience.problem(100.5)
-    assert not ArmObedience("left", SPEED, ObeyOptions(), expected=False).problem(100.0)
+    tracking = arm(silence_s=0.25)
+    assert "is it active" in tracking.problem(100.0)
+    follow(tracking, 0.1)
+    assert not tracking.problem(100.2) and "has it been stopped" in tracking.problem(100.5)
+    assert not ArmTracking("left", SPEED, TrackingOptions(), expected=False).problem(100.0)
 
 
 def test_row_61_a_count_that_goes_back_is_a_restart():
-    obedience = arm()
-    follow(obedience, 0.1, accepted=7)
-    follow(obedience, 0.2, begin_s=0.1, accepted=8)
-    assert obedience.restarts == 0
-    follow(obedience, 0.3, begin_s=0.2, accepted=0)
-    assert obedience.restarts == 1
+    tracking = arm()
+    follow(tracking, 0.1, accepted=7)
+    follow(tracking, 0.2, begin_s=0.1, accepted=8)
+    assert tracking.restarts == 0
+    follow(tracking, 0.3, begin_s=0.2, accepted=0)
+    assert tracking.restarts == 1
 
 
 # -- clocks
@@ -154,7 +154,7 @@ def test_row_23_simulated_time_may_run_at_any_speed_but_not_back_nor_stand_still
 
 
 def test_a_peer_lives_by_beats_that_grow():
-    pulse = PeerPulse("/policy", 0.06)
+    pulse = PeerMonitor("/policy", 0.06)
     assert "has come yet" in pulse.lost(0.0)
     assert pulse.beat(0.0, 1) and not pulse.lost(0.06) and "for 0.07 s" in pulse.lost(0.07)
     assert pulse.beat(0.1, 2, ["Camera silent."], "why") and pulse.causes == ("Camera silent.",) and pulse.hold == "why"
@@ -167,7 +167,7 @@ def button():
 
 
 def test_row_63_two_peers_of_one_name_are_told_apart_from_one_that_begins_anew():
-    pulse = PeerPulse("/policy", 0.06)
+    pulse = PeerMonitor("/policy", 0.06)
     for beat in range(50):  # one that was started anew
         pulse.beat(0.02 * beat, beat % 25 + 1)
         assert not pulse.lost(0.02 * beat)
