@@ -162,7 +162,8 @@ def test_what_a_bag_can_do_without_is_said(tmp_path):
     with pytest.raises(Exception, match="no instruction \\(give one with --instruction\\): [1-9]"):
         runs_to_dataset.main(words)
     assert runs_to_dataset.main([*words, "--instruction", "lift"]) == 0
-    assert LeRobotDataset(tmp_path / "data").episodes[0].task == "lift"
+    data = LeRobotDataset(tmp_path / "data")
+    assert data.tasks_of(data.episodes[0]) == ["lift"]
 
 
 def test_of_several_robots_one_is_chosen(tmp_path):

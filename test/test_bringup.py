@@ -158,10 +158,12 @@ def test_a_process_that_ends_by_itself_is_named_with_the_end_of_its_log(programs
             running.check()
 
 
-def test_a_process_that_is_not_needed_may_end(programs, tmp_path):
-    with launcher.start([ProcessSpec(FAILS, "window", needed=False)], tmp_path) as running:
-        running["window"].process.wait(timeout=20)
+def test_the_end_of_a_process_that_is_not_needed_ends_nothing(programs, tmp_path):
+    with launcher.start([ProcessSpec(OBEYS, "a"), ProcessSpec(FAILS, "b", needed=False)], tmp_path) as running:
+        running["b"].process.wait(timeout=20)
+        wait_until(lambda: is_up(running["a"]))
         running.check()
+    assert running.exit_codes == {"a": 0, "b": 3}
 
 
 def test_an_exception_while_starting_leaves_nothing(programs, tmp_path, monkeypatch):

@@ -103,6 +103,49 @@ def test_a_killed_recorder_leaves_a_run_that_can_be_read_and_learned_from(tmp_pa
     assert convert([run], tmp_path / "data", Settings())[0] >= 1
 
 
+FULL = """
+import resource, sys, time
+from pathlib import Path
+import numpy as np
+from run_cases import BEGIN_S, ROBOT, ROBOT_FILE, decision
+from rdvla_ros.nodes.recorder.recording import Recording
+from rdvla_ros.runs import RunError
+from rdvla_ros.runs.schemas import message_row
+from rdvla_ros.runs.writer import RunWriter
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[2]),) * 2)  # what a full disk does
+try:
+    writer = RunWriter(Path(sys.argv[1]), ROBOT_FILE)
+except RunError as error:
+    sys.exit(f"refused: {error}")
+ends = []
+recording = Recording(writer, 0.05, 0, ends.append, print)
+noise = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)
+count = 0
+while not recording.ended and count < 3000:
+    count += 1
+    row = message_row("decisions", decision(BEGIN_S + count, count), BEGIN_S + count)
+    recording.put(lambda writer, row=row: writer.row("decisions", row))
+    if count % 10 == 0:
+        recording.put(lambda writer: writer.picture("top", noise, BEGIN_S, BEGIN_S), picture=True)
+    time.sleep(0.002)
+recording.close()
+sys.exit(f"ended {len(ends)} times: {ends}")
+"""
+
+
+@pytest.mark.parametrize(
+    ("limit", "said"), [(3000, "refused: record: the run could not be begun"), (20_000, "ended 1 times: ['OSE")]
+)
+def test_a_full_disk_ends_the_recording_once_and_what_is_there_can_be_read(tmp_path, limit, said):
+    words = [sys.executable, "-c", FULL, str(tmp_path / "run"), str(limit)]
+    done = subprocess.run(words, cwd=ROBOT_FILE.parents[1] / "test", capture_output=True, text=True, timeout=120)
+    assert done.stderr.startswith(said) and "File too large" in done.stderr, done.stderr
+    if limit > 3000:
+        run = Run(tmp_path / "run")
+        assert run.ended != "complete" and len(run.table("decisions"))
+
+
 def test_a_damaged_part_is_named(tmp_path):
     write_run(tmp_path / "run", length_s=1.0)
     part = next((tmp_path / "run" / "tables" / "gate").iterdir())
@@ -159,7 +202,7 @@ def test_nothing_is_made_up_in_a_gap_and_outside():
 def test_a_run_becomes_episodes_without_the_hold_and_with_the_takeover_marked(run, tmp_path):
     count, left_out = convert([run], tmp_path / "data", Settings())
     data = LeRobotDataset(tmp_path / "data")
-    assert count == len(data.episodes) == 2 and {e.task for e in data.episodes} == {run_cases.INSTRUCTION}
+    assert count == len(data.episodes) == 2 and set(data.instructions()) == {run_cases.INSTRUCTION}
     assert left_out["the gate let nothing pass"] == 10  # one second at 10 Hz
     taken = data.numbers(TAKEOVER)
     assert data.names(TAKEOVER) == ["left", "right"] and not taken[:, 1].any()

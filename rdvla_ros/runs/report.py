@@ -148,7 +148,7 @@ def _plot(run: Run, table: str, draw: Any, height: float = 2.4, rows: int = 1) -
     single = rows == 1 and draw is plots.joints  # one arm: axes are no list
     try:
         address = plots.figure(run, (lambda r, axes: draw(r, [axes])) if single else draw, height, rows)
-    except (ValueError, OverflowError, FloatingPointError, IndexError, MemoryError) as error:
+    except (ArithmeticError, LookupError, MemoryError, RuntimeError, ValueError) as error:
         # numbers that no plot can hold, 1e308 say; the rest of the page is still wanted
         return (
             f'<p class="muted">{escape(table)} cannot be drawn ({escape(type(error).__name__)}): see tables/{escape(table)}.</p>'

@@ -1,4 +1,4 @@
-"""Writes the folder of a run. One thread uses it; every method raises OSError where the disk does not take it."""
+"""Writes the folder of a run. One thread uses it; its methods raise OSError where the disk does not take it."""
 
 from __future__ import annotations
 
@@ -40,8 +40,6 @@ class RunWriter:
         self.folder = check_new(folder)
         robot = RobotDescription.load(robot_file)
         self.sizes = {camera.name: film_size(camera, picture_width) for camera in robot.cameras}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(robot_file, self.folder / ROBOT)
         self.about: dict[str, Any] = {
             "format": FORMAT,
             "format_version": FORMAT_VERSION,
@@ -57,7 +55,14 @@ class RunWriter:
         self._tables = {name: TableWriter(self.folder / TABLES / name, name) for name in SCHEMAS}
         fps = max(1, round(camera_hz))
         self._films = {name: CameraFilm(self.folder / CAMERAS, name, size, fps) for name, size in self.sizes.items()}
-        self.write_about()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(robot_file, self.folder / ROBOT)
+            self.write_about()
+        except OSError as error:
+            raise RunError(
+                f"record: the run could not be begun in {self.folder}: {error}. Make room, or name another folder."
+            ) from error
 
     def row(self, table: str, row: Mapping[str, Any]) -> None:
         self._tables[table].add(row)
