@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from rdvla_ros.control.motion import cubic
 from rdvla_ros.control.motion.followed import Present
 from rdvla_ros.control.motion.handover import handover
 from rdvla_ros.control.motion.limits import JointLimits
@@ -148,6 +149,18 @@ def test_a_message_that_begins_ahead_is_given_the_running_motion_before_it(motio
         for when_s in np.linspace(-0.03, 0.02, 11):
             expected = first.select(names).at(0.4 + when_s)
             np.testing.assert_allclose(part.at(at_s + when_s - out.stamp_s).position, expected.position, atol=1e-6)
+
+
+@pytest.mark.parametrize("off_s", [0.0, 0.0005, 0.001, 0.002])
+def test_the_way_to_a_motion_that_begins_a_little_aside_is_legal(motion_check, off_s):
+    """Two nodes do not know the arms' state to the last digit. off_s: what the joints' largest speed covers in this time."""
+    report(motion_check, MIDDLE, NOW_S)
+    aside = motion(MIDDLE + off_s * LIMITS.velocity)
+    out = motion_check.check(parts(aside), NOW_S, NOW_S)
+    for arm, part in out.motions.items():
+        peaks = cubic.peaks(part.times_s, part.positions, part.velocities)
+        for what in ("velocity", "acceleration", "jerk"):
+            assert (peaks[what] <= 1.05 * getattr(motion_check.limits[arm], what) + 1e-9).all(), what
 
 
 def test_the_next_motion_must_leave_the_one_that_passed(motion_check):

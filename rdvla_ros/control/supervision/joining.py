@@ -18,7 +18,7 @@ from rdvla_ros.types import TrajectoryError
 
 STEP = 0.02  # share of what the acceleration, or the jerk, covers in a period by which a motion may be off the running one; the
 # plan keeps more than that in reserve
-RAMPS = 4  # points of the new motion that are tried as the end of the way to it
+RAMPS, LONG_RAMPS = 4, 12  # points of the new motion that are tried as the end of the way to it
 
 
 @dataclass(frozen=True)
@@ -71,8 +71,9 @@ def rejoin(
     """The motion from where one cubic leads to it from the running one; TrajectoryError where that would not be legal.
 
     The running motion is left at over.switch_s; where it is not known, the controller goes to the first point by itself, from
-    now on. smooth_s: the period of the controllers, where the acceleration may not step at the ends of the cubic; then a few
-    more points are tried as its end. slack_s: see `check_ramp`.
+    now on. It leads to the first of the motion's points that it can reach inside the limits. smooth_s: the period of the
+    controllers, where the acceleration may not step at the ends of the cubic. slack_s: what the first point may be off (see
+    `check_ramp`); a later point then makes the cubic legal.
     """
     due_s = stamp_s + motion.times_s - over.send_s
     ahead = np.flatnonzero(due_s >= over.lead_s + (APART_S if path.known else 0.0))
@@ -80,12 +81,15 @@ def rejoin(
         raise TrajectoryError("The motion came when all of its points were past.")
     leaves_s = over.lead_s if path.known else 0.0
     leaves, problem = path.at(over.send_s + leaves_s), None
-    for first in ahead[: 1 if smooth_s is None else RAMPS]:
+    for first in ahead[: LONG_RAMPS if smooth_s is None else RAMPS]:
         positions = np.concatenate([leaves.position[None], motion.positions[first:]])
         velocities = np.concatenate([leaves.velocity[None], motion.velocities[first:]])
         times_s = np.concatenate([[leaves_s], due_s[first:]])
+        ramp = times_s[1] - times_s[0], positions[:2], velocities[:2], limits
+        if slack_s and first == ahead[0]:
+            check_ramp(*ramp, tolerances=tolerances, slack_s=slack_s)
         try:
-            check_ramp(times_s[1] - times_s[0], positions[:2], velocities[:2], limits, tolerances=tolerances, slack_s=slack_s)
+            check_ramp(*ramp, tolerances=tolerances)
             if smooth_s is not None:
                 _check_smooth(times_s, positions, velocities, leaves, limits, smooth_s)
         except TrajectoryError as error:
