@@ -16,7 +16,7 @@ from policy_rig import CASES, ROBOT
 from rosgraph_msgs.msg import Clock
 
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.policy.stamped_stream import Moment
+from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.nodes.policy.worker.client import ProcessWorker
 from rdvla_ros.nodes.policy.worker.protocol import Packet, decision_to_dict
 from rdvla_ros.types import Observation

@@ -10,7 +10,8 @@ from sensor_msgs.msg import Image, JointState
 
 from rdvla_ros.compat import message_filters, message_filters_standin
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.policy.synchronizer import Moment, Options, Synchronizer, free_running_slop_s
+from rdvla_ros.nodes.common.moment import Moment
+from rdvla_ros.nodes.policy.synchronizer import Options, Synchronizer, free_running_slop_s
 from rdvla_ros.types import ObservationError
 
 CAMERAS = ("top", "left_wrist", "right_wrist")

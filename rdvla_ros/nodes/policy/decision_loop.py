@@ -20,11 +20,11 @@ from rdvla_ros.control.supervision.policy_halts import PolicyHalts
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.nodes.policy.gate_client import GateLink
 from rdvla_ros.nodes.policy.motion_sender import MotionSender, NotNowError
 from rdvla_ros.nodes.policy.observations import Observations
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
-from rdvla_ros.nodes.policy.stamped_stream import Moment
 from rdvla_ros.nodes.policy.synchronizer import Matched
 from rdvla_ros.nodes.policy.worker.protocol import WorkerError, WorkerLost
 from rdvla_ros.nodes.policy.worker.supervisor import WorkerSupervisor

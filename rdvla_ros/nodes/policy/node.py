@@ -27,6 +27,7 @@ from rdvla_ros.nodes.common.executor import WAIT_SET
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 from rdvla_ros.nodes.common.hooks import NodeHooks
+from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
 from rdvla_ros.nodes.policy.decision_loop import DecisionLoop, Parts
@@ -34,7 +35,7 @@ from rdvla_ros.nodes.policy.gate_client import GateLink
 from rdvla_ros.nodes.policy.motion_sender import MotionSender
 from rdvla_ros.nodes.policy.observations import Checks, Observations
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
-from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
+from rdvla_ros.nodes.policy.stamped_stream import Options
 from rdvla_ros.nodes.policy.synchronizer import free_running_slop_s
 from rdvla_ros.nodes.policy.worker.client import ProcessWorker
 from rdvla_ros.nodes.policy.worker.loading import LOAD, horizon_rule, settings

@@ -17,7 +17,8 @@ from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFra
 from rdvla_ros.nodes.common import conversions, images, qos
 from rdvla_ros.nodes.common.graph import alternating, node_names
 from rdvla_ros.nodes.common.joint_samples import ArmSamples
-from rdvla_ros.nodes.policy.stamped_stream import Moment, Options
+from rdvla_ros.nodes.common.moment import Moment
+from rdvla_ros.nodes.policy.stamped_stream import Options
 from rdvla_ros.nodes.policy.synchronizer import Matched, Synchronizer
 from rdvla_ros.robot import Camera, RobotDescription
 from rdvla_ros.types import Observation, ObservationError

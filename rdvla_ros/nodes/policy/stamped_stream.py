@@ -12,18 +12,11 @@ import numpy as np
 from builtin_interfaces.msg import Time
 
 from rdvla_ros.control.supervision.freshness import Delay
+from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.types import ObservationError
 
 NANOSECONDS = 1_000_000_000
 LATE_IN_A_ROW = 3  # so many messages that are older than their predecessor are a jump of the stamps, however small
-
-
-@dataclass(frozen=True)
-class Moment:
-    """Now, on the clock that never jumps (for ages by receive time) and on the ROS clock (for ages by stamp)."""
-
-    steady_s: float
-    ros_s: float
 
 
 @dataclass(frozen=True)

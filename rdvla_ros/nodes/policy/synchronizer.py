@@ -19,7 +19,8 @@ from std_msgs.msg import Header
 
 from rdvla_ros.compat import message_filters
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.policy.stamped_stream import NANOSECONDS, Moment, Options, StampJump, Stream
+from rdvla_ros.nodes.common.moment import Moment
+from rdvla_ros.nodes.policy.stamped_stream import NANOSECONDS, Options, StampJump, Stream
 from rdvla_ros.types import ObservationError
 
 REPORT_PERIOD_S = 5.0  # the same complaint about the same stream is made at most this often
