@@ -17,12 +17,14 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 import rclpy
 from gate_rig import ROBOT
 from process_rig import LEASE_S, ProcessRig
+from rclpy.node import Node
 
 from rdvla_ros.bringup import launcher
 from rdvla_ros.control.motion.trajectory import LONGEST_STOP_S
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
+from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.srv import Hold
 
 PATIENCE_S = 40.0
@@ -104,13 +106,17 @@ def test_row_63_a_second_policy_is_not_activated_and_the_first_goes_on(rig):
     rig.move()
 
 
+class Beating(NodeHooks, Node):
+    pass
+
+
 def test_row_63_of_two_active_ones_the_later_one_goes():
     """Where the discovery is slower than the activation, both have begun to beat before they hear each other."""
     with contextlib.ExitStack() as ends:
         context = rclpy.Context()
         rclpy.init(context=context)
         ends.callback(context.try_shutdown)
-        nodes = [rclpy.create_node("policy", namespace="/apart", context=context) for _ in range(2)]
+        nodes = [Beating("policy", namespace="/apart", context=context) for _ in range(2)]
         hearts = [HeartbeatLink(node, {}, stuck_s=60.0, yields=lambda: False) for node in nodes]
         for node, heart in zip(nodes, hearts, strict=True):
             ends.callback(node.destroy_node)
