@@ -34,7 +34,7 @@ def node_action(spec):
     return Node(
         package=bringup.PACKAGE,
         executable=spec.executable,
-        namespace=spec.namespace,
+        namespace=spec.namespace or None,  # None: that of a PushRosNamespace around it
         parameters=[dict(spec.parameters), *([spec.params_file] if spec.params_file else [])],
         remappings=list(spec.remappings),
         output="screen",
