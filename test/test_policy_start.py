@@ -100,3 +100,35 @@ def test_the_spread_of_actions_is_in_normalised_units():
     space = fit_action_space(np.array([False, False]), targets[:, 0], targets)
     np.testing.assert_allclose(space.action_std, space.action.normalise(targets).std(axis=(0, 1)))
     assert space.action_std[0] == pytest.approx(space.action_std[1], rel=0.01)
+
+
+def test_a_carried_start_goes_on_from_the_scratchpad_as_it_is_however_much_was_executed():
+    subject = policy(start={"start": "carried"}, halting=FixedDepth(2))
+    before = subject.decide(observation()).refinement.state
+    seen = []
+    refine = subject.model.head.refine
+    subject.model.head.refine = lambda context, rule, start=None, **keys: (
+        seen.append(start) or refine(context, rule, start, **keys)
+    )
+    subject.decide(observation(), executed_steps=100)
+    assert torch.equal(seen[-1], before)
+    subject.decide(observation())  # how much was executed is not known: a new episode, or arms that were moved by hand
+    assert seen[-1] is None
+
+
+@pytest.mark.parametrize("start", ["warm", "carried"])
+def test_another_instruction_does_not_begin_from_the_scratchpad_of_the_one_before(start):
+    subject = policy(start={"start": start}, halting=FixedDepth(2))
+    subject.decide(observation())
+    kept = []
+    refine = subject.start.refine
+    object.__setattr__(
+        subject,
+        "start",
+        type(
+            "Spy", (), {"refine": lambda self, *a, previous, **k: kept.append(previous) or refine(*a, previous=previous, **k)}
+        )(),
+    )
+    subject.decide(observation(), executed_steps=1)
+    subject.decide(observation(instruction="the peg"), executed_steps=1)
+    assert kept[0] is not None and kept[1] is None

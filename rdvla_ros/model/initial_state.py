@@ -3,7 +3,7 @@
     start = make_start({"start": "drawn"})
     refinement = start.refine(head, context, halting, generator=generator, previous=Previous(state, executed_steps))
 
-`previous` is used by "warm" only. Only "averaged" runs several scratchpads; its result carries their spread.
+`previous` is used by "warm" and "carried". Only "averaged" runs several scratchpads; its result carries their spread.
 """
 
 from __future__ import annotations
@@ -130,6 +130,25 @@ class Warm:
         return head.refine(context, halting, shift_plan(head, previous, fresh) if usable else fresh)
 
 
+@dataclass(frozen=True)
+class Carried:
+    """The previous decision's state as it is: for a scratchpad that holds a goal, not a plan of steps; a fresh draw where there is
+    none. (A head of one row cannot shift its plan: "warm" keeps the row, or loses all of it once its steps have run out.)"""
+
+    def refine(
+        self,
+        head: RDVLAHead,
+        context: HeadContext,
+        halting: Any,
+        *,
+        generator: torch.Generator | None = None,
+        previous: Previous | None = None,
+    ) -> Refinement:
+        if previous is None or not bool(torch.isfinite(previous.state).all()):
+            return head.refine(context, halting, generator=generator)
+        return head.refine(context, halting, previous.state)
+
+
 def shift_plan(head: RDVLAHead, previous: Previous, fresh: Tensor) -> Tensor:
     """Scratchpad (B, K, D) whose row i holds what row i + executed held; rows that have run out come from `fresh`.
 
@@ -180,7 +199,14 @@ def _mean(all_draws: Refinement, draws: int) -> Refinement:
     )
 
 
-STARTS: dict[str, Callable[..., Any]] = {"drawn": Drawn, "seeded": Seeded, "zeros": Zeros, "averaged": Averaged, "warm": Warm}
+STARTS: dict[str, Callable[..., Any]] = {
+    "drawn": Drawn,
+    "seeded": Seeded,
+    "zeros": Zeros,
+    "averaged": Averaged,
+    "warm": Warm,
+    "carried": Carried,
+}
 
 
 def make_start(settings: Mapping[str, Any]) -> Any:

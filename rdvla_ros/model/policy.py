@@ -37,6 +37,11 @@ def _dtype(name: str) -> torch.dtype:
     return DTYPES[name]
 
 
+def _source(view: Any) -> str:
+    """The camera that a backbone's view is of; most backbones have one view of each."""
+    return getattr(view, "source", view.name)
+
+
 class Policy:
     """One policy for one robot. `decide` may be called from one thread at a time; nothing here knows ROS."""
 
@@ -64,6 +69,7 @@ class Policy:
         begin = checkpoint.start if start is None else start
         self.start = make_start(begin) if isinstance(begin, Mapping) else begin
         self._last_state: torch.Tensor | None = None  # (1, K, D) of the decision before
+        self._last_instruction = ""
         self.horizon_config = dict(checkpoint.horizon)
         self._generator = torch.Generator(self.device)
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
@@ -135,7 +141,10 @@ class Policy:
 
     def warm_up(self, rounds: int = 2) -> float:
         """Decide on black pictures, so that the first real decision is as fast as the others; seconds of the last one."""
-        images = {c.name: np.zeros((c.height, c.width, 3), np.uint8) for c in self.model.backbone.config.cameras}
+        images: dict[str, np.ndarray] = {}
+        for view in self.model.backbone.config.cameras:
+            had = images.get(_source(view), np.zeros((1, 1, 3), np.uint8))
+            images[_source(view)] = np.zeros((max(view.height, had.shape[0]), max(view.width, had.shape[1]), 3), np.uint8)
         middle = 0.5 * (self.checkpoint.space.proprio.low + self.checkpoint.space.proprio.high)
         instruction = " ".join(self.checkpoint.tokenizer.vocabulary[:1]) or "move"
         state = self._generator.get_state()
@@ -162,6 +171,8 @@ class Policy:
         """
         started = time.perf_counter()
         positions = self._checked(observation)
+        if observation.instruction != self._last_instruction:  # its scratchpad answers another question
+            self._last_state, self._last_instruction = None, observation.instruction
         images = self._images(observation)
         proprio = self.checkpoint.space.encode_proprio(positions)[None]
         proprio = torch.from_numpy(proprio).to(self.device, self.dtype)
@@ -242,12 +253,13 @@ class Policy:
         return positions
 
     def _images(self, observation: Observation) -> dict[str, torch.Tensor]:
-        """camera -> (1, C, h, w) as the backbone wants it."""
+        """view -> (1, C, h, w) as the backbone wants it."""
         images = {}
         for camera in self.model.backbone.config.cameras:
-            image = observation.images.get(camera.name)
+            name = _source(camera)
+            image = observation.images.get(name)
             if image is None:
-                raise ObservationError(f"No picture of camera '{camera.name}'. {nearest_names(camera.name, observation.images)}")
+                raise ObservationError(f"No picture of camera '{name}'. {nearest_names(name, observation.images)}")
             if (
                 not isinstance(image, np.ndarray)
                 or image.dtype != np.uint8
@@ -257,11 +269,11 @@ class Policy:
             ):
                 described = f"{image.shape} {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
                 raise ObservationError(
-                    f"Camera '{camera.name}': expected (height, width, 3) uint8 RGB, got {described}. Convert it to rgb8."
+                    f"Camera '{name}': expected (height, width, 3) uint8 RGB, got {described}. Convert it to rgb8."
                 )
             if min(image.shape[0] / camera.height, image.shape[1] / camera.width) < 0.5:
                 raise ObservationError(
-                    f"Camera '{camera.name}': expected at least {camera.width} x {camera.height} pixels, got {image.shape[1]} x "
+                    f"Camera '{name}': expected at least {camera.width} x {camera.height} pixels, got {image.shape[1]} x "
                     f"{image.shape[0]}. Raise the camera's resolution."
                 )
             images[camera.name] = self.model.backbone.prepare(image, camera).to(self.device)

@@ -91,6 +91,14 @@ class AlohaSim:
         self.data.ctrl[self._twin_ctrl] = -positions[self.gripper_columns]
         np.clip(self.data.ctrl, *self.model.actuator_ctrlrange.T, out=self.data.ctrl)
 
+    def put_arms(self, positions: np.ndarray) -> None:
+        """Move the arms there at once, (14,) controller units, at rest; for pictures. Clipped to the limits."""
+        self.set_reference(positions)
+        self.data.qpos[self.qpos_index] = self.reference
+        self.data.qpos[self._twin_qpos] = -self.reference[self.gripper_columns]
+        self.data.qvel[self.dof_index] = 0.0
+        mujoco.mj_forward(self.model, self.data)
+
     def step(self, steps: int = 1) -> None:
         """Advance by `steps` of 2 ms, and note how far the task has come."""
         mujoco.mj_step(self.model, self.data, steps)

@@ -7,6 +7,9 @@ Per camera: a convolutional stem, then two kinds of tokens.
 - Grid tokens: the coarse features, one token per patch, for everything no keypoint follows.
 The instruction's words are pooled into a few text tokens. A pre-norm transformer runs over
 [vision tokens; text tokens; latent queries]. Proprioception enters the head, not the backbone.
+
+A view of a camera may go past the transformer: its keypoint tokens, and text tokens of their own, stand beside the latent queries
+in every layer that the head reads. So the head itself can look things up, one after the other, in what is seen and named.
 """
 
 from __future__ import annotations
@@ -24,10 +27,12 @@ from rdvla_ros.types import CheckpointError, ObservationError
 
 @dataclass(frozen=True)
 class CameraInput:
-    """One camera as the network sees it.
+    """One view of a camera, as the network sees it.
 
+    name: of the view; camera: the camera that it is of ("": the one with the view's name);
     crop: (left, top, right, bottom) as fractions of the image; width, height: size after shrinking [px];
-    keypoints: number of keypoint tokens; channels: widths of the stem at strides 2, 4 and 8.
+    keypoints: number of keypoint tokens; channels: widths of the stem at strides 2, 4 and 8;
+    to_head: the keypoint tokens go to the head as they are, past the transformer, and there are no others.
     """
 
     name: str
@@ -36,6 +41,13 @@ class CameraInput:
     crop: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
     keypoints: int = 16
     channels: tuple[int, int, int] = (24, 48, 96)
+    camera: str = ""
+    to_head: bool = False
+
+    @property
+    def source(self) -> str:
+        """The camera's name."""
+        return self.camera or self.name
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.crop
@@ -49,7 +61,10 @@ class CameraInput:
 
 @dataclass(frozen=True)
 class CompactConfig:
-    """Sizes of the compact backbone; `vocabulary_size` counts the tokenizer's ids, padding included (id 0)."""
+    """Sizes of the compact backbone; `vocabulary_size` counts the tokenizer's ids, padding included (id 0).
+
+    head_text_tokens: further text tokens, which go to the head as they are, like the views that do.
+    """
 
     cameras: tuple[CameraInput, ...]
     vocabulary_size: int
@@ -60,6 +75,12 @@ class CompactConfig:
     latent_queries: int = 16
     text_tokens: int = 4
     max_words: int = 48
+    head_text_tokens: int = 0
+
+    @property
+    def head_tokens(self) -> int:
+        """Keypoint tokens that go to the head as they are."""
+        return sum(camera.keypoints for camera in self.cameras if camera.to_head)
 
     @classmethod
     def from_dict(cls, data: Mapping) -> CompactConfig:
@@ -114,14 +135,17 @@ class CameraStem(nn.Module):
         self.maps = nn.Conv2d(fine, camera.keypoints, 1)
         rows4, cols4 = _halved(camera.height, 2), _halved(camera.width, 2)
         rows8, cols8 = _halved(camera.height, 3), _halved(camera.width, 3)
-        self.grid_size = (-(-rows8 // GRID_PATCH), -(-cols8 // GRID_PATCH))
-        self.grid = nn.Conv2d(coarse, hidden_dim, GRID_PATCH, GRID_PATCH)
+        self.grid_size = (0, 0) if camera.to_head else (-(-rows8 // GRID_PATCH), -(-cols8 // GRID_PATCH))
+        self.grid = None if camera.to_head else nn.Conv2d(coarse, hidden_dim, GRID_PATCH, GRID_PATCH)
         self.grid_padding = (0, self.grid_size[1] * GRID_PATCH - cols8, 0, self.grid_size[0] * GRID_PATCH - rows8)
         self.point_features = nn.Linear(fine, hidden_dim)
         self.point_position = nn.Linear(2 + 4 * FREQUENCIES, hidden_dim)
         self.token_embedding = nn.Parameter(
             0.02 * torch.randn(camera.keypoints + self.grid_size[0] * self.grid_size[1], hidden_dim)
         )
+        self.project = None  # after the last sum; without it a token is linear in what was pooled
+        if camera.to_head:
+            self.project = nn.Sequential(nn.Linear(hidden_dim, 2 * hidden_dim), nn.GELU(), nn.Linear(2 * hidden_dim, hidden_dim))
         ys, xs = torch.meshgrid(torch.linspace(-1, 1, rows4), torch.linspace(-1, 1, cols4), indexing="ij")
         self.register_buffer("cells", torch.stack([xs, ys], -1).reshape(-1, 2), persistent=False)
 
@@ -134,6 +158,8 @@ class CameraStem(nn.Module):
         pooled = weights.to(fine.dtype) @ fine.flatten(2).transpose(1, 2)  # (B, M, C)
         position = weights @ self.cells.float()  # (B, M, 2) in -1..1, x then y
         points = self.point_features(pooled) + self.point_position(position_code(position).to(fine.dtype))
+        if self.project is not None:
+            return self.project(points + self.token_embedding)
         grid = self.grid(F.pad(F.relu(deep), self.grid_padding)).flatten(2).transpose(1, 2)
         return torch.cat([points, grid], 1) + self.token_embedding
 
@@ -155,11 +181,16 @@ def _halved(size: int, times: int) -> int:
 
 
 class TextPool(nn.Module):
-    """(B, N) word ids (0 = padding) -> (B, T, D): T learned queries attend once over the words."""
+    """(B, N) word ids (0 = padding) -> (B, T, D): T learned queries attend once over the words.
 
-    def __init__(self, vocabulary_size: int, max_words: int, tokens: int, hidden_dim: int, num_heads: int):
+    beside: another pool with words of its own, whose tokens follow.
+    """
+
+    def __init__(
+        self, vocabulary_size: int, max_words: int, tokens: int, hidden_dim: int, num_heads: int, beside: TextPool | None = None
+    ):
         super().__init__()
-        self.num_heads = num_heads
+        self.num_heads, self.beside = num_heads, beside
         self.words = nn.Embedding(vocabulary_size, hidden_dim)
         self.places = nn.Parameter(0.02 * torch.randn(max_words, hidden_dim))
         self.queries = nn.Parameter(0.02 * torch.randn(tokens, hidden_dim))
@@ -176,7 +207,8 @@ class TextPool(nn.Module):
         allowed = input_ids.ne(0)
         allowed = torch.cat([allowed[:, :1] | ~allowed.any(1, keepdim=True), allowed[:, 1:]], 1)
         pooled = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed[:, None, None])
-        return self.queries + self.out(_merge_heads(pooled))
+        tokens = self.queries + self.out(_merge_heads(pooled))
+        return tokens if self.beside is None else torch.cat([tokens, self.beside(input_ids)], 1)
 
 
 def _split_heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -224,7 +256,9 @@ class CompactBackbone(Backbone):
         self.hidden_dim, self.num_layers = config.hidden_dim, config.num_layers
         width = config.hidden_dim
         self.stems = nn.ModuleDict({camera.name: CameraStem(camera, width) for camera in config.cameras})
-        self.text = TextPool(config.vocabulary_size, config.max_words, config.text_tokens, width, config.num_heads)
+        words = config.vocabulary_size, config.max_words
+        to_head = TextPool(*words, config.head_text_tokens, width, config.num_heads) if config.head_text_tokens else None
+        self.text = TextPool(*words, config.text_tokens, width, config.num_heads, to_head)
         self.latents = nn.Parameter(0.02 * torch.randn(config.latent_queries, width))
         self.input_norm = nn.LayerNorm(width)
         self.blocks = nn.ModuleList([Block(width, config.num_heads, config.mlp_ratio) for _ in range(config.num_layers)])
@@ -243,9 +277,9 @@ class CompactBackbone(Backbone):
         return self.fuse(vision, self.text(input_ids), layers)
 
     def see(self, images: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """camera name -> (B, 3, h, w) uint8, or float already in -1..1 -> (B, P, D)."""
+        """view name -> (B, 3, h, w) uint8, or float already in -1..1 -> (B, P, D), the tokens to the head last."""
         tokens = []
-        for camera in self.config.cameras:
+        for camera in sorted(self.config.cameras, key=lambda camera: camera.to_head):
             image = images.get(camera.name)
             if image is None or tuple(image.shape[1:]) != (3, camera.height, camera.width):
                 raise ObservationError(
@@ -259,13 +293,15 @@ class CompactBackbone(Backbone):
 
     def fuse(self, vision: torch.Tensor, text: torch.Tensor, layers: tuple[int, ...]) -> tuple[LayerStates, LayerStates]:
         """vision (B, P, D) and text (B, T, D) tokens -> the states of the layers asked for."""
-        batch, patches = vision.shape[:2]
+        count, words = self.config.head_tokens, self.config.text_tokens
+        batch, patches = len(vision), vision.shape[1] - count
+        to_head = [vision[:, patches:], text[:, words:].to(vision.dtype).expand(batch, -1, -1)]
         latents = self.latents.to(vision.dtype).expand(batch, -1, -1)
-        x = self.input_norm(torch.cat([vision, text.to(vision.dtype), latents], 1))
+        x = self.input_norm(torch.cat([vision[:, :patches], text[:, :words].to(vision.dtype), latents], 1))
         states = {0: x}
         for index, block in enumerate(self.blocks[: max(layers)], start=1):
             x = block(x)
             states[index] = self.final_norm(x) if index == self.num_layers else x
         first_latent = x.shape[1] - latents.shape[1]
-        task = {layer: states[layer][:, :patches] for layer in layers}
-        return task, {layer: states[layer][:, first_latent:] for layer in layers}
+        task = {layer: states[layer][:, : patches or words] for layer in layers}  # where every view goes past: the text's
+        return task, {layer: torch.cat([states[layer][:, first_latent:], *to_head], 1) for layer in layers}
