@@ -2,7 +2,7 @@
 EPISODES ?= 3
 SEED ?= 0
 SPEED ?= 1
-CHECKPOINT ?= checkpoints/compact_aloha
+CHECKPOINT ?=
 TASK ?= transfer_cube
 ARGS ?=
 
@@ -21,7 +21,7 @@ setup:
 	@bash scripts/setup.sh
 
 demo: setup
-	@exec scripts/run -m rdvla_ros.cli demo --episodes $(EPISODES) --seed $(SEED) --speed $(SPEED) --checkpoint $(CHECKPOINT) --task $(TASK) $(ARGS)
+	@exec scripts/run -m rdvla_ros.cli demo --episodes $(EPISODES) --seed $(SEED) --speed $(SPEED) --checkpoint "$(CHECKPOINT)" --task $(TASK) $(ARGS)
 
 test: setup
 	@bash scripts/test.sh $(ARGS)

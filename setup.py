@@ -14,7 +14,10 @@ def read_requirements(name):
     return [line for line in lines if line]
 
 
-shipped = {f"rdvla_ros.share.{folder.replace('/', '.')}": folder for folder in ("config", "checkpoints/compact_aloha")}
+shipped = {
+    f"rdvla_ros.share.{folder.replace('/', '.')}": folder
+    for folder in ("config", "checkpoints/compact_aloha", "checkpoints/trail_aloha")
+}
 
 setup(
     name="rdvla_ros",

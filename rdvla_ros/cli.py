@@ -45,6 +45,9 @@ COMMANDS = {
     "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
     "study symbols": Command("rdvla_ros.learning.evaluation.symbols.main", "the head alone learns to follow trails, on symbols"),
+    "study trail-policy": Command(
+        "rdvla_ros.learning.evaluation.trail_policy.main", "the checkpoint that follows trails: it decides again while it moves"
+    ),
     "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),

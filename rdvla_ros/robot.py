@@ -21,6 +21,7 @@ from rdvla_ros.types import RobotDescriptionError, nearest_names
 TRANSPORTS = ("raw", "compressed")
 REPRESENTATIONS = ("absolute", "relative")
 CONTROLLER_RULES = ("humble", "jazzy", "master")
+POLICY, POLICIES = "checkpoints/compact_aloha", {"follow_trail": "checkpoints/trail_aloha"}  # the rest: by task
 
 
 @dataclass(frozen=True)
@@ -235,6 +236,11 @@ def shipped(relative: str) -> Path:
     prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
     folders = [prefix / "share" / package.name for prefix in prefixes]
     return next((folder for folder in folders if folder.is_dir()), package / "share") / relative
+
+
+def shipped_policy(task: str) -> Path:
+    """Folder of the checkpoint that comes with the package for a task of the simulated robot, such as follow_trail:5."""
+    return shipped(POLICIES.get(task.partition(":")[0], POLICY))
 
 
 def import_path() -> str:

@@ -17,12 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from rdvla_ros.nodes.common import names
-from rdvla_ros.robot import RobotDescription, shipped
+from rdvla_ros.robot import RobotDescription, shipped, shipped_policy
 from rdvla_ros.types import RdvlaError, nearest_names
 
 PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
-CHECKPOINT = "checkpoints/compact_aloha"
 VIEW_CAMERA = "angle"  # of gym-aloha's scene
 # The simulator shares its processor with everything else and is now and then kept waiting as no real driver may be; nobody is
 # hurt by simulated arms that go on for a moment. Its pictures are without noise, and its joints jump when the task is reset.
@@ -147,7 +146,7 @@ class Argument:
 
 ARGUMENTS = (
     Argument("robot", "", f"robot description, a YAML file; empty with sim:=true: the simulated ALOHA ({SIM_ROBOT})"),
-    Argument("checkpoint", "", f"folder of the policy's weights; empty: the shipped {CHECKPOINT}"),
+    Argument("checkpoint", "", "folder of the policy's weights; empty: the shipped one, with sim:=true that of the task"),
     Argument("sim", "false", "true: also start the simulated robot; false: the robot described by robot:= is there", _boolean),
     Argument("instruction", "", "what the policy is told to do; empty with sim:=true: the instruction of the task"),
     Argument("gate", "true", "false: no gate, the policy's trajectories go straight to the arm controllers", _boolean),
@@ -200,7 +199,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     robot_file = Path(values["robot"]) if values["robot"] else shipped(SIM_ROBOT)
     robot = RobotDescription.load(robot_file)
     values["robot"] = str(robot_file.resolve())
-    values["checkpoint"] = str(_checkpoint(values["checkpoint"]))
+    values["checkpoint"] = str(_checkpoint(values["checkpoint"], values["task"] if values["sim"] else ""))
     if values["sim"] and not values["instruction"]:
         values["instruction"] = instruction_of(values["task"], values["seed"])
     listed = [_gate(values)] if values["gate"] else []
@@ -271,8 +270,8 @@ def instruction_of(task: str, seed: int) -> str:
     return get_task(task).instruction_of(seed)
 
 
-def _checkpoint(folder: str) -> Path:
-    path = Path(folder).resolve() if folder else shipped(CHECKPOINT)
+def _checkpoint(folder: str, task: str) -> Path:
+    path = Path(folder).resolve() if folder else shipped_policy(task)
     if not path.is_dir():
         found = "a file" if path.exists() else "nothing"
         raise BringupError(

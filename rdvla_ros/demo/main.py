@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     seed_help = "seed of the first episode's scene; the next ones count up. 0..99 are held out of training"
     options.add_argument("--seed", type=int, default=0, help=seed_help)
     options.add_argument("--speed", type=float, default=1.0, help="simulated seconds per second")
-    checkpoint_help = f"folder of the policy's weights; empty: the shipped {bringup.CHECKPOINT}"
+    checkpoint_help = "folder of the policy's weights; empty: the shipped one of the task"
     options.add_argument("--checkpoint", default="", help=checkpoint_help)
     options.add_argument("--task", default=bringup.TASKS[0], choices=bringup.TASKS, help="what the robot is to do")
     lengths = range(bringup.LONGEST_TRAIL + 1)

@@ -132,8 +132,8 @@ class Warm:
 
 @dataclass(frozen=True)
 class Carried:
-    """The previous decision's state as it is: for a scratchpad that holds a goal, not a plan of steps; a fresh draw where there is
-    none. (A head of one row cannot shift its plan: "warm" keeps the row, or loses all of it once its steps have run out.)"""
+    """The previous decision's state as it is: for a scratchpad that holds a goal, not a plan of steps; a fresh draw where there
+    is none. (A head of one row cannot shift its plan: "warm" keeps the row, or loses all of it once its steps have run out.)"""
 
     def refine(
         self,

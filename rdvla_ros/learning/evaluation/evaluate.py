@@ -26,7 +26,7 @@ from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.learning.evaluation.rates import plain, summary, summary_line
 from rdvla_ros.learning.evaluation.rollout import Rollout, RolloutConfig
 from rdvla_ros.model.policy import Policy
-from rdvla_ros.robot import RobotDescription, shipped
+from rdvla_ros.robot import RobotDescription, shipped, shipped_policy
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import TASKS, named_task
 from rdvla_ros.types import RdvlaError
@@ -187,7 +187,7 @@ def named_settings(text: str | None, key: str = "rule") -> dict[str, Any] | None
 
 def add_options(parser: argparse.ArgumentParser) -> None:
     """What every closed-loop command has."""
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--checkpoint", type=Path, help="folder; without it the shipped one of the task")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--first-seed", type=int, default=0, help="seeds 0..99 are held out: no training data comes from them")
     parser.add_argument("--time-limit", type=float, default=15.0, help="of an episode [s]")
@@ -220,7 +220,7 @@ def main(argv: list[str] | None = None) -> int:
         horizon = {"rule": "fixed", "length": arguments.execute}
     conditions = Conditions(arguments.noise, arguments.dropped, arguments.shift, arguments.turn)
     config = EvaluationConfig(
-        arguments.checkpoint,
+        arguments.checkpoint or shipped_policy(arguments.task),
         named_task(arguments.task, arguments.length),
         arguments.robot,
         halting,

@@ -28,7 +28,7 @@ from rdvla_ros.learning.evaluation.rates import summary_line
 from rdvla_ros.learning.evaluation.rollout import RolloutConfig
 from rdvla_ros.learning.training.validation import error_by_depth
 from rdvla_ros.model.checkpoint import load_checkpoint
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, shipped_policy
 from rdvla_ros.sim.tasks import TASK_NAMES
 from rdvla_ros.types import nearest_names
 
@@ -190,12 +190,14 @@ def main(argv: list[str] | None = None) -> int:
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.episodes)
     rollout, rows = RolloutConfig(arguments.time_limit), []
     for task in arguments.tasks:
-        base = EvaluationConfig(arguments.checkpoint, task, arguments.robot, rollout=rollout)
+        base = EvaluationConfig(arguments.checkpoint or shipped_policy(task), task, arguments.robot, rollout=rollout)
         settings = chosen(STUDIES[arguments.study](base), arguments.only)
         rows += run(settings, seeds, arguments.output, arguments.workers)
     robot = RobotDescription.load(arguments.robot)
     errors = {
-        folder.name: action_errors(arguments.checkpoint, [folder], robot, arguments.output / "cache" / folder.name)
+        folder.name: action_errors(
+            arguments.checkpoint or shipped_policy(""), [folder], robot, arguments.output / "cache" / folder.name
+        )
         for folder in arguments.data
     }
     report(arguments.study, rows, errors, arguments.output)

@@ -1,4 +1,4 @@
-"""The model of the policy: a compact backbone whose one view goes past the transformer, and the head that was trained on symbols."""
+"""The model of the policy: a compact backbone whose one view goes past the transformer, and the head from symbols."""
 
 from __future__ import annotations
 

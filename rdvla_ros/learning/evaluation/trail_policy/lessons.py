@@ -48,7 +48,7 @@ class PadTokens(nn.Module):
 
 @dataclass(frozen=True)
 class TrailBatch:
-    """B scenes. route (B, P): the pad after 0, 1, .. hops; the start's colour PADS: nothing that lies there, the arms are to stay.
+    """B scenes. route (B, P): the pad after 0, 1, .. hops; the start PADS: a colour that no pad has, the arms are to stay.
     rows: of PressPaths, (B, P, ROWS + 1, A). seen (B, P, D) or None: tokens of real pictures instead of symbols."""
 
     following: Tensor

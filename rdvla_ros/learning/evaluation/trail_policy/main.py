@@ -1,7 +1,7 @@
 """`rdvla study trail-policy`: a checkpoint that follows trails in closed loop, deciding again while an arm is on its way.
 
-1. The head of `rdvla study symbols` gets chunks of all joints, and learns to go on: a later decision begins from the scratchpad that
-   the decision before left, sees the arm on its way and fewer pads, and goes on to the same end.
+1. Moving: the head of `rdvla study symbols` gets chunks of all joints, and learns to go on: a later decision begins from the
+   scratchpad that the decision before left, sees the arm on its way and fewer pads, and goes on to the same end.
 2. Seeing: the view's stem learns to make the symbols' tokens of pictures, its text token to make those of the words.
 3. Together: the same lessons on what is seen.
 Stopped anywhere, the same command goes on. Scenes: seeds 31000.. and 32000..; seeds 0.. are for evaluation.

@@ -1,4 +1,4 @@
-"""The nominal expert's motion from the start pose to any pad, over time: where the arms are, and the chunk that goes on from there."""
+"""The nominal expert's motion from the start pose to any pad, over time: where the arms are, and the chunk from there."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ END_S = ROWS * STEP_S
 
 
 class PressPaths:
-    """rest (A,): the references at the start [policy units]. motions: fitted to the expert (see pictures.motions)."""
+    """rest (A,): references at the start [policy units]. motions: fitted to the expert (see pictures.motions)."""
 
     def __init__(self, motions: ExpertMotions, rest: Tensor):
         self._motions = motions
@@ -19,7 +19,7 @@ class PressPaths:
         self._middle, self._width = (torch.from_numpy(part).float() for part in (motions.middle, motions.width))
 
     def rows(self, places: Tensor, hand: Tensor) -> Tensor:
-        """places (B, P, 2) in -1..1, hand (B, P) -> (B, P, ROWS + 1, A) references 0, 0.1, .. s after the start [policy units]."""
+        """places (B, P, 2) in -1..1, hand (B, P) -> (B, P, ROWS + 1, A) references 0, 0.1, .. s after it [policy units]."""
         found = self._motions.of(places, hand).unflatten(-1, (ROWS, -1)) * self._width + self._middle
         return torch.cat([self.rest.expand(*found.shape[:2], 1, -1), found], 2)
 

@@ -30,8 +30,8 @@ SAVE_EVERY = 100
 class Sights:
     """N pictures of N / 2 scenes: the start, and the arm on its way to `pad`. Pad i has colour i.
 
-    views (N, 3, h, w) uint8. places (N, P, 2) in -1..1. following, hidden (N, P): the pad that each leads to; whether the arm hides
-    it. pad, time_s (N,): where the arm goes, since when.
+    views (N, 3, h, w) uint8. places (N, P, 2) in -1..1. following, hidden (N, P): the pad that each leads to; whether the arm
+    hides it. pad, time_s (N,): where the arm goes, since when.
     """
 
     views: Tensor
