@@ -18,7 +18,7 @@ from rdvla_ros.sim.tasks.follow_trail import COLUMNS_M, JITTER_M, ROWS_M
 from rdvla_ros.sim.trails import PADS, draw_trails, hops_to_end
 
 LAG_S = 0.02  # of the measured joints behind their references
-NOISE_RAD, FAR_NOISE_RAD = 0.015, 0.06  # of every second scene: decisions are not exact, and the next one starts from there
+NOISE_RAD, FAR_NOISE_RAD, FAR_SHARE = 0.015, 0.03, 0.3  # a decision is not exact, and the next one starts from there
 COLD_SHARE = 0.15  # of the batches on the way that begin from a drawn scratchpad
 
 
@@ -121,7 +121,7 @@ class Lessons:
         at = PressPaths.at(batch.rows, batch.time_s - LAG_S)
         found = at[torch.arange(len(at)), batch.route[:, -1]]
         found = torch.where((batch.start == PADS)[:, None], self.paths.rest, found)
-        far = (torch.from_numpy(rng.random(len(found))) < 0.5) & (batch.time_s > 0.0)
+        far = (torch.from_numpy(rng.random(len(found))) < FAR_SHARE) & (batch.time_s > 0.0)
         noise = torch.where(far, FAR_NOISE_RAD, NOISE_RAD)[:, None]
         return found + noise * torch.from_numpy(rng.standard_normal(found.shape)).float()
 
