@@ -19,7 +19,7 @@ import yaml
 from rclpy.node import Node
 from std_msgs.msg import String
 
-from rdvla_ros.bringup.processes import BringupError
+from rdvla_ros.bringup.processes import BringupError, executable_of
 from rdvla_ros.nodes.common import qos
 from rdvla_ros.robot import Arm, ControllerRule, RobotDescription
 
@@ -116,10 +116,8 @@ def controller_parameters(robot: RobotDescription) -> dict[str, Any]:
 
 def control_node() -> Path:
     """The executable of the controller manager; BringupError where it is not installed."""
-    folders = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
-    for folder in folders:
-        if (path := folder / "lib" / "controller_manager" / "ros2_control_node").is_file():
-            return path
+    if path := executable_of("controller_manager", "ros2_control_node"):
+        return path
     raise BringupError(
         "Expected ros2_control_node of the package controller_manager on AMENT_PREFIX_PATH, found none. On ROS 2: "
         "sudo apt install ros-$ROS_DISTRO-ros2-control ros-$ROS_DISTRO-ros2-controllers, then source its setup.bash."

@@ -7,6 +7,7 @@ Whatever is in doubt publishes nothing: the trajectory on the wire ends at rest 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 import time
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -133,6 +135,13 @@ class PolicyNode(NodeHooks, LifecycleNode):
             self._guard.wrap(self._stop_here)()
         self._heart.close()
         self._release()
+
+    def destroy_node(self) -> None:
+        """rclpy's state machine keeps the middleware's node, and the process ends without taking the interpreter apart: others
+        would see the policy in the graph until its lease ends."""
+        super().destroy_node()
+        with contextlib.suppress(InvalidHandle):  # destroyed before
+            self._state_machine.destroy_when_not_in_use()
 
     def on_escaped(self, sentence: str) -> None:
         self._hold(sentence)
