@@ -1,6 +1,6 @@
 """Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
 
-    self._heart = HeartbeatLink(self, {names.GATE_HEARTBEAT: 0.06}, causes=self._causes, on_watch=self._watch_gate)
+    self._heart = HeartbeatLink(self, {names.GATE_HEARTBEAT: 0.07}, causes=self._causes, on_watch=self._watch_gate)
     self._heart.start()
     with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
         ...
@@ -9,7 +9,8 @@
     self._heart.close()                                    # at the end, before the node is destroyed
 
 Beats are sent and heard in a thread beside the callbacks, so a slow callback makes no false alarm; where the callbacks do
-not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead.
+not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead. Nor is a peer blamed for a
+time in which this process itself was kept waiting: its beats of that time are heard first.
 """
 
 from __future__ import annotations
@@ -30,8 +31,9 @@ from rdvla_ros.nodes.common import qos
 from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 
-PERIOD_S = 0.02
+PERIOD_S = 0.01  # of the beats. With a time-out of 0.07 s a hiccup of 60 ms is no death, and a death is found after 0.08 s
 WATCH_S = 0.01  # how often the peers are looked at
+OWN_HICCUP_S = 0.03  # since the look before: this process did not run, and what came meanwhile waits to be heard
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
 DUPLICATE_S = 1.0  # a node of the same name has sent a heartbeat this recently
 
@@ -59,7 +61,7 @@ class HeartbeatLink:
         side: SideNode | None = None,
         yields: Callable[[], bool] | None = None,
     ):
-        self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=100), -DUPLICATE_S, 0
+        self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=200), -DUPLICATE_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
         self.peers = {
             topic: PeerMonitor(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
@@ -68,7 +70,8 @@ class HeartbeatLink:
         self.hold = ""
         self._count, self._busy = 0, ""
         self._busy_lock, self._beat_lock = threading.Lock(), threading.Lock()
-        self._ran_s = time.monotonic()  # when the node's callbacks last ran
+        self._ran_s = self._watched_s = time.monotonic()  # when the node's callbacks, and a look at the peers, last ran
+        self._postponed = False
         self.side = side or SideNode(node)
         self._owns_side = side is None
         own = f"{node.get_fully_qualified_name()}/heartbeat"
@@ -138,7 +141,12 @@ class HeartbeatLink:
             self._publisher.publish(message)
 
     def _watch(self) -> None:
-        self._on_watch(time.monotonic())
+        """After a hiccup of this process one look is left out: the next is WATCH_S later, after what waited was heard."""
+        now_s = time.monotonic()
+        late, self._watched_s = now_s - self._watched_s > OWN_HICCUP_S, now_s
+        self._postponed = late and not self._postponed
+        if not self._postponed:
+            self._on_watch(now_s)
 
     def _on_own(self, message: Heartbeat) -> None:
         with self._beat_lock:
