@@ -26,7 +26,7 @@ from rdvla_ros.types import RdvlaError, nearest_names
 PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
 CHECKPOINT = "checkpoints/compact_aloha"
-AGGREGATOR = "config/diagnostic_aggregator.yaml"
+AGGREGATOR = "config/diagnostics/aggregator.yaml"
 VIEW_CAMERA = "angle"  # of gym-aloha's scene
 # The simulator shares its processor with everything else and is now and then kept waiting as no real driver may be; nobody is
 # hurt by simulated arms that go on for a moment. Its pictures are without noise, and its joints jump when the task is reset.
