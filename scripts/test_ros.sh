@@ -17,6 +17,6 @@ for name in ("launch", "launch_ros", "message_filters", "cv_bridge", "rqt_gui", 
     spec = importlib.util.find_spec(name)
     found = spec and spec.origin  # none for a folder of that name
     print(f"  {name:23} {found or 'not on the path: its tests are skipped'}")
-print(f"  {"lerobot":23} {os.environ.get('RDVLA_LEROBOT_PYTHON') or 'RDVLA_LEROBOT_PYTHON is not set: its test is skipped'}")
+print(f"  {'lerobot':23} {os.environ.get('RDVLA_LEROBOT_PYTHON') or 'RDVLA_LEROBOT_PYTHON is not set: its test is skipped'}")
 END
 exec "${python[@]}" -m pytest test -m ros_packages -rs "$@"
