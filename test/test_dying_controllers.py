@@ -75,7 +75,7 @@ def test_row_42_a_deactivated_controller_is_named_within_300_ms(arm, values):
         assert not any(joint in gate.state.reason for joint in ROBOT.joint_names)
 
 
-def test_row_61_a_killed_controller_manager_is_named_by_its_controllers_and_not_by_the_joint_states():
+def test_row_42_a_killed_controller_manager_is_named_by_its_controllers_and_not_by_the_joint_states():
     with moving(**STRICT) as gate:
         took_s = pass_time(gate, reports=(), joints=())
         assert gate.state.mode is Mode.HOLD and took_s <= WITHIN_S
