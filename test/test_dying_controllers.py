@@ -143,6 +143,24 @@ def test_a_policy_that_is_kept_waiting_for_60_ms_is_not_dead_and_one_that_is_is_
         assert took_s is not None and took_s <= 0.08 + 1e-9 and "No heartbeat of /policy" in gate.state.reason
 
 
+def test_a_policy_whose_process_lives_on_this_host_may_wait_for_its_turn_and_one_that_is_stopped_may_not():
+    """Up to 0.25 s, which the catalogue gives to callbacks that starve (row 24); its 100 ms are for the killed and stopped."""
+    with moving(**STRICT) as gate:
+        pulse, seen = gate.node._watch.heart.peers[names.POLICY_HEARTBEAT], []
+        pulse._lives = lambda: not seen.append(gate.clock.steady_s)
+        assert wait(gate, 0.2, beats=True) is None and not seen, "a look at the process is for one that is late"
+        assert wait(gate, 0.24, beats=False) is None and seen
+        assert wait(gate, 0.2, beats=True) is None
+        took_s = wait(gate, 0.5, beats=False)
+        assert took_s is not None and 0.25 < took_s <= 0.27
+    with moving(**STRICT) as gate:
+        assert wait(gate, 0.2, beats=True) is None
+        gate.node._watch.heart.peers[names.POLICY_HEARTBEAT]._lives = lambda: gate.clock.steady_s < stopped_s
+        stopped_s = gate.clock.steady_s + 0.12  # it waits for 0.12 s, and then it is stopped
+        took_s = wait(gate, 0.5, beats=False)
+        assert took_s is not None and took_s <= 0.13 + 1e-9
+
+
 def test_a_gate_that_was_kept_waiting_itself_hears_what_waited_before_it_judges():
     with moving(**STRICT) as gate:
         assert wait(gate, 0.2, beats=True) is None

@@ -10,7 +10,8 @@
 
 Beats are sent and heard in a thread beside the callbacks, so a slow callback makes no false alarm; where the callbacks do
 not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead. Nor is a peer blamed for a
-time in which this process itself was kept waiting: its beats of that time are heard first.
+time in which this process itself was kept waiting: its beats of that time are heard first; nor for waiting for its own turn, as
+long as life.py knows that its process on this host lives.
 """
 
 from __future__ import annotations
@@ -28,10 +29,11 @@ from rclpy.node import Node
 from rdvla_ros.control.supervision.heartbeat import PeerMonitor
 from rdvla_ros.msg import Heartbeat
 from rdvla_ros.nodes.common import qos
+from rdvla_ros.nodes.common.life import LifeLine, lives
 from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 
-PERIOD_S = 0.01  # of the beats. With a time-out of 0.07 s a hiccup of 60 ms is no death, and a death is found after 0.08 s
+PERIOD_S = 0.01  # of the beats: with a time-out of 0.07 s a hiccup of 60 ms is no death, and a death is found after 0.08 s
 WATCH_S = 0.01  # how often the peers are looked at
 OWN_HICCUP_S = 0.03  # since the look before: this process did not run, and what came meanwhile waits to be heard
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
@@ -45,6 +47,7 @@ class HeartbeatLink:
     on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
     on_beat(topic): after every beat of a peer, in the side's thread.
     side: share this one (and start it yourself) instead of making one.
+    alive_s: topic -> time-out [s] of a peer on this host whose process is neither dead nor stopped, where that is longer.
     yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `duplicate`.
     """
 
@@ -58,14 +61,15 @@ class HeartbeatLink:
         on_beat: Callable[[str], None] = lambda topic: None,
         period_s: float = PERIOD_S,
         stuck_s: float = 0.5,
+        alive_s: Mapping[str, float] | None = None,
         side: SideNode | None = None,
         yields: Callable[[], bool] | None = None,
     ):
         self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=200), -DUPLICATE_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
-        self.peers = {
-            topic: PeerMonitor(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
-        }
+        self._domain_id = node.context.get_domain_id()
+        self._life = LifeLine(node.get_fully_qualified_name(), self._domain_id)
+        self.peers = {topic: self._peer(topic, timeout_s, (alive_s or {}).get(topic, 0.0)) for topic, timeout_s in peers.items()}
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
         self.hold = ""
         self._count, self._busy = 0, ""
@@ -85,11 +89,16 @@ class HeartbeatLink:
         self.side.every(period_s, self._beat)
         self.side.every(WATCH_S, self._watch)
 
+    def _peer(self, topic: str, timeout_s: float, alive_s: float) -> PeerMonitor:
+        name = self._node.resolve_topic_name(topic).rsplit("/", 1)[0]
+        return PeerMonitor(name, timeout_s, alive_s=alive_s, lives=partial(lives, name, self._domain_id))
+
     def start(self) -> None:
         if self._owns_side:
             self.side.start()
 
     def close(self) -> None:
+        self._life.close()
         if self._owns_side:
             self.side.close()
 

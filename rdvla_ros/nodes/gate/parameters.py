@@ -86,6 +86,14 @@ class GateParameters(Schema):
     heartbeat_timeout_s: float = parameter(
         0.07, "hold after the policy's heartbeat is silent for this duration", unit="s", low=0.04, high=5.0
     )
+    alive_timeout_s: float = parameter(
+        0.25,
+        "the same while the policy's process, on this host, is known to be neither dead nor stopped; no longer than "
+        "heartbeat_timeout_s: never",
+        unit="s",
+        low=0.0,
+        high=5.0,
+    )
     starved_s: float = parameter(
         0.25,
         "hold after this process did not run for this duration, or its callbacks for twice this duration",
