@@ -32,7 +32,7 @@ def _nodes(context):
 
 def node_action(spec):
     return Node(
-        package=bringup.PACKAGE,
+        package=spec.package,
         executable=spec.executable,
         namespace=spec.namespace or None,  # None: that of a PushRosNamespace around it
         parameters=[dict(spec.parameters), *([spec.params_file] if spec.params_file else [])],

@@ -13,10 +13,10 @@ fi
 "${python[@]}" - <<'END'
 import importlib.util, os, sys
 print(f"Python: {sys.executable}")
-for name in ("launch", "launch_ros", "message_filters", "cv_bridge", "rqt_gui"):
+for name in ("launch", "launch_ros", "message_filters", "cv_bridge", "rqt_gui", "controller_manager_msgs"):
     spec = importlib.util.find_spec(name)
     found = spec and spec.origin  # none for a folder of that name
-    print(f"  {name:16} {found or 'not on the path: its tests are skipped'}")
-print(f"  {'lerobot':16} {os.environ.get('RDVLA_LEROBOT_PYTHON') or 'RDVLA_LEROBOT_PYTHON is not set: its test is skipped'}")
+    print(f"  {name:23} {found or 'not on the path: its tests are skipped'}")
+print(f"  {'lerobot':23} {os.environ.get('RDVLA_LEROBOT_PYTHON') or 'RDVLA_LEROBOT_PYTHON is not set: its test is skipped'}")
 END
 exec "${python[@]}" -m pytest test -m ros_packages -rs "$@"

@@ -14,6 +14,8 @@ CHOICES: dict[int, str] = {
     29: "A residual grows when an iteration moves the plan ten times as far as an earlier one did.",
     40: "A topic of a camera or of joints that does not fit is an error in the log, with the reason, and a silent stream among "
     "the causes of a refused resume; the node itself is activated.",
+    42: "One that dies in motion is named within 0.3 s: after 0.25 s of silence (`controller_timeout_s`), or, however patient "
+    "that is, when the other arm's controller has gone on reporting for 0.15 s.",
     43: "0.2 s after the report is further from the motion than 0.05 s of the joint's largest speed (`obey_s`).",
     44: "50 ms (`skew_s`): reports that come every 20 ms show no single period.",
     45: "What reaches the node depends on the machine; the test takes 500 messages a second for a flood.",

@@ -149,9 +149,9 @@ class Fuzzed:
 
 
 class FuzzedGate(Fuzzed):
-    def __init__(self):
+    def __init__(self, **values):
         super().__init__()
-        values = {"discovery_s": 0.0, "operator": "joy", "operator_timeout_s": 5.0, "auto_resume": True}
+        values = {"discovery_s": 0.0, "operator": "joy", "operator_timeout_s": 5.0, "auto_resume": True, **values}
         self.node = self.settle(gate_node.GateNode(**self.options(**values)))
         gate = self.node
         for arm in ROBOT.arms:

@@ -17,7 +17,8 @@ from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup import processes as bringup
 from rdvla_ros.bringup.processes import BringupError, ProcessSpec, processes
 from rdvla_ros.nodes.common import transport
-from rdvla_ros.robot import shipped
+from rdvla_ros.nodes.monitor import diagnostics
+from rdvla_ros.robot import RobotDescription, shipped
 
 ROOT = Path(__file__).parent.parent
 
@@ -56,6 +57,31 @@ def test_the_dashboard_comes_last_and_its_end_is_nobody_elses(arguments):
     specs = processes({**arguments, "dashboard": "true"})
     assert [spec.node for spec in specs if not spec.needed] == ["dashboard"] and specs[-1].node == "dashboard"
     assert specs[-1].parameters["robot"] == specs[1].parameters["robot"]
+
+
+def test_the_aggregator_groups_all_that_the_monitor_says_and_is_asked_for(arguments, tmp_path, monkeypatch):
+    monkeypatch.setenv("AMENT_PREFIX_PATH", str(tmp_path))
+    with pytest.raises(BringupError, match="ros-\\$ROS_DISTRO-diagnostic-aggregator"):
+        processes({**arguments, "aggregator": "true"})
+    executable = tmp_path / "lib" / "diagnostic_aggregator" / "aggregator_node"
+    executable.parent.mkdir(parents=True)
+    executable.touch()
+    spec = processes({**arguments, "aggregator": "true"})[-1]
+    assert not spec.needed and spec.node == "analyzers" and launcher.command(spec, tmp_path / "a.yaml")[0] == str(executable)
+    groups = [group for group in spec.parameters.values() if isinstance(group, dict)]
+    prefixes = [prefix for group in groups for prefix in group["startswith"]]
+    robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
+    silent, now_s = diagnostics.Heard(), 1.0
+    said = [
+        diagnostics.policy_status(silent, None, silent, now_s, 2.0),
+        diagnostics.gate_status(silent, now_s, 2.0),
+        *(diagnostics.controller_status(arm.name, silent, 0, now_s, 2.0) for arm in robot.arms),
+        *(diagnostics.camera_status(camera, silent, (0, 0), 10.0, now_s, 2.0) for camera in robot.cameras),
+        diagnostics.joints_status("/joint_states", silent, 0, 50.0, now_s, 2.0),
+    ]
+    for status in said:
+        assert sum(status.name.startswith(prefix) for prefix in prefixes) == 1, status.name
+    assert all(group["type"] == "diagnostic_aggregator/GenericAnalyzer" for group in groups)
 
 
 def test_without_the_gate_the_policy_speaks_to_the_controllers(arguments):

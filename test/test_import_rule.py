@@ -46,7 +46,7 @@ ALLOWED = {
     "nodes.sim_robot": {"sim", "control", "compat", "robot", "types", "nodes.common"} | GENERATED,
     "bringup": {"sim", "nodes", "robot", "types"},
     "demo": {"bringup", "control", "nodes.common", "robot", "types", "video"} | GENERATED,
-    "bench": {"bringup", "model", "sim", "nodes", "control", "robot", "types"} | GENERATED,
+    "bench": {"bringup", "model", "sim", "nodes", "control", "compat", "robot", "types"} | GENERATED,
     "bench.dashboard": {"bench", "bringup", "dashboard", "nodes", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
     "cli": {"model", "learning.data", "robot", "types"},

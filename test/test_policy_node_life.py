@@ -10,11 +10,14 @@ from dataclasses import fields
 from pathlib import Path
 
 import pytest
+import rclpy
 import yaml
 from lifecycle_msgs.msg import Transition
 from policy_rig import ACTIVE, INACTIVE, INSTRUCTION, ROBOT_FILE, UNCONFIGURED
+from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from rdvla_ros.nodes.common import names
 from rdvla_ros.nodes.policy.parameters import PolicyParameters
 from rdvla_ros.nodes.policy.worker.loading import load_policy, settings
 from rdvla_ros.robot import RobotDescription
@@ -171,6 +174,10 @@ def start_process(*parameters):
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_row_59_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpoint, number):
+    """And the graph does not keep it until its lease ends."""
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    watcher = Node("watcher", context=context)
     process = start_process(f"checkpoint:={checkpoint}", "autostart:=true", "gate:=false")
     try:
         line = ""
@@ -179,11 +186,18 @@ def test_row_59_a_signal_ends_the_process_with_code_0_within_two_seconds(checkpo
             assert line, "the process ended before it was configured"
         begun = time.monotonic()
         process.send_signal(number)
+        assert names.POLICY in watcher.get_node_names()
         assert process.wait(timeout=10) == 0
         assert time.monotonic() - begun < 2.0
+        gone_by = time.monotonic() + 5.0  # a lease lasts 20 s
+        while names.POLICY in watcher.get_node_names() and time.monotonic() < gone_by:
+            time.sleep(0.05)
+        assert names.POLICY not in watcher.get_node_names()
     finally:
         process.kill()
         process.stdout.close()
+        watcher.destroy_node()
+        context.try_shutdown()
 
 
 def test_row_66_a_misspelt_parameter_ends_the_process_with_one_line():

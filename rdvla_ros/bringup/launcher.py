@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from rdvla_ros.bringup.processes import BringupError, ProcessSpec
+from rdvla_ros.bringup.processes import PACKAGE, BringupError, ProcessSpec, executable_of
 from rdvla_ros.nodes.common import transport
 from rdvla_ros.robot import import_path
 
@@ -40,6 +40,8 @@ def command(spec: ProcessSpec, parameter_file: Path) -> list[str]:
         arguments += ["-r", f"{source}:={target}"]
     if spec.namespace:
         arguments += ["-r", f"__ns:={spec.namespace}"]
+    if spec.package != PACKAGE:
+        return [str(executable_of(spec.package, spec.executable)), *arguments]
     return [sys.executable, "-u", "-m", spec.module, *arguments]
 
 

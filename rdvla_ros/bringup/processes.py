@@ -10,11 +10,14 @@ is on the wire ends at rest by itself.
 from __future__ import annotations
 
 import difflib
+import os
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+
+import yaml
 
 from rdvla_ros.nodes.common import names
 from rdvla_ros.robot import RobotDescription, shipped, shipped_policy
@@ -22,6 +25,7 @@ from rdvla_ros.types import RdvlaError, nearest_names
 
 PACKAGE = "rdvla_ros"
 SIM_ROBOT = "config/aloha_sim.yaml"
+AGGREGATOR = "config/diagnostics/aggregator.yaml"
 VIEW_CAMERA = "angle"  # of gym-aloha's scene
 # The simulator shares its processor with everything else and is now and then kept waiting as no real driver may be; nobody is
 # hurt by simulated arms that go on for a moment. Its pictures are without noise, and its joints jump when the task is reset.
@@ -81,6 +85,7 @@ class ProcessSpec:
     namespace: str = ""
     params_file: str = ""  # wins over `parameters`
     needed: bool = True
+    package: str = PACKAGE  # whose executable it is; of another one it runs no module of ours
 
     @property
     def module(self) -> str:
@@ -153,6 +158,12 @@ ARGUMENTS = (
     Argument("namespace", "", "namespace of all nodes, so that several robots fit one ROS graph; empty: none", namespace),
     Argument("params_file", "", "YAML file with parameters of the nodes; they win over those set here; empty: none"),
     Argument("record", "", "folder, new or empty, that the run is recorded in (docs/recording.md); empty: no recording", _record),
+    Argument(
+        "aggregator",
+        "false",
+        "true: also start diagnostic_aggregator, for rqt_robot_monitor (needs that package; one for all robots of a graph)",
+        _boolean,
+    ),
     Argument("dashboard", "false", "true: also start the operator's dashboard", _boolean),
     Argument("speed", "1.0", "sim:=true: simulated seconds per second; other than 1 the robot publishes /clock", _speed),
     Argument("task", TASKS[0], f"sim:=true: {' or '.join(TASKS)}, with its hops: follow_trail:5", _task),
@@ -205,6 +216,7 @@ def processes(given: Mapping[str, Any] | None = None, *, view: bool = False) -> 
     listed = [_gate(values)] if values["gate"] else []
     listed += [_monitor(values), _policy(values, robot)]
     listed += [_dashboard(values)] if values["dashboard"] else []
+    listed += [_aggregator(values)] if values["aggregator"] else []
     listed = ([_sim_robot(values, view)] if values["sim"] else []) + ([_recorder(values)] if values["record"] else []) + listed
     space, params_file = values["namespace"], _params_file(values["params_file"])
     # Two simulated robots must not share a clock: ROS 2 listens to /clock, whatever the namespace.
@@ -261,6 +273,25 @@ def _policy(values: Mapping[str, Any], robot: RobotDescription) -> ProcessSpec:
 
 def _dashboard(values: Mapping[str, Any]) -> ProcessSpec:
     return ProcessSpec("dashboard", "dashboard", {"robot": values["robot"]}, needed=False)
+
+
+def _aggregator(values: Mapping[str, Any]) -> ProcessSpec:
+    """What rqt_robot_monitor shows: /diagnostics in groups. It hears the whole graph, whatever the namespace."""
+    parameters = yaml.safe_load(shipped(AGGREGATOR).read_text(encoding="utf-8"))["analyzers"]["ros__parameters"]
+    package = "diagnostic_aggregator"
+    if not executable_of(package, "aggregator_node"):
+        raise BringupError(
+            "aggregator: expected the package diagnostic_aggregator, found none. Run: sudo apt install "
+            "ros-$ROS_DISTRO-diagnostic-aggregator, then source the setup.bash of ROS 2 again."
+        )
+    return ProcessSpec("aggregator_node", "analyzers", {**parameters, **_clock(values)}, needed=False, package=package)
+
+
+def executable_of(package: str, name: str) -> Path | None:
+    """An executable of another package, as `ros2 run` finds it; None where it is not installed."""
+    prefixes = [Path(prefix) for prefix in os.environ.get("AMENT_PREFIX_PATH", "").split(os.pathsep) if prefix]
+    paths = [prefix / "lib" / package / name for prefix in prefixes]
+    return next((path for path in paths if path.is_file()), None)
 
 
 def instruction_of(task: str, seed: int) -> str:

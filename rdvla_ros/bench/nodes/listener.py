@@ -43,7 +43,9 @@ class Command:
 
 
 class Listener:
-    def __init__(self, robot: RobotDescription, domain_id: int):
+    """hear_states: also subscribe to the states of the simulated robot's controllers; else somebody tells `state_heard`."""
+
+    def __init__(self, robot: RobotDescription, domain_id: int, *, hear_states: bool = True):
         self._context = rclpy.Context()
         rclpy.init(context=self._context, domain_id=domain_id)
         self.node = node = Node("rdvla_bench", context=self._context)
@@ -56,7 +58,8 @@ class Listener:
         self.commanded: dict[str, list[tuple[float, np.ndarray]]] = {name: [] for name in self.arms}  # ROS time, (J,) velocity
         for arm in robot.arms:
             node.create_subscription(JointTrajectory, arm.trajectory_topic, partial(self._on_command, arm.name), 50)
-            node.create_subscription(ControllerState, arm.controller_state_topic, partial(self._on_state, arm), 10)
+            if hear_states:
+                node.create_subscription(ControllerState, arm.controller_state_topic, partial(self.state_heard, arm), 10)
         for name in self.beats:
             node.create_subscription(Heartbeat, names.heartbeat(name), partial(self._on_beat, name), qos.sensor(5))
         node.create_subscription(Convergence, names.POLICY_CONVERGENCE, self._on_decision, 20)
@@ -96,7 +99,7 @@ class Listener:
         last_s = stamp_s + conversions.seconds(message.points[-1].time_from_start)
         self.commands.append(Command(arm, at_s, ros_s, stamp_s, last_s))
 
-    def _on_state(self, arm: Arm, message: ControllerState) -> None:
+    def state_heard(self, arm: Arm, message: Any) -> None:
         speeds = (float(np.abs(part.velocities).max()) for part in (message.reference, message.feedback))
         self.speeds[arm.name].append((time.monotonic(), *speeds))
         del self.speeds[arm.name][:-3000]

@@ -23,8 +23,8 @@ START_S = 240.0
 OPERATED = {"start_mode": "hold", "auto_resume": False}  # the bench is the operator
 # The life signs' time-outs of real arms, the nodes' defaults. Where what is measured does not depend on them the bring-up's
 # patience with a simulator that shares its processor with everything else stays.
-STRICT_GATE = {"heartbeat_timeout_s": 0.06, "starved_s": 0.25}
-STRICT_POLICY = {"gate_heartbeat_s": 0.06, "gate_timeout_s": 1.0, "decision_timeout_s": 2.0, "stall_s": 0.3}
+STRICT_GATE = {"heartbeat_timeout_s": 0.07, "starved_s": 0.25}
+STRICT_POLICY = {"gate_heartbeat_s": 0.07, "gate_timeout_s": 1.0, "decision_timeout_s": 2.0, "stall_s": 0.3}
 
 
 class System:

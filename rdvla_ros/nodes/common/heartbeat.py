@@ -1,6 +1,6 @@
 """Heartbeats between the nodes: each one shows the others that it lives, and sees at once when they do not.
 
-    self._heart = HeartbeatLink(self, {names.GATE_HEARTBEAT: 0.06}, causes=self._causes, on_watch=self._watch_gate)
+    self._heart = HeartbeatLink(self, {names.GATE_HEARTBEAT: 0.07}, causes=self._causes, on_watch=self._watch_gate)
     self._heart.start()
     with self._heart.busy("loading the checkpoint"):       # where a callback may take long: the beats go on and say so
         ...
@@ -9,7 +9,9 @@
     self._heart.close()                                    # at the end, before the node is destroyed
 
 Beats are sent and heard in a thread beside the callbacks, so a slow callback makes no false alarm; where the callbacks do
-not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead.
+not run for `stuck_s`, the beats end all the same: a process whose callbacks hang is as good as dead. Nor is a peer blamed for a
+time in which this process itself was kept waiting: its beats of that time are heard first; nor for waiting for its own turn, as
+long as life.py knows that its process on this host lives.
 """
 
 from __future__ import annotations
@@ -27,11 +29,13 @@ from rclpy.node import Node
 from rdvla_ros.control.supervision.heartbeat import PeerMonitor
 from rdvla_ros.msg import Heartbeat
 from rdvla_ros.nodes.common import qos
+from rdvla_ros.nodes.common.life import LifeLine, lives
 from rdvla_ros.nodes.common.side_node import SideNode
 from rdvla_ros.nodes.common.throttle import throttled
 
-PERIOD_S = 0.02
+PERIOD_S = 0.01  # of the beats: with a time-out of 0.07 s a hiccup of 60 ms is no death, and a death is found after 0.08 s
 WATCH_S = 0.01  # how often the peers are looked at
+OWN_HICCUP_S = 0.03  # since the look before: this process did not run, and what came meanwhile waits to be heard
 MOST_CAUSES, LONGEST_CAUSE = 20, 300  # of one beat that are believed
 DUPLICATE_S = 1.0  # a node of the same name has sent a heartbeat this recently
 
@@ -43,6 +47,7 @@ class HeartbeatLink:
     on_watch(now_s): called every 10 ms of the steady clock in the side's thread, whatever the callbacks do.
     on_beat(topic): after every beat of a peer, in the side's thread.
     side: share this one (and start it yourself) instead of making one.
+    alive_s: topic -> time-out [s] of a peer on this host whose process is neither dead nor stopped, where that is longer.
     yields: where there may be another node of this name: whether this one falls silent when it hears the other; see `duplicate`.
     """
 
@@ -56,19 +61,21 @@ class HeartbeatLink:
         on_beat: Callable[[str], None] = lambda topic: None,
         period_s: float = PERIOD_S,
         stuck_s: float = 0.5,
+        alive_s: Mapping[str, float] | None = None,
         side: SideNode | None = None,
         yields: Callable[[], bool] | None = None,
     ):
-        self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=100), -DUPLICATE_S, 0
+        self._yields, self._sent, self._duplicate_s, self._duplicate_count = yields, deque(maxlen=200), -DUPLICATE_S, 0
         self._node, self._causes, self._on_watch, self._on_beat, self._stuck_s = node, causes, on_watch, on_beat, stuck_s
-        self.peers = {
-            topic: PeerMonitor(node.resolve_topic_name(topic).rsplit("/", 1)[0], timeout_s) for topic, timeout_s in peers.items()
-        }
+        self._domain_id = node.context.get_domain_id()
+        self._life = LifeLine(node.get_fully_qualified_name(), self._domain_id)
+        self.peers = {topic: self._peer(topic, timeout_s, (alive_s or {}).get(topic, 0.0)) for topic, timeout_s in peers.items()}
         self.stamps: dict[str, float] = {}  # topic -> (the peer's ROS clock - ours) of its last beat [s]
         self.hold = ""
         self._count, self._busy = 0, ""
         self._busy_lock, self._beat_lock = threading.Lock(), threading.Lock()
-        self._ran_s = time.monotonic()  # when the node's callbacks last ran
+        self._ran_s = self._watched_s = time.monotonic()  # when the node's callbacks, and a look at the peers, last ran
+        self._postponed = False
         self.side = side or SideNode(node)
         self._owns_side = side is None
         own = f"{node.get_fully_qualified_name()}/heartbeat"
@@ -82,11 +89,16 @@ class HeartbeatLink:
         self.side.every(period_s, self._beat)
         self.side.every(WATCH_S, self._watch)
 
+    def _peer(self, topic: str, timeout_s: float, alive_s: float) -> PeerMonitor:
+        name = self._node.resolve_topic_name(topic).rsplit("/", 1)[0]
+        return PeerMonitor(name, timeout_s, alive_s=alive_s, lives=partial(lives, name, self._domain_id))
+
     def start(self) -> None:
         if self._owns_side:
             self.side.start()
 
     def close(self) -> None:
+        self._life.close()
         if self._owns_side:
             self.side.close()
 
@@ -138,7 +150,12 @@ class HeartbeatLink:
             self._publisher.publish(message)
 
     def _watch(self) -> None:
-        self._on_watch(time.monotonic())
+        """After a hiccup of this process one look is left out: the next is WATCH_S later, after what waited was heard."""
+        now_s = time.monotonic()
+        late, self._watched_s = now_s - self._watched_s > OWN_HICCUP_S, now_s
+        self._postponed = late and not self._postponed
+        if not self._postponed:
+            self._on_watch(now_s)
 
     def _on_own(self, message: Heartbeat) -> None:
         with self._beat_lock:

@@ -32,7 +32,11 @@ class GateArms:
         self.outputs = {arm.name: node.create_publisher(JointTrajectory, arm.trajectory_topic, 10) for arm in robot.arms}
         self.tracking = {
             arm.name: ArmTracking(
-                arm.name, self.motion_check.limits[arm.name].velocity, values.obey, expected=bool(arm.controller_state_topic)
+                arm.name,
+                self.motion_check.limits[arm.name].velocity,
+                values.obey,
+                expected=bool(arm.controller_state_topic),
+                controller=arm.controller.strip("/"),
             )
             for arm in robot.arms
         }

@@ -239,6 +239,7 @@ class GateNode(NodeHooks, Node):
         self._arms.wait_until_heard()
 
     def destroy_node(self) -> None:
+        self._watch.heart.close()
         self._side.close()
         super().destroy_node()
 

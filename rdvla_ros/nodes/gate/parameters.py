@@ -82,9 +82,17 @@ class GateParameters(Schema):
 
     # the policy and this process
     policy_heartbeat: bool = parameter(True, "whether AUTO needs the policy's heartbeat; false: for a policy that sends none")
-    heartbeat_period_s: float = parameter(0.02, "period of the gate's heartbeat", unit="s", low=0.005, high=1.0)
+    heartbeat_period_s: float = parameter(0.01, "period of the gate's heartbeat", unit="s", low=0.005, high=1.0)
     heartbeat_timeout_s: float = parameter(
-        0.06, "hold after the policy's heartbeat is silent for this duration", unit="s", low=0.04, high=5.0
+        0.07, "hold after the policy's heartbeat is silent for this duration", unit="s", low=0.04, high=5.0
+    )
+    alive_timeout_s: float = parameter(
+        0.25,
+        "the same while the policy's process, on this host, is known to be neither dead nor stopped; no longer than "
+        "heartbeat_timeout_s: never",
+        unit="s",
+        low=0.0,
+        high=5.0,
     )
     starved_s: float = parameter(
         0.25,

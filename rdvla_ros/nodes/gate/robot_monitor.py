@@ -13,7 +13,7 @@ from typing import Any
 from rclpy.node import Node
 from sensor_msgs.msg import JointState
 
-from rdvla_ros.control.supervision.tracking import skew
+from rdvla_ros.control.supervision.tracking import silent_one, skew
 from rdvla_ros.control.supervision.watchdog import StreamWatch
 from rdvla_ros.nodes.common import conversions, qos
 from rdvla_ros.nodes.common.controller_states import (
@@ -76,13 +76,18 @@ class RobotMonitor:
         self._controllers = ControllerStates(node, robot, self._on_controller, guard)
 
     def causes(self) -> list[str]:
-        """What stands in the way of moving now; one sentence each."""
+        """What stands in the way of moving now; one sentence each. The controllers first: one that dies takes the joint states
+        with it where its process dies, and where it does not, other reasons follow from its silence."""
         now_s = time.monotonic()
-        heard = [text for at_s, text in self._contradicted.values() if now_s - at_s <= CONTRADICTED_S]
-        heard += [stream.problem(now_s) for stream in self._streams.values()]
+        heard = []
         for name, arm in self._arms.tracking.items():
             problem = arm.problem(now_s)
             heard.append(problem and self._unreadable.get(name) or problem)
+        doubted = any(self._unreadable.values()) or any(self._incredible.values())  # what these say is not taken as a report
+        if not any(heard) and not doubted:
+            heard.append(silent_one(self._arms.tracking, now_s))
+        heard += [text for at_s, text in self._contradicted.values() if now_s - at_s <= CONTRADICTED_S]
+        heard += [stream.problem(now_s) for stream in self._streams.values()]
         return [*filter(None, [*heard, *list(self._incredible.values())]), *self._seen, *self._settings.causes()]
 
     def deviation(self) -> str:

@@ -59,6 +59,7 @@ class GateSupervisor:
             on_watch=guard.wrap(self.watch),
             period_s=values.heartbeat_period_s,
             stuck_s=2.0 * values.starved_s,
+            alive_s={self._policy_topic: values.alive_timeout_s},
             side=side,
         )
 

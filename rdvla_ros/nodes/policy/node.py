@@ -7,6 +7,7 @@ Whatever is in doubt publishes nothing: the trajectory on the wire ends at rest 
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import re
 import time
@@ -14,6 +15,7 @@ from functools import partial
 from typing import Any
 
 from rclpy.clock import Clock, ClockType
+from rclpy.exceptions import InvalidHandle
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.parameter import Parameter
 
@@ -71,7 +73,14 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._halts = PolicyHalts(healthy_s=self._values.healthy_s, hold_after_s=self._values.longest_pause_s)
         self._clock_watch, self._stall = ClockWatch(), StallWatch(self._values.stall_s)
         peers = {names.GATE_HEARTBEAT: self._values.gate_heartbeat_s} if self._values.gate else {}
-        self._heart = HeartbeatLink(self, peers, causes=self._causes, on_watch=self._watch_gate, yields=lambda: not self._active)
+        self._heart = HeartbeatLink(
+            self,
+            peers,
+            causes=self._causes,
+            on_watch=self._watch_gate,
+            alive_s={names.GATE_HEARTBEAT: self._values.gate_alive_s},
+            yields=lambda: not self._active,
+        )
         guarded, steady = self._guard.wrap, Clock(clock_type=ClockType.STEADY_TIME)
         self._result_ready = self.create_guard_condition(guarded(self._take_result))
         self.create_timer(TICK_S, guarded(self._tick), clock=steady)
@@ -133,6 +142,14 @@ class PolicyNode(NodeHooks, LifecycleNode):
             self._guard.wrap(self._stop_here)()
         self._heart.close()
         self._release()
+
+    def destroy_node(self) -> None:
+        """rclpy's state machine keeps the middleware's node, and the process ends without taking the interpreter apart: others
+        would see the policy in the graph until its lease ends."""
+        self._heart.close()
+        super().destroy_node()
+        with contextlib.suppress(InvalidHandle):  # destroyed before
+            self._state_machine.destroy_when_not_in_use()
 
     def on_escaped(self, sentence: str) -> None:
         self._hold(sentence)

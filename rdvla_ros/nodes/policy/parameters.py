@@ -81,7 +81,15 @@ class PolicyParameters(Schema):
         1.0, "no trajectories after the gate's status is silent for this duration", unit="s", low=0.2, high=10.0
     )
     gate_heartbeat_s: float = parameter(
-        0.06, "no trajectories after the gate's heartbeat is silent for this duration", unit="s", low=0.04, high=10.0
+        0.07, "no trajectories after the gate's heartbeat is silent for this duration", unit="s", low=0.04, high=10.0
+    )
+    gate_alive_s: float = parameter(
+        0.25,
+        "the same while the gate's process, on this host, is known to be neither dead nor stopped; no longer than "
+        "gate_heartbeat_s: never",
+        unit="s",
+        low=0.0,
+        high=10.0,
     )
     first_latency_s: float = parameter(
         0.3,
