@@ -46,6 +46,11 @@ COMMANDS = {
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
     "study symbols": Command("rdvla_ros.learning.evaluation.symbols.main", "the head alone learns to follow trails, on symbols"),
     "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
+    "study uncertainty": Command(
+        "rdvla_ros.learning.evaluation.uncertainty.main", "does any signal of a decision predict that its episode fails?"
+    ),
+    "study help": Command("rdvla_ros.learning.evaluation.uncertainty.helped", "what asking a person is worth"),
+    "calibrate": Command("rdvla_ros.learning.evaluation.uncertainty.calibrate", "where the alarm begins, for a checkpoint"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),

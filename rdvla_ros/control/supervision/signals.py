@@ -91,11 +91,11 @@ class SignalMeter:
         self._arms, self._reference = dict(arms or {}), reference
         self.reset()
 
-    def reset(self) -> None:
-        """A new episode or activation: nothing before it counts."""
+    def reset(self, seed: int = 0) -> None:
+        """A new episode or activation: nothing before it counts. seed: of the placebo."""
         self._first_s: float | None = None
         self._before: Seen | None = None
-        self._random = np.random.default_rng(0)
+        self._random = np.random.default_rng(seed)
 
     def add(self, seen: Seen) -> dict[str, float]:
         """Every signal by name. A stamp that does not advance begins anew."""
@@ -138,7 +138,8 @@ class SignalMeter:
         if before is None or before.chunk is None or before.chunk.shape != seen.chunk.shape or not seen.step_s > 0.0:
             return None
         steps = (seen.stamp_s - before.stamp_s) / seen.step_s
-        return round(steps) if steps < 1e6 and np.isfinite(before.chunk).all() else None
+        whole = steps < len(before.chunk) + 0.5 and np.isfinite(before.chunk).all()  # later than that, something stood between
+        return round(steps) if whole else None
 
     def _overlap(self, seen: Seen) -> np.ndarray | None:
         """(A,) mean-squared difference to the chunk before."""

@@ -47,8 +47,12 @@ class MotionSender:
             arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", qos.NEWEST)
             for arm in robot.arms
         }
+        self._chunks = {
+            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/chunk", qos.RELIABLE) for arm in robot.arms
+        }
         self._warm_up()
-        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+        publishers = (*self._publishers.values(), *self._chunks.values())
+        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in publishers]
 
     def _warm_up(self) -> None:
         """The first plan of a process takes several times as long as the others, and would come too late."""
@@ -100,6 +104,17 @@ class MotionSender:
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)
         return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
+
+    def send_chunk(self, decision: Decision, measured: np.ndarray) -> None:
+        """What was predicted, for whoever watches: no controller hears it. measured: (A,) policy units, as observed."""
+        chunk = decision.chunk
+        positions = self._robot.from_policy(np.vstack([measured, chunk.positions]))
+        motion = Trajectory(
+            self._robot.joint_names, chunk.step_s * np.arange(len(positions)), positions, np.zeros_like(positions)
+        )
+        stamp = conversions.stamp_or_none(chunk.stamp_s)
+        for arm in self._robot.arms:
+            self._chunks[arm.name].publish(conversions.trajectory_message(motion.select(arm.joint_names), stamp))
 
     def stop(self, now_s: float) -> None:
         """Bring all arms to rest inside their limits, from what they follow; called while they move. An arm that is not heard of

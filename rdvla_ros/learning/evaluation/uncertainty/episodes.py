@@ -25,6 +25,7 @@ from rdvla_ros.model.checkpoint import MANIFEST
 from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.halting import FixedDepth, make_halting
 from rdvla_ros.model.policy import Policy
+from rdvla_ros.sim.expert import Memory
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE
 from rdvla_ros.types import Decision, RdvlaError, Refinement
@@ -92,6 +93,7 @@ class Runner:
     def __init__(self, checkpoint: Path, robot: Path, time_limit_s: float, latency_s: float):
         self._base = EvaluationConfig(checkpoint, "", robot, rollout=RolloutConfig(time_limit_s, latency_s))
         self._rollouts: dict[str, Rollout] = {}
+        self.handover: Memory | None = None
         self.manifest_sha256 = hashlib.sha256((Path(checkpoint) / MANIFEST).read_bytes()).hexdigest()
 
     def rollout(self, task: str) -> Rollout:
@@ -104,7 +106,8 @@ class Runner:
                 self._rollouts[task] = build_rollout(replace(self._base, task=task), ProbedPolicy)
         return self._rollouts[task]
 
-    def run(self, task: str, kind: Kind, seed: int) -> Kept:
+    def run(self, task: str, kind: Kind, seed: int, decisions: int | None = None) -> Kept:
+        """One episode, or only as far as its first `decisions`; `handover` then says what the arms are told."""
         name = kind.task(task, seed)
         known = self.rollout(name)
         policy, sim = known.policy, known.sim
@@ -118,6 +121,9 @@ class Runner:
                 mover.look(sim)
             if decision is not None:
                 rows.append(_row(decision, policy, rollout, sim))
+                if len(rows) == decisions:
+                    self.handover = Memory(reference, velocity)
+                    return False
             return sim.max_stage < MAX_STAGE
 
         policy.reseed(seed)

@@ -17,7 +17,7 @@ from rdvla_ros.learning.evaluation.conditions import Conditions
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import get_task
 from rdvla_ros.sim.tasks.base import free_qpos
-from rdvla_ros.sim.tasks.follow_trail import COLOURS, LONGEST_DRAWN, FollowTrail, pad_body
+from rdvla_ros.sim.tasks.follow_trail import COLOURS, INSTRUCTION, LONGEST_DRAWN, FollowTrail, pad_body
 from rdvla_ros.sim.trails import LONGEST
 from rdvla_ros.types import RdvlaError, nearest_names
 
@@ -29,8 +29,8 @@ UNKNOWN_COLOUR = "magenta"
 
 @dataclass(frozen=True)
 class Kind:
-    """conditions: of the pictures, at their strongest. iterations: most that a decision may make (None: the checkpoint's). words: a
-    wrong instruction. moves: an object is put elsewhere in the middle of the episode. longer: trails longer than any trained."""
+    """conditions: of the pictures, at their strongest. iterations: most that a decision may make (None: the checkpoint's).
+    words: a wrong instruction. moves: an object is put elsewhere in the middle of the episode. longer: than any trained trail."""
 
     name: str
     seen: bool = False
@@ -92,6 +92,11 @@ KINDS = {
         Kind("longer trails", longer=True),
     )
 }
+
+
+def pattern_of(task: str) -> str:
+    """The task's instruction; a * stands for the words that follow from the seed."""
+    return INSTRUCTION.format("*") if plain(task) == FollowTrail.name else get_task(task).instruction_of(0)
 
 
 def plain(task: str) -> str:
