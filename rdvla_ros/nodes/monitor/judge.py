@@ -59,8 +59,7 @@ class Judge:
         self._monitor = UncertaintyMonitor(
             window=window, threshold=threshold, default_threshold=default_threshold, calibration=calibration, alpha=alpha
         )
-        ends = np.cumsum([len(arm.joints) for arm in robot.arms]).tolist()
-        self._columns = {arm.name: slice(end - len(arm.joints), end) for arm, end in zip(robot.arms, ends, strict=True)}
+        self._columns = dict(robot.arm_slices)
         self._meter = SignalMeter(self._columns)
         self._needs_chunks = calibration is not None
         self._chunks: dict[str, dict[int, np.ndarray]] = {arm.name: {} for arm in robot.arms}  # stamp [ns] -> (1 + H, J)

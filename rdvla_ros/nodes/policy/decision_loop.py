@@ -179,7 +179,8 @@ class DecisionLoop:
             note = str(error)
             self._p.guard.report("unpublished", f"Decision {self._sequence} moves nothing: {note}")
         self.consider()
-        if not self._misshapen(decision, len(asked.observation.positions)):
+        shaped = not self._misshapen(decision, len(asked.observation.positions))
+        if shaped and np.isfinite(decision.chunk.positions).all():
             self._p.motions.send_chunk(decision, asked.observation.positions)
         doubts = [*decision.notes, *self._doubts(asked, decision)]  # neither the arms nor the next decision wait for these
         self._p.publish(
