@@ -120,7 +120,10 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 publish=robot.motions(names.POLICY)
                 | robot.chunks
                 | {names.POLICY_CONVERGENCE, f"{names.POLICY}/transition_event"},
-                subscribe=robot.images | robot.states | robot.controllers | {names.GATE_STATUS, names.GATE_HEARTBEAT},
+                subscribe=robot.images
+                | robot.states
+                | robot.controllers
+                | {names.GATE_STATUS, names.GATE_HEARTBEAT, names.MONITOR_UNCERTAINTY},
                 reply={names.POLICY_SET_INSTRUCTION, *(f"{names.POLICY}/{name}" for name in LIFECYCLE)},
             ),
             _profile(

@@ -33,6 +33,7 @@ class Warn:
     end_after: int = 2
 
     asks = False
+    name = "warn"
 
     def __post_init__(self) -> None:
         for name in ("begin_after", "end_after"):
@@ -57,6 +58,8 @@ class ShortenHorizon(Warn):
 
     longest: int = 4
 
+    name = "shorten_horizon"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.longest, bool) or not isinstance(self.longest, int) or self.longest < 1:
@@ -72,6 +75,8 @@ class ThinkLonger(Warn):
 
     factor: int = 4
 
+    name = "think_longer"
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if isinstance(self.factor, bool) or not isinstance(self.factor, int) or self.factor < 1:
@@ -86,14 +91,10 @@ class HoldAndAsk(Warn):
     """Hold the arms and ask a person: resume, take over, or give another instruction and resume."""
 
     asks = True
+    name = "hold_and_ask"
 
 
-INTERVENTIONS: dict[str, Callable[..., Warn]] = {
-    "warn": Warn,
-    "shorten_horizon": ShortenHorizon,
-    "think_longer": ThinkLonger,
-    "hold_and_ask": HoldAndAsk,
-}
+INTERVENTIONS: dict[str, Callable[..., Warn]] = {rule.name: rule for rule in (Warn, ShortenHorizon, ThinkLonger, HoldAndAsk)}
 
 
 def make_intervention(settings: Mapping[str, Any]) -> Warn:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ class MotionSender:
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
         self._robot, self._arms, self._horizon = robot, arms, horizon
+        self.shortened: Callable[[int], int] = lambda steps: steps  # rows to execute, of those that the rule says
         self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
@@ -74,7 +76,7 @@ class MotionSender:
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
             raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
         begun_s = time.monotonic()
-        horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
+        horizon = self.shortened(self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change))
         present = self._arms.present()
         if not self.schedule.joinable(present):
             raise NotNowError("The arms still come to rest from what was stopped.")
