@@ -332,7 +332,7 @@ def test_the_margin_follows_the_spread_of_the_ratio():
     assert erratic.expect(2.5).firm
 
 
-@pytest.mark.parametrize("rule", [FixedDepth(3), ActionChange(max_iterations=3), Deadline(1.0, ActionKL(max_iterations=3))])
+@pytest.mark.parametrize("rule", [FixedDepth(3), ActionChange(1e-3, 3), Deadline(1.0, ActionKL(1e-3, 3))])
 def test_a_rule_with_another_limit_is_the_same_rule(rule):
     longer = with_limit(rule, 12)
     assert longer.max_iterations == 12 and type(longer) is type(rule) and rule.max_iterations == 3

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from rdvla_ros.control.supervision.calibration import Calibration, CalibrationError
-from rdvla_ros.learning.evaluation.uncertainty import calibrate, passages, scores
+from rdvla_ros.learning.evaluation.uncertainty import calibrate, helped, passages, scores
 from rdvla_ros.learning.evaluation.uncertainty.episodes import Kept, Runner, load, path_of, save
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, in_fit_part, planned
 from rdvla_ros.learning.evaluation.uncertainty.report import tables
@@ -133,3 +133,30 @@ def test_an_episode_is_kept_and_gone_on_from(tmp_path):
     Path(path).write_bytes(b"nothing")
     with pytest.raises(RdvlaError, match="expected an episode"):
         load(path)
+
+
+def test_random_asks_are_as_many_as_the_monitors_and_the_oracle_asks_where_runs_fail(result):
+    study = [episode(82000 + i, i % 3 == 0) for i in range(30)]
+    runs = passages.of_episodes(study)
+    made, _ = calibrate.calibrate(runs, {"direction_reversals": 1.0}, result["scalings"], "0" * 64, "a test")
+    asks = helped.asks_of(study, made, 0.1, 1)
+    asked = asks[helped.ASKS]
+    assert sum(study[i].failed for i in asked) >= 8 and sum(not study[i].failed for i in asked) <= 2
+    assert len(asks[helped.CHANCE]) == len(asked) and not asks[helped.NONE]
+    assert set(asks[helped.ORACLE]) == {i for i, kept in enumerate(study) if kept.failed}
+    later = helped.first_ask(study[0], made, 0.1, 3)
+    assert later is None or later >= asked[0] + 2
+
+
+class Expert:
+    """An operator who always succeeds."""
+
+    def help(self, kept, decisions):
+        return helped.Ended(True, 5.0)
+
+
+def test_the_table_of_help_counts_successes_and_needless_asks():
+    study = [episode(82000 + i, i < 2) for i in range(6)]
+    rows = helped.measure(study, {helped.NONE: {}, helped.ASKS: {0: 2, 5: 3}}, Expert())
+    assert [row["success"] for row in rows] == [[4, 6], [5, 6]] and rows[1]["needless"] == 1
+    assert "the monitor asks | 5 of 6" in helped.table(rows)

@@ -53,7 +53,7 @@ class Trace:
         return in_fit_part(self.about["seed"]) and self.seen_kind
 
     def cut(self, until_s: float) -> Trace:
-        keep = self.stamp_s <= until_s + 1e-6
+        keep = self.stamp_s < until_s - 1e-6  # the shortest run has no decision at its end either
         signals = {name: values[keep] for name, values in self.signals.items()}
         return Trace(self.about, self.stamp_s[keep], signals, self.latents[keep])
 
