@@ -155,12 +155,12 @@ def test_an_alarm_asks_the_gate_to_hold_once_where_that_is_configured():
 def test_while_a_person_drives_nobody_is_asked():
     with contextlib.closing(MonitorRig(alarm_threshold=0.5, on_alarm="hold_and_ask", alarm_after=1)) as rig:
         rig.gate.publish(GateStatus(mode=GateStatus.TAKEOVER, reason="test"))
-        rig.until_level("gate", DiagnosticStatus.WARN)
+        rig.until(lambda: (heard := rig.monitor._gate.message) and heard.mode == GateStatus.TAKEOVER, "the takeover to be heard")
         hard = [math.nan, *[0.1] * 29, 0.2, 0.3]
         assert rig.decide(hard, converged=False, stop_reason=2).alarm and rig.decide([math.nan, 5e-4]).alarm
         assert not rig.holds
         rig.gate.publish(GateStatus(mode=GateStatus.AUTO, reason="test"))
-        rig.until_level("gate", DiagnosticStatus.OK)
+        rig.until(lambda: rig.monitor._gate.message.mode == GateStatus.AUTO, "the resume to be heard")
         assert rig.decide([math.nan, 4e-4]).window == 1, "what was before a resume does not count"
 
 

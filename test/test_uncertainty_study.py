@@ -110,8 +110,9 @@ def test_a_calibration_of_runs_that_chose_nothing(result, tmp_path):
     fresh = passages.of_episodes([episode(90000 + i, i % 2 == 0) for i in range(40)])
     table = calibrate.check(fresh, Calibration.load(tmp_path / "c.json", "0" * 64))
     assert "of 20 (" in table
-    single, refused = calibrate.calibrate(runs[:13], {"chunk_norm": 1.0}, {}, "0" * 64, "a test")
-    assert not single.instructions or refused
+    single, refused = calibrate.calibrate(runs, {"chunk_norm": 1.0}, {}, "0" * 64, "a test")  # a third gives the scale
+    assert single.instructions[text].n == 16 and set(single.instructions[text].thresholds) == {"0.1"}
+    assert "16 successful runs of 30, expected at least 19 for 5%" in refused[0]
     with pytest.raises(CalibrationError, match="Nothing can be calibrated"):
         calibrate.calibrate(runs[:8], weights, result["scalings"], "0" * 64, "a test")
     with pytest.raises(CalibrationError, match="no signal that a monitor hears"):
