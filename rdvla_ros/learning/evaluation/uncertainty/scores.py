@@ -159,24 +159,39 @@ def auroc(bad: np.ndarray, good: np.ndarray) -> float:
     return float((ranks[inverse][: len(bad)].sum() - len(bad) * (len(bad) + 1) / 2) / (len(bad) * len(good)))
 
 
-def auroc_interval(bad: np.ndarray, good: np.ndarray, seed: int = 0) -> tuple[float, float]:
-    """95 %, by bootstrap over episodes, failures and successes drawn apart."""
+Strata = Sequence[tuple[np.ndarray, np.ndarray]]  # scores of failures and of successes, of each task
+
+
+def pooled_auroc(strata: Strata) -> float:
+    """Over pairs of the same task only: which task it is must not look like a prediction."""
+    pairs = [len(bad) * len(good) for bad, good in strata]
+    known = [(auroc(bad, good), count) for (bad, good), count in zip(strata, pairs, strict=True) if count]
+    return float(np.average([a for a, _ in known], weights=[n for _, n in known])) if known else float("nan")
+
+
+def auroc_interval(strata: Strata, seed: int = 0) -> tuple[float, float]:
+    """95 %, by bootstrap over episodes; failures and successes of each task are drawn apart."""
     rng = np.random.default_rng(seed)
-    drawn = [
-        auroc(bad[rng.integers(len(bad), size=len(bad))], good[rng.integers(len(good), size=len(good))]) for _ in range(RESAMPLES)
-    ]
+
+    def again(values: np.ndarray) -> np.ndarray:
+        return values[rng.integers(len(values), size=len(values))] if len(values) else values
+
+    drawn = [pooled_auroc([(again(bad), again(good)) for bad, good in strata]) for _ in range(RESAMPLES)]
     low, high = np.quantile(drawn, (0.025, 0.975))
     return float(low), float(high)
 
 
 def ranking(found: Sequence[Trace], scorer: Scorer) -> dict[str, Any]:
     """AUROC of episodes that are cut already."""
-    scores = np.array([episode_score(scorer(one)) for one in found])
-    failed = np.array([one.failed for one in found], dtype=bool)
-    bad, good = scores[failed], scores[~failed]
-    result: dict[str, Any] = {"failures": len(bad), "successes": len(good), "auroc": None, "interval": None}
-    if min(len(bad), len(good)) >= LEAST:
-        result.update(auroc=auroc(bad, good), interval=auroc_interval(bad, good))
+    strata = []
+    for task in sorted({one.task for one in found}):
+        ones = [one for one in found if one.task == task]
+        scores, failed = np.array([episode_score(scorer(one)) for one in ones]), np.array([one.failed for one in ones])
+        strata.append((scores[failed], scores[~failed]))
+    failures, successes = (sum(len(pair[part]) for pair in strata) for part in (0, 1))
+    result: dict[str, Any] = {"failures": failures, "successes": successes, "auroc": None, "interval": None}
+    if any(min(len(bad), len(good)) >= LEAST for bad, good in strata):
+        result.update(auroc=pooled_auroc(strata), interval=auroc_interval(strata))
     return result
 
 
