@@ -49,6 +49,11 @@ COMMANDS = {
         "rdvla_ros.learning.evaluation.trail_policy.main", "the checkpoint that follows trails: it decides again while it moves"
     ),
     "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
+    "study uncertainty": Command(
+        "rdvla_ros.learning.evaluation.uncertainty.main", "does any signal of a decision predict that its episode fails?"
+    ),
+    "study help": Command("rdvla_ros.learning.evaluation.uncertainty.helped", "what asking a person is worth"),
+    "calibrate": Command("rdvla_ros.learning.evaluation.uncertainty.calibrate", "where the alarm begins, for a checkpoint"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
     "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),

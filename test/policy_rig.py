@@ -102,6 +102,8 @@ class Rig:
         }
         for arm in ROBOT.arms:
             node.create_subscription(JointTrajectory, f"/policy/{arm.name}/joint_trajectory", self.sent[arm.name].append, 10)
+        self.predicted = []
+        node.create_subscription(JointTrajectory, "/policy/left/chunk", self.predicted.append, 10)
         node.create_subscription(Convergence, "/policy/convergence", self.decisions.append, 10)
         node.create_timer(0.1, self.publish_images)
         node.create_timer(0.02, self.publish_joints)

@@ -10,7 +10,16 @@ import torch
 from head_cases import SMALL, load_case, oracle_case
 
 from rdvla_ros.model.decode_plan import Row, Visit
-from rdvla_ros.model.halting import ActionChange, ActionCosine, ActionKL, Deadline, FixedDepth, HaltingError, make_halting
+from rdvla_ros.model.halting import (
+    ActionChange,
+    ActionCosine,
+    ActionKL,
+    Deadline,
+    FixedDepth,
+    HaltingError,
+    make_halting,
+    with_limit,
+)
 from rdvla_ros.model.refine import refine
 from rdvla_ros.model.runner import EagerRunner
 from rdvla_ros.model.sketch_ratio import Experience
@@ -321,6 +330,12 @@ def test_the_margin_follows_the_spread_of_the_ratio():
     assert erratic.expect(2.5) == (None, 2.5, False)
     erratic.restore(kept)
     assert erratic.expect(2.5).firm
+
+
+@pytest.mark.parametrize("rule", [FixedDepth(3), ActionChange(1e-3, 3), Deadline(1.0, ActionKL(1e-3, 3))])
+def test_a_rule_with_another_limit_is_the_same_rule(rule):
+    longer = with_limit(rule, 12)
+    assert longer.max_iterations == 12 and type(longer) is type(rule) and rule.max_iterations == 3
 
 
 def test_kl_without_statistics_is_refused():

@@ -17,7 +17,9 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, JointState
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
+from rdvla_ros.control.supervision.calibration import Calibration, Instruction, digest_of
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes.common import conversions, names
 from rdvla_ros.nodes.common.parameters import ParameterError
@@ -54,7 +56,8 @@ class MonitorRig:
         }
         topic = names.camera_info(ROBOT.cameras[0].topic)
         self.camera = node.create_publisher(CameraInfo, topic, 10)
-        publishers = (self.decisions, self.gate, *self.controllers.values(), self.camera)
+        self.chunks = {arm.name: node.create_publisher(JointTrajectory, names.chunk(arm.name), 10) for arm in ROBOT.arms}
+        publishers = (self.decisions, self.gate, *self.controllers.values(), self.camera, *self.chunks.values())
         self.until(lambda: all(p.get_subscription_count() for p in publishers), "the monitor to listen")
 
     def _on_hold(self, request, response):
@@ -68,7 +71,7 @@ class MonitorRig:
             self.executor.spin_once(timeout_sec=0.02)
         return value
 
-    def decide(self, change, **fields):
+    def decide(self, change, observed_s=None, **fields):
         """Publish a decision with this trace and return the monitor's answer."""
         self.sequence += 1
         now_s = self.node.get_clock().now().nanoseconds * 1e-9
@@ -76,7 +79,8 @@ class MonitorRig:
         message = Convergence(
             sequence=self.sequence, iterations=len(change), change=change, chunk_length=8, **{**values, **fields}
         )
-        message.header.stamp, message.observation_stamp = conversions.stamp(now_s), conversions.stamp(now_s - 0.08)
+        observed_s = now_s - 0.08 if observed_s is None else observed_s
+        message.header.stamp, message.observation_stamp = conversions.stamp(now_s), conversions.stamp(observed_s)
         message.timing_names, message.timings_s = ["vision", "head", "total"], [0.03, 0.01, 0.04]
         count = len(self.scores)
         self.decisions.publish(message)
@@ -138,21 +142,87 @@ def test_what_cannot_be_trusted_never_looks_certain(rig, change, fields):
 
 
 def test_an_alarm_asks_the_gate_to_hold_once_where_that_is_configured():
-    with contextlib.closing(MonitorRig(alarm_threshold=0.5, hold_on_alarm=True)) as rig:
-        rig.decide([math.nan, 5e-4])
-        assert not rig.holds
+    with contextlib.closing(MonitorRig(alarm_threshold=0.5, on_alarm="hold_and_ask", alarm_after=2)) as rig:
         hard = [math.nan, *[0.1] * 29, 0.2, 0.3]
-        for factor in (1.0, 1.1):
-            assert rig.decide([c * factor for c in hard], converged=False, stop_reason=2).alarm
+        assert rig.decide(hard, converged=False, stop_reason=2).alarm
+        rig.decide([math.nan, 5e-4])  # still in the window
         rig.until(lambda: rig.holds, "the hold")
         rig.decide([math.nan, 4e-4])
         (request,) = rig.holds
-        assert request.who == "monitor" and "alarm" in request.reason
+        assert request.who == "monitor" and "alarm" in request.reason and "asks for help" in request.reason
 
 
-def test_a_hold_on_an_alarm_that_is_not_configured_is_refused_at_start():
-    with pytest.raises(ParameterError, match="alarm_threshold"):
-        MonitorRig(hold_on_alarm=True)
+def test_while_a_person_drives_nobody_is_asked():
+    with contextlib.closing(MonitorRig(alarm_threshold=0.5, on_alarm="hold_and_ask", alarm_after=1)) as rig:
+        rig.gate.publish(GateStatus(mode=GateStatus.TAKEOVER, reason="test"))
+        rig.until(lambda: (heard := rig.monitor._gate.message) and heard.mode == GateStatus.TAKEOVER, "the takeover to be heard")
+        hard = [math.nan, *[0.1] * 29, 0.2, 0.3]
+        assert rig.decide(hard, converged=False, stop_reason=2).alarm and rig.decide([math.nan, 5e-4]).alarm
+        assert not rig.holds
+        rig.gate.publish(GateStatus(mode=GateStatus.AUTO, reason="test"))
+        rig.until(lambda: rig.monitor._gate.message.mode == GateStatus.AUTO, "the resume to be heard")
+        assert rig.decide([math.nan, 4e-4]).window == 1, "what was before a resume does not count"
+
+
+def test_what_follows_an_alarm_is_one_of_the_names():
+    with pytest.raises(ParameterError, match="on_alarm"):
+        MonitorRig(on_alarm="sing")
+
+
+@pytest.fixture
+def calibrated(tmp_path):
+    """A checkpoint folder with a calibration: more than a tenth of reversals is unusual."""
+    (tmp_path / "manifest.json").write_text("{}")
+    known = Instruction(19, 20, {"direction_reversals": 0.0}, {"direction_reversals": 0.1}, {"0.05": math.e})
+    Calibration(digest_of(tmp_path), "2026-11-30", "a test", 3, {"direction_reversals": 1.0}, {"wave": known}).save(
+        tmp_path / "calibration.json"
+    )
+    return tmp_path
+
+
+def chunks(rig, columns, observed_s):
+    """What the policy predicts for both arms; columns: 9 positions of every joint."""
+    for arm in ROBOT.arms:
+        message = JointTrajectory(joint_names=list(arm.joint_names))
+        message.header.stamp = conversions.stamp(observed_s)
+        message.points = [JointTrajectoryPoint(positions=[p] * 6 + [0.03], velocities=[0.0] * 7) for p in columns]
+        rig.chunks[arm.name].publish(message)
+
+
+def test_a_calibrated_monitor_asks_with_a_sentence_and_names_what_it_does_not_know(calibrated):
+    with contextlib.closing(MonitorRig(checkpoint=str(calibrated), on_alarm="hold_and_ask", alarm_after=2)) as rig:
+        even, zigzag = [0.05 * i for i in range(9)], [0.05 * (i % 2) for i in range(9)]
+        for number, (columns, alarm) in enumerate([(even, False), (zigzag, True), (zigzag, True)]):
+            now_s = 100.0 + number
+            chunks(rig, columns, now_s)
+            change = [math.nan, 1e-4 * (1 + number)]
+            score = rig.decide(change, observed_s=now_s, instruction="wave", step_s=0.1, horizon=8)
+            assert score.calibrated and score.alarm is alarm and score.alarm_threshold == pytest.approx(math.e), number
+        (request,) = rig.until(lambda: rig.holds, "the hold")
+        assert all(words in request.reason for words in ("moving left and right", "direction reversals", "'wave'"))
+        assert len(request.reason) <= 300
+        other = rig.decide([math.nan, 5e-4], instruction="another", observed_s=110.0)
+        assert not other.calibrated and other.reason == "Not calibrated for this instruction."
+        lost = rig.decide([math.nan, 6e-4], instruction="wave", observed_s=120.0)  # its chunks never came
+        assert lost.score == math.inf and "could be computed" in lost.reason
+
+
+@pytest.mark.parametrize(
+    "spoil", [lambda p: p.write_text("{"), lambda p: p.write_text(p.read_text().replace('"wave"', '"x": 1, "y"'))]
+)
+def test_a_damaged_calibration_is_named_and_the_monitor_lives_on(calibrated, spoil):
+    spoil(calibrated / "calibration.json")
+    with contextlib.closing(MonitorRig(checkpoint=str(calibrated))) as rig:
+        assert not rig.decide([math.nan, 5e-4], instruction="wave").calibrated
+        assert "Uncalibrated: " in rig.until(lambda: (s := rig.part("policy")) and values(s).get("calibration"), "the word")
+
+
+def test_a_calibration_of_another_checkpoint_is_named_and_not_used(calibrated):
+    (calibrated / "manifest.json").write_text("{} ")
+    with contextlib.closing(MonitorRig(checkpoint=str(calibrated))) as rig:
+        assert not rig.decide([math.nan, 5e-4], instruction="wave").calibrated
+        said = rig.until(lambda: (s := rig.part("policy")) and values(s).get("calibration"), "the word")
+        assert "expected a calibration of this checkpoint" in said
 
 
 def test_silent_parts_are_stale_and_a_silent_policy_is_well_while_the_gate_holds(rig):

@@ -45,6 +45,10 @@ def test_every_decision_moves_both_arms_together_and_ends_at_rest(make_rig, chec
         assert 1 <= decision.horizon <= 8 and decision.timing_names[-1] == "total"
         assert decision.instruction == INSTRUCTION and 1 <= decision.iterations <= decision.limit
         assert 0.0 < conversions.seconds(decision.header.stamp) - conversions.seconds(decision.observation_stamp) < 1.0
+    predicted = {(m.header.stamp.sec, m.header.stamp.nanosec): m for m in rig.predicted}
+    for decision in rig.decisions[:3]:
+        chunk = predicted[decision.observation_stamp.sec, decision.observation_stamp.nanosec]
+        assert len(chunk.points) == 1 + decision.chunk_length and list(chunk.points[0].positions) == pytest.approx(HOME)
 
 
 def test_a_motion_joins_the_one_before(make_rig):

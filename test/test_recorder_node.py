@@ -191,5 +191,6 @@ def test_every_field_of_a_message_has_a_column(table):
 def test_bags_and_nodes_have_the_same_names():
     assert bags.DECISIONS == names.POLICY_CONVERGENCE and bags.UNCERTAINTY == names.MONITOR_UNCERTAINTY
     assert bags.GATE == names.GATE_STATUS and bags.TASK == names.SIM_TASK_STAGE
+    assert bags.CHUNK.format(arm="left") == names.chunk("left")
     for source in ("policy", "teleop"):
         assert trajectory_topics(ROBOT.arms[0])[source] == bags.MOTIONS.format(source=source, arm=ROBOT.arms[0].name)

@@ -253,7 +253,7 @@ def _gate(values: Mapping[str, Any]) -> ProcessSpec:
 
 
 def _monitor(values: Mapping[str, Any]) -> ProcessSpec:
-    return ProcessSpec("monitor_node", names.MONITOR, {"robot": values["robot"], **_clock(values)})
+    return ProcessSpec("monitor_node", names.MONITOR, {**{n: values[n] for n in ("robot", "checkpoint")}, **_clock(values)})
 
 
 def _recorder(values: Mapping[str, Any]) -> ProcessSpec:

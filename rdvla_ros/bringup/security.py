@@ -88,6 +88,10 @@ class _Names:
         """Services: what the controllers are set to."""
         return {f"{node}/get_parameters" for arm in self.robot.arms for node in (arm.controller, arm.controller_manager)}
 
+    @property
+    def chunks(self) -> set[str]:
+        return {names.chunk(arm) for arm in self.arms}
+
     def motions(self, prefix: str) -> set[str]:
         return {names.motions(prefix, arm) for arm in self.arms}
 
@@ -113,8 +117,13 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
         "policy": [
             _node(
                 names.POLICY,
-                publish=robot.motions(names.POLICY) | {names.POLICY_CONVERGENCE, f"{names.POLICY}/transition_event"},
-                subscribe=robot.images | robot.states | robot.controllers | {names.GATE_STATUS, names.GATE_HEARTBEAT},
+                publish=robot.motions(names.POLICY)
+                | robot.chunks
+                | {names.POLICY_CONVERGENCE, f"{names.POLICY}/transition_event"},
+                subscribe=robot.images
+                | robot.states
+                | robot.controllers
+                | {names.GATE_STATUS, names.GATE_HEARTBEAT, names.MONITOR_UNCERTAINTY},
                 reply={names.POLICY_SET_INSTRUCTION, *(f"{names.POLICY}/{name}" for name in LIFECYCLE)},
             ),
             _profile(
@@ -145,6 +154,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 | robot.images
                 | robot.states
                 | robot.controllers
+                | robot.chunks
                 | {names.POLICY_CONVERGENCE, names.GATE_STATUS},
                 request={names.GATE_HOLD},
             )
@@ -156,6 +166,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 subscribe=robot.commands
                 | robot.motions(names.POLICY)
                 | robot.motions(names.TELEOP)
+                | robot.chunks
                 | robot.states
                 | robot.controllers
                 | robot.images

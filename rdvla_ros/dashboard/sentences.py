@@ -114,7 +114,9 @@ def uncertainty_words(uncertainty: Uncertainty | None) -> str:
 def calibration_words(uncertainty: Uncertainty | None) -> str:
     if uncertainty is None:
         return "nothing known yet"
-    return "calibrated" if uncertainty.calibrated else "UNCALIBRATED"
+    if uncertainty.calibrated:
+        return "calibrated"
+    return "NOT CALIBRATED for this instruction" if "calibrated for this" in uncertainty.reason else "UNCALIBRATED"
 
 
 def timing_words(decision: Decision | None) -> str:

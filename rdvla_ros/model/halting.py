@@ -273,6 +273,13 @@ def make_halting(settings: Mapping[str, Any], *, action_std: Sequence[float] | N
     return rule if deadline_s is None else Deadline(deadline_s, rule)
 
 
+def with_limit(rule: Any, iterations: int) -> Any:
+    """The rule with another limit; a fixed depth makes that many."""
+    if isinstance(rule, Deadline):
+        return replace(rule, inner=with_limit(rule.inner, iterations))
+    return replace(rule, **{"iterations" if isinstance(rule, FixedDepth) else "max_iterations": iterations})
+
+
 def _whole(name: str, value: Any, least: int) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < least:
         raise HaltingError(f"{name}: expected a whole number of at least {least}, got {value!r}")

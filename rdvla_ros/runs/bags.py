@@ -24,7 +24,7 @@ from rdvla_ros.types import ObservationError, nearest_names
 
 # Relative names, as in nodes/common/names.py (which needs ROS): a test holds them together.
 DECISIONS, UNCERTAINTY, GATE, TASK = "policy/convergence", "monitor/uncertainty", "gate/status", "sim_robot/task_stage"
-MOTIONS = "{source}/{arm}/joint_trajectory"
+MOTIONS, CHUNK = "{source}/{arm}/joint_trajectory", "policy/{arm}/chunk"
 Record = Callable[[RunWriter, Any, float], None]
 
 
@@ -167,6 +167,7 @@ def _records(robot: RobotDescription, space: str) -> dict[str, Record]:
         records[arm.joint_states_topic] = event("joints", topic=arm.joint_states_topic)
         records[arm.trajectory_topic] = motion("gate", arm.name)
         records |= {f"{space}/{MOTIONS.format(source=s, arm=arm.name)}": motion(s, arm.name) for s in ("policy", "teleop")}
+        records[f"{space}/{CHUNK.format(arm=arm.name)}"] = motion("chunk", arm.name)
         if arm.controller_state_topic:
             records[arm.controller_state_topic] = controller(arm.name)
     records |= {camera.topic: picture(camera) for camera in robot.cameras}

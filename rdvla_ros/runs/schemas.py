@@ -79,7 +79,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     "joints": _schema(topic=TEXT, name=TEXTS, position=NUMBERS, velocity=NUMBERS, effort=NUMBERS),
     # the controllers' reports: what they command now, and what is measured
     "controllers": _schema(arm=TEXT, joint_names=TEXTS, reference=NUMBERS, feedback=NUMBERS),
-    # trajectory_msgs/JointTrajectory, N points of J joints, flat (N * J). source: 'gate' (to the controllers), 'policy', 'teleop'
+    # trajectory_msgs/JointTrajectory, N points of J joints, flat. source: 'gate' (to the controllers), 'policy' or 'teleop';
+    # 'chunk': what the policy predicted, after the measured joints at 0 s; the stamp is its observation's
     "trajectories": _schema(source=TEXT, arm=TEXT, **_POINTS),
     # frame: its number in the camera's films, from 0; film: number of the mp4 file
     "frames": _schema(camera=TEXT, frame=COUNT, film=COUNT),

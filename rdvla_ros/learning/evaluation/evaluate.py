@@ -69,6 +69,7 @@ class EvaluationConfig:
             "time_limit_s": self.rollout.time_limit_s,
             "latency_s": self.rollout.latency_s,
             "conditions": dataclasses.asdict(self.rollout.conditions),
+            "instruction": self.rollout.instruction or "the task's",
             "seed_offset": self.seed_offset,
         }
 
@@ -76,10 +77,10 @@ class EvaluationConfig:
 _worker: Rollout | None = None  # one per process: the scene, the GL context and the weights take seconds to load
 
 
-def build_rollout(config: EvaluationConfig) -> Rollout:
+def build_rollout(config: EvaluationConfig, policy_class: type[Policy] = Policy) -> Rollout:
     torch.set_num_threads(1)
     robot = RobotDescription.load(config.robot)
-    policy = Policy.load(config.checkpoint, halting=config.halting, start=config.start, seed=config.seed_offset)
+    policy = policy_class.load(config.checkpoint, halting=config.halting, start=config.start, seed=config.seed_offset)
     policy.require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
     horizon = make_horizon(config.horizon or policy.horizon_config)
     return Rollout(policy, AlohaSim(config.task), robot, horizon, config.rollout)

@@ -25,11 +25,12 @@ LEAD_S = 0.04  # from the moment a trajectory is there to its first point: the n
 @dataclass(frozen=True)
 class RolloutConfig:
     """time_limit_s: of the episode. latency_s: from an observation to its trajectory (simulated time; the arms move on).
-    conditions: what is wrong with the pictures."""
+    conditions: what is wrong with the pictures. instruction: what the policy is told; None: what the task says."""
 
     time_limit_s: float = 15.0
     latency_s: float = 0.0
     conditions: Conditions = Conditions()
+    instruction: str | None = None
 
     def steps_to_next(self, horizon: int, step_s: float) -> int:
         """Action steps from one observation to the next: early enough that the next trajectory is there in time."""
@@ -117,8 +118,10 @@ class Rollout:
         return result
 
     def _observe(self) -> Observation:
-        sim = self.sim
-        return Observation(self.eyes.look(), self.robot.to_policy(sim.positions), sim.instruction, sim.time_s)
+        sim, told = self.sim, self.config.instruction
+        return Observation(
+            self.eyes.look(), self.robot.to_policy(sim.positions), sim.instruction if told is None else told, sim.time_s
+        )
 
     def _horizon_steps(self, decision: Decision) -> int:
         rows = len(decision.chunk.positions)

@@ -40,6 +40,11 @@ def motions(prefix: str, arm: str) -> str:
     return f"{prefix}/{arm}/joint_trajectory"
 
 
+def chunk(arm: str) -> str:
+    """Where the policy publishes what it predicted for an arm, whether or not it moves: first the measured joints (at 0 s)."""
+    return f"{POLICY}/{arm}/chunk"
+
+
 def thumbnail(camera: str) -> str:
     """Where the monitor publishes the small pictures of a camera."""
     return f"{MONITOR}/thumbnail/{camera}"

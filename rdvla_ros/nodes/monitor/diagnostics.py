@@ -41,8 +41,11 @@ class Heard:
         return {"rate_hz": f"{self.meter.hz(now_s):.2f}", "age_s": f"{self.meter.age_s(now_s):.3f}"}
 
 
-def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_s: float, stale_s: float) -> DiagnosticStatus:
-    """Decisions: how long they take, how old their pictures are, how they settled. While the gate holds none need come."""
+def policy_status(
+    heard: Heard, assessment: Assessment | None, gate: Heard, now_s: float, stale_s: float, calibration: str = ""
+) -> DiagnosticStatus:
+    """Decisions: how long they take, how old their pictures are, how they settled. While the gate holds none need come.
+    calibration: what there is of it, in words."""
     message: Convergence | None = heard.message
     held = gate.message is not None and gate.message.mode != GateStatus.AUTO
     if message is None or heard.silent(now_s, stale_s):
@@ -68,6 +71,7 @@ def policy_status(heard: Heard, assessment: Assessment | None, gate: Heard, now_
             "uncertainty": f"{assessment.window_score:.3f}",
             "alarm": assessment.alarm,
             "calibrated": assessment.threshold.calibrated,
+            "calibration": calibration,
         }
     if message.stop_reason in (StopReason.NON_FINITE, StopReason.DIVERGED):
         return _status("policy", ERROR, f"The last decision may not be used: {values['stop_reason']}.", values)

@@ -21,6 +21,7 @@ from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.moment import Moment
+from rdvla_ros.nodes.policy.alarm_response import AlarmResponse
 from rdvla_ros.nodes.policy.gate_client import GateLink
 from rdvla_ros.nodes.policy.motion_sender import MotionSender, NotNowError
 from rdvla_ros.nodes.policy.observations import Observations
@@ -60,6 +61,7 @@ class Parts:
     values: Callable[[], PolicyParameters]
     result_ready: Callable[[], None]
     publish: Callable[[Any], None]
+    alarm: AlarmResponse | None = None
 
 
 class DecisionLoop:
@@ -129,7 +131,10 @@ class DecisionLoop:
         except ObservationError as error:
             self._p.guard.report(str(error).split(":")[0], f"No decision: {conversions.printable(str(error))}")
             return
-        future = self._p.keeper.submit(observation, now.steady_s, values.deadline_s or None, self._executed_steps(observation))
+        factor = self._p.alarm.factor() if self._p.alarm else 1
+        more = {"factor": factor} if factor != 1 else {}
+        executed = self._executed_steps(observation)
+        future = self._p.keeper.submit(observation, now.steady_s, values.deadline_s or None, executed, **more)
         seen = sum(digest(image[::16, ::16].tobytes()) for image in observation.images.values())
         self._asked = Asked(observation, now, self._epoch, future, seen, self._p.inputs.doubts)
         future.add_done_callback(lambda _: self._p.result_ready())
@@ -179,6 +184,9 @@ class DecisionLoop:
             note = str(error)
             self._p.guard.report("unpublished", f"Decision {self._sequence} moves nothing: {note}")
         self.consider()
+        shaped = not self._misshapen(decision, len(asked.observation.positions))
+        if shaped and np.isfinite(decision.chunk.positions).all():
+            self._p.motions.send_chunk(decision, asked.observation.positions)
         doubts = [*decision.notes, *self._doubts(asked, decision)]  # neither the arms nor the next decision wait for these
         self._p.publish(
             conversions.convergence_message(

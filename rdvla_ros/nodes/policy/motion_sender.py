@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ class MotionSender:
 
     def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
         self._robot, self._arms, self._horizon = robot, arms, horizon
+        self.shortened: Callable[[int], int] = lambda steps: steps  # rows to execute, of those that the rule says
         self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
         self._limits = JointLimits.of_robot(robot)
         self._options = PlanOptions(stop_s=values.stop_s, may_lag=robot.gripper_joints)
@@ -47,8 +49,12 @@ class MotionSender:
             arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", qos.NEWEST)
             for arm in robot.arms
         }
+        self._chunks = {
+            arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/chunk", qos.RELIABLE) for arm in robot.arms
+        }
         self._warm_up()
-        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in self._publishers.values()]
+        publishers = (*self._publishers.values(), *self._chunks.values())
+        self.destroy = [partial(node.destroy_lifecycle_publisher, publisher) for publisher in publishers]
 
     def _warm_up(self) -> None:
         """The first plan of a process takes several times as long as the others, and would come too late."""
@@ -70,7 +76,7 @@ class MotionSender:
         if decision.stop_reason == StopReason.ITERATION_LIMIT and not publish_unconverged:
             raise NotNowError(f"Not settled within {decision.limit} iterations, and publish_unconverged is false.")
         begun_s = time.monotonic()
-        horizon = self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change)
+        horizon = self.shortened(self._horizon.steps(decision.iterations, len(chunk.positions), decision.step_change))
         present = self._arms.present()
         if not self.schedule.joinable(present):
             raise NotNowError("The arms still come to rest from what was stopped.")
@@ -100,6 +106,17 @@ class MotionSender:
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)
         return min(horizon, rows_left(len(chunk.positions), chunk.step_s, elapsed_s, over.lead_s))
+
+    def send_chunk(self, decision: Decision, measured: np.ndarray) -> None:
+        """What was predicted, for whoever watches: no controller hears it. measured: (A,) policy units, as observed."""
+        chunk = decision.chunk
+        positions = self._robot.from_policy(np.vstack([measured, chunk.positions]))
+        motion = Trajectory(
+            self._robot.joint_names, chunk.step_s * np.arange(len(positions)), positions, np.zeros_like(positions)
+        )
+        stamp = conversions.stamp_or_none(chunk.stamp_s)
+        for arm in self._robot.arms:
+            self._chunks[arm.name].publish(conversions.trajectory_message(motion.select(arm.joint_names), stamp))
 
     def stop(self, now_s: float) -> None:
         """Bring all arms to rest inside their limits, from what they follow; called while they move. An arm that is not heard of

@@ -32,6 +32,7 @@ from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.nodes.common.parameters import declare
 from rdvla_ros.nodes.common.run import leave, run
+from rdvla_ros.nodes.policy.alarm_response import AlarmResponse
 from rdvla_ros.nodes.policy.decision_loop import DecisionLoop, Parts
 from rdvla_ros.nodes.policy.gate_client import GateLink
 from rdvla_ros.nodes.policy.motion_sender import MotionSender
@@ -214,6 +215,9 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._motions = MotionSender(self, robot, self._values, self._arms, horizon)
         convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", qos.RELIABLE)
         self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
+        alarm = AlarmResponse(self, self._values.on_alarm, self._guard)
+        self._motions.shortened = alarm.horizon
+        self._resources.append(alarm.destroy)
         parts = Parts(
             inputs=self._inputs,
             motions=self._motions,
@@ -224,6 +228,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
             values=lambda: self._values,
             result_ready=self._result_ready.trigger,
             publish=convergence.publish,
+            alarm=alarm,
         )
         self._deciding = DecisionLoop(parts, self._halts, self._hold, self._max_age_s)
         self._inputs.on_matched(self._guard.wrap(self._deciding.on_matched))

@@ -195,6 +195,13 @@ class PolicyParameters(Schema):
         low=0,
         high=1000,
     )
+    on_alarm: str = parameter(
+        "warn",
+        "during the monitor's alarm: warn changes nothing, shorten_horizon executes 4 rows of a chunk at most, think_longer "
+        "allows 4 times the iterations",
+        choices=("warn", "shorten_horizon", "think_longer"),
+        change="unconfigured",
+    )
     stall_s: float = parameter(
         0.3, "decisions begun before the callbacks stood still for this duration are dropped", unit="s", low=0.05, high=10.0
     )

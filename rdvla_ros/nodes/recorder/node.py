@@ -111,6 +111,8 @@ class RecorderNode(NodeHooks, Node):
         for arm in robot.arms:
             for source, topic in trajectory_topics(arm).items():
                 hear(JointTrajectory, topic, qos.sensor(10), EVENTS_HZ, partial(self._trajectory, source, arm.name))
+            record = partial(self._trajectory, "chunk", arm.name)
+            hear(JointTrajectory, names.chunk(arm.name), qos.sensor(10), EVENTS_HZ, record)
         for camera in robot.cameras:
             work = partial(self._picture, camera)
             hear(IMAGE_TYPES[camera.transport], camera.topic, qos.sensor(2), values.camera_hz, work, picture=True)

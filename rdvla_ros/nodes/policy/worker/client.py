@@ -71,7 +71,9 @@ class ProcessWorker:
     def alive(self) -> bool:
         return not self._why_lost and self.process.poll() is None
 
-    def submit(self, observation: Observation, deadline_s: float | None = None, executed_steps: int | None = None) -> Future:
+    def submit(
+        self, observation: Observation, deadline_s: float | None = None, executed_steps: int | None = None, factor: int = 1
+    ) -> Future:
         """Copies the images the policy looks at. The future becomes a Decision, or a WorkerError or WorkerLost."""
         future: Future = Future()
         images = self._images
@@ -93,6 +95,7 @@ class ProcessWorker:
                 names,
                 deadline_s,
                 executed_steps,
+                factor,
             )
             Packet(order=vars(order)).send(self._channel)
         except Exception as error:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -88,11 +89,18 @@ def halting_settings(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def decide(
-    policy: Any, takes: Mapping[str, Any], observation: Observation, deadline_s: float | None, executed_steps: int | None
+    policy: Any,
+    takes: Mapping[str, Any],
+    observation: Observation,
+    deadline_s: float | None,
+    executed_steps: int | None,
+    factor: int = 1,
 ) -> Decision:
-    """The policy's decision; a note says where joints lie beyond its demonstrations: it sees them at the edge of those."""
+    """The policy's decision; a note says where joints lie beyond its demonstrations: it sees them at the edge of those. factor:
+    times as many iterations as its halting rule allows."""
     extra = {"executed_steps": executed_steps} if "executed_steps" in takes else {}
-    decision = policy.decide(observation, deadline=deadline_s, **extra)
+    with _longer(policy, factor):
+        decision = policy.decide(observation, deadline=deadline_s, **extra)
     scaler, names = policy.checkpoint.space.proprio, policy.contract.joint_names
     beyond = [
         f"'{name}' is at {value:.3g}, demonstrated were {low:.3g} .. {high:.3g}"
@@ -101,6 +109,22 @@ def decide(
     ]
     note = f"joints outside the demonstrations: {'; '.join(beyond)}"
     return replace(decision, notes=(*decision.notes, note)) if beyond else decision
+
+
+@contextmanager
+def _longer(policy: Any, factor: int) -> Iterator[None]:
+    """The policy's halting rule allows `factor` times as many iterations."""
+    if factor == 1:
+        yield
+        return
+    from rdvla_ros.model.halting import with_limit
+
+    usual = policy.halting
+    policy.halting = with_limit(usual, factor * int(usual.max_iterations))
+    try:
+        yield
+    finally:
+        policy.halting = usual
 
 
 def horizon_rule(parameters: PolicyParameters, default: Mapping[str, Any]) -> Any:

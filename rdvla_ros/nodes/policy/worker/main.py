@@ -20,7 +20,8 @@ from typing import Any
 from rdvla_ros.nodes.policy.worker.protocol import Failure, Images, Loaded, Order, Packet, decision_to_dict, receive
 from rdvla_ros.types import Decision, Observation
 
-Decider = Callable[[Observation, "float | None", "int | None"], Decision]  # observation, deadline_s, executed_steps
+# observation, deadline_s, executed_steps; and factor=..., where more iterations than usual are allowed
+Decider = Callable[..., Decision]
 PR_SET_PDEATHSIG = 1  # <linux/prctl.h>
 OUT_OF_MEMORY = ("out of memory", "can't allocate memory", "cannot allocate memory", "failed to allocate", "bad_alloc")
 DEVICE_LOST = ("cuda error", "cudnn_status", "device-side assert", "nccl error", "hip error", "device lost")
@@ -87,7 +88,9 @@ def answered(decide: Decider, observation: Observation, order: Order) -> Packet:
     """The decision or the failure. Out of memory: what can be released is, and the decision is tried once more."""
     for last in (False, True):
         try:
-            return Packet(order.sequence, decision=decision_to_dict(decide(observation, order.deadline_s, order.executed_steps)))
+            more = {"factor": order.factor} if order.factor != 1 else {}
+            decision = decide(observation, order.deadline_s, order.executed_steps, **more)
+            return Packet(order.sequence, decision=decision_to_dict(decision))
         except BaseException as error:
             failure = Failure.of(error, fatal=device_lost(error))
             again = out_of_memory(error) and not last

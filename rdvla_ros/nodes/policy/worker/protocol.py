@@ -112,6 +112,7 @@ class Order:
     images: tuple[str, ...]
     deadline_s: float | None = None
     executed_steps: int | None = None
+    factor: int = 1  # times as many iterations as usual
 
     def observation(self, images: Images) -> Observation:
         """Its images are the shared memory itself, valid until the answer is sent."""

@@ -53,10 +53,15 @@ class WorkerSupervisor:
         return ""
 
     def submit(
-        self, observation: Observation, now_s: float, deadline_s: float | None = None, executed_steps: int | None = None
+        self,
+        observation: Observation,
+        now_s: float,
+        deadline_s: float | None = None,
+        executed_steps: int | None = None,
+        factor: int = 1,
     ) -> Future:
         """Ask for a decision; only while `why_not` says nothing, and one at a time."""
-        future = self._worker.submit(observation, deadline_s, executed_steps)
+        future = self._worker.submit(observation, deadline_s, executed_steps, factor)
         self._asked = (now_s, future)
         return future
 
