@@ -94,12 +94,16 @@ class RDVLAHead(nn.Module):
         self.gamma_adapt.fill_(1.0)
         self.gamma_init.fill_(1.0)
 
-    def encode(self, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor) -> HeadContext:
+    def encode(
+        self, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor, check: bool = True
+    ) -> HeadContext:
         """Everything that does not change over the iterations of one decision; differentiable.
 
         task_states, latent_states: backbone layer index -> (B, P, C) and (B, Q, C); proprio (B, proprio_dim), normalised.
+        check: that they fit and are finite; False for tensors that have no values.
         """
-        check_context_input(self, task_states, latent_states, proprio)
+        if check:
+            check_context_input(self, task_states, latent_states, proprio)
         token = self.proprio(proprio).unsqueeze(1)
         latents = {i: torch.cat([latent_states[i], token.to(latent_states[i].dtype)], 1) for i in self.config.context_layers}
 

@@ -15,7 +15,9 @@ from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.initial_state import Previous, make_start
 from rdvla_ros.model.memory import require_device
+from rdvla_ros.model.prompt_tokenizer import PromptTokenizer, padded
 from rdvla_ros.model.sketch_ratio import Experience
+from rdvla_ros.model.static_call import chosen_run
 from rdvla_ros.types import (
     ActionChunk,
     CheckpointError,
@@ -28,6 +30,7 @@ from rdvla_ros.types import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PROMPT_MULTIPLE = 32  # tokens
 LATENCY_MARGIN_S = 0.005  # kept back from a deadline for what follows the head
 
 
@@ -49,9 +52,13 @@ class Policy:
         dtype: str = "float32",
         seed: int | None = 0,
         start: Any = None,
+        run: str | None = None,
+        prompt_multiple: int | None = None,
     ):
         """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.scratchpad`, or
-        its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process)."""
+        its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process).
+        run: of the backbone, a name of static_call.RUNS (None: a graph on a GPU, where it can be). prompt_multiple: tokens to
+        whose multiple prompts are padded, so that no instruction changes a shape (None: 32 where shapes are recorded, else 0)."""
         self.checkpoint = checkpoint
         self.contract: Contract = checkpoint.contract
         self.device, self.dtype = torch.device(device), _dtype(dtype)
@@ -69,6 +76,12 @@ class Policy:
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
         self._text: dict[str, torch.Tensor] = {}
         self._layers = self.model.head.config.context_layers
+        backbone, layers = self.model.backbone, self._layers
+        way = chosen_run(run, self.device, backbone.static)
+        self._states = lambda images, text: backbone.fuse(backbone.see(images), text, layers)
+        if way != "eager":
+            self._states = backbone.recorded(layers, way)
+        self._multiple = (PROMPT_MULTIPLE if way != "eager" else 0) if prompt_multiple is None else int(prompt_multiple)
         self._grippers = [self.contract.joint_names.index(name) for name in self.contract.gripper_joints]
 
     @classmethod
@@ -167,8 +180,8 @@ class Policy:
         proprio = torch.from_numpy(proprio).to(self.device, self.dtype)
         text = self._text_tokens(observation.instruction)
         prepared = time.perf_counter()
-        backbone, head = self.model.backbone, self.model.head
-        task, latents = backbone.fuse(backbone.see(images), text, self._layers)
+        head = self.model.head
+        task, latents = self._states(images, text)
         seen = time.perf_counter()
         rule = self.halting
         if deadline is not None:
@@ -272,6 +285,9 @@ class Policy:
         if instruction not in self._text:
             if len(self._text) >= 64:  # an operator may type many; the tokens of one cost a millisecond
                 self._text.clear()
-            ids = torch.tensor([self.checkpoint.tokenizer.encode(instruction)], device=self.device)
+            ids = self.checkpoint.tokenizer.encode(instruction)
+            if self.checkpoint.tokenizer.kind == PromptTokenizer.kind:
+                ids = padded(ids, self._multiple)
+            ids = torch.tensor([ids], device=self.device)
             self._text[instruction] = self.model.backbone.text(ids)
         return self._text[instruction]

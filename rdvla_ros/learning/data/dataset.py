@@ -19,7 +19,6 @@ from rdvla_ros.learning.config import TrainingError
 from rdvla_ros.learning.data.lerobot.metadata import EpisodeEntry
 from rdvla_ros.learning.data.source import Source, Wanted
 from rdvla_ros.model.backbones.compact import CameraInput
-from rdvla_ros.model.images import prepare_image
 from rdvla_ros.types import RdvlaError
 
 
@@ -68,7 +67,7 @@ def build_cache(folders: Sequence[Path], cache: Path, wanted: Wanted) -> None:
                 for source, episode in tqdm(episodes, desc=f"reading camera {camera.name}", unit="episode"):
                     frames = source.frames(episode) - episode.begin
                     for picture in source.data.pictures(wanted.camera_key(camera.name), episode, frames):
-                        stream.write(prepare_image(picture, camera).tobytes())
+                        stream.write(wanted.picture(picture, camera).tobytes())
         np.savez(cache / "rest.npz", **{name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
         index = {"key": key, "joint_names": wanted.robot.joint_names, "step_s": wanted.settings.step_s, "episodes": len(episodes)}
         index_file.write_text(json.dumps(index))

@@ -21,19 +21,27 @@ from rdvla_ros.learning.data.lerobot.problems import Problems
 from rdvla_ros.learning.data.lerobot.reader import LeRobotDataset
 from rdvla_ros.learning.data.resampling import even_frames, timed_labels
 from rdvla_ros.model.backbones.compact import CameraInput
+from rdvla_ros.model.images import prepare_image
+from rdvla_ros.model.resample import resize
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import nearest_names
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run takes from its datasets. rows: of each label; every held_out_every-th episode is for validation only."""
+    """What a run takes from its datasets. rows: of each label; every held_out_every-th episode is for validation only. kernel: of
+    resample.KERNELS, for pictures that become squares as a published model takes them ('': area averaging)."""
 
     settings: DataSettings
     cameras: tuple[CameraInput, ...]
     robot: RobotDescription
     rows: int
     held_out_every: int
+    kernel: str = ""
+
+    def picture(self, image: np.ndarray, camera: CameraInput) -> np.ndarray:
+        """(height, width, 3) uint8 -> (camera.height, camera.width, 3) uint8."""
+        return resize(image, camera.width, self.kernel).astype(np.uint8) if self.kernel else prepare_image(image, camera)
 
     def camera_key(self, camera: str) -> str:
         return self.settings.cameras.get(camera, IMAGES + camera)
