@@ -154,6 +154,7 @@ class DataSettings:
     step_s: time between the rows of a chunk [s]. frame_stride: frames from one observation to the next (0: one per action
         step).
     resample: recordings whose time stamps jitter, pause or contradict fps are read by their time stamps instead of refused.
+    sensors: further readings that the network sees, in the order of its context tokens: name -> feature of the dataset.
     expert_chunks: learn from the feature expert.chunk where a dataset has it, else from the recorded actions.
     """
 
@@ -168,6 +169,7 @@ class DataSettings:
     frame_stride: Whole = 0
     resample: bool = False
     expert_chunks: bool = True
+    sensors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)

@@ -138,7 +138,11 @@ def decision(
 
 
 def _model(sizes: tuple[PrismaticConfig, HeadConfig], dtype: torch.dtype) -> RDVLA:
-    return RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1])).to(dtype)
+    model = RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1]))
+    for module in model.modules() if dtype != torch.float32 else ():  # Module.to does not take tensors without values
+        for name, parameter in module.named_parameters(recurse=False):
+            setattr(module, name, torch.nn.Parameter(parameter.detach().to(dtype)))
+    return model
 
 
 def _inputs(sizes: tuple, batch: int, images: int, tokens: int, dtype: torch.dtype) -> tuple[Tensor, Tensor, Tensor]:

@@ -16,6 +16,7 @@ from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.initial_state import Previous, make_start
 from rdvla_ros.model.memory import require_device
 from rdvla_ros.model.prompt_tokenizer import PromptTokenizer, padded
+from rdvla_ros.model.robot_fit import require_robot
 from rdvla_ros.model.sketch_ratio import Experience
 from rdvla_ros.model.static_call import chosen_run
 from rdvla_ros.types import (
@@ -104,36 +105,10 @@ class Policy:
         camera_names: Sequence[str],
         representation: str,
         gripper_joints: Sequence[str] | None = None,
+        sensor_names: Sequence[str] = (),
     ) -> None:
-        """CheckpointError unless this policy was trained for that robot. More cameras than needed are fine."""
-        contract = self.contract
-        if len(joint_names) != len(contract.joint_names):
-            raise CheckpointError(
-                f"Checkpoint for another robot: it has {len(contract.joint_names)} joints "
-                f"({', '.join(contract.joint_names)}), the "
-                f"robot {len(joint_names)}. Choose a checkpoint trained for this robot, or its robot description."
-            )
-        for index, (expected, got) in enumerate(zip(contract.joint_names, joint_names, strict=True)):
-            if expected != got:
-                raise CheckpointError(
-                    f"Checkpoint for another robot: joint {index} is '{expected}' in the checkpoint and '{got}' in the robot "
-                    f"description. The checkpoint's order: {', '.join(contract.joint_names)}."
-                )
-        for camera in contract.camera_names:
-            if camera not in camera_names:
-                raise CheckpointError(
-                    f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}"
-                )
-        if representation != contract.representation:
-            raise CheckpointError(
-                f"The checkpoint's actions are {contract.representation}, the robot description says '{representation}'. Set "
-                f"actions.representation to '{contract.representation}', or choose another checkpoint."
-            )
-        if gripper_joints is not None and set(gripper_joints) != set(contract.gripper_joints):
-            raise CheckpointError(
-                f"Gripper joints: the checkpoint has {', '.join(contract.gripper_joints) or 'none'}, the robot "
-                f"{', '.join(gripper_joints) or 'none'}. Both must name the same, because they are scaled to 0..1."
-            )
+        """CheckpointError unless this policy was trained for that robot. More cameras and sensors than needed are fine."""
+        require_robot(self.checkpoint, joint_names, camera_names, representation, gripper_joints, sensor_names)
 
     def reset(self) -> None:
         """Forget the decisions made: the next one starts as the first of an episode, and looks at as many chunks."""
@@ -152,7 +127,9 @@ class Policy:
         middle = 0.5 * (self.checkpoint.space.proprio.low + self.checkpoint.space.proprio.high)
         instruction = " ".join(self.checkpoint.tokenizer.vocabulary[:1]) or "move"
         state = self._generator.get_state()
-        decisions = [self.decide(Observation(images, middle, instruction)) for _ in range(rounds)]
+        space = self.checkpoint.space.sensors
+        still = {} if space is None else {name: np.zeros(width) for name, width in space.widths.items()}
+        decisions = [self.decide(Observation(images, middle, instruction, sensors=still)) for _ in range(rounds)]
         self._generator.set_state(state)
         self.reset()
         self._text.clear()
@@ -178,6 +155,7 @@ class Policy:
         images = self._images(observation)
         proprio = self.checkpoint.space.encode_proprio(positions)[None]
         proprio = torch.from_numpy(proprio).to(self.device, self.dtype)
+        sensors = self._sensors(observation)
         text = self._text_tokens(observation.instruction)
         prepared = time.perf_counter()
         head = self.model.head
@@ -186,7 +164,7 @@ class Policy:
         rule = self.halting
         if deadline is not None:
             rule = Deadline(max(0.0, deadline - LATENCY_MARGIN_S - (seen - started)), rule)
-        refinement = self._refine(head.encode(task, latents, proprio), rule, initial_state, executed_steps)
+        refinement = self._refine(head.encode(task, latents, proprio, sensors), rule, initial_state, executed_steps)
         refined = time.perf_counter()
         targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
         targets = self.checkpoint.space.within_demonstrated(targets, positions)
@@ -279,6 +257,13 @@ class Policy:
                 )
             images[camera.name] = self.model.backbone.prepare(image, camera).to(self.device)
         return images
+
+    def _sensors(self, observation: Observation) -> torch.Tensor | None:
+        """(1, W) normalised."""
+        space = self.checkpoint.space.sensors
+        if space is None:
+            return None
+        return torch.from_numpy(space.encode_named(observation.sensors))[None].to(self.device, self.dtype)
 
     def _text_tokens(self, instruction: str) -> torch.Tensor:
         """(1, T, D), computed once per instruction."""

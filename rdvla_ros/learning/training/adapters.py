@@ -41,7 +41,8 @@ def adapt(backbone: Backbone, tuning: Tuning, narrow: bool = False) -> None:
     if narrow:
         for module in backbone.modules():
             if isinstance(module, nn.Linear) and not any(p.requires_grad for p in module.parameters(recurse=False)):
-                module.to(torch.bfloat16)
+                for name, parameter in module.named_parameters(recurse=False):
+                    setattr(module, name, nn.Parameter(parameter.to(torch.bfloat16), requires_grad=False))
 
 
 def _inject(backbone: Backbone, tuning: Tuning, ways: Mapping[str, str]) -> None:

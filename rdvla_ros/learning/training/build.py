@@ -70,6 +70,7 @@ def build_model(
             mean_recurrence=max(1, round(config.depth.mean)),
             backprop_depth=config.backprop_depth,
             ffn_multiple=sizes.ffn_multiple,
+            sensors=() if space is None or space.sensors is None else tuple(space.sensors.widths.values()),
             context_dim=None if backbone.hidden_dim == sizes.hidden_dim else backbone.hidden_dim,
         )
     )
@@ -120,6 +121,8 @@ def _imported_model(config: TrainConfig, action_dim: int, space: ActionSpace | N
         )
     if space is not None:
         weights = source.model.state_dict()
+        if space.sensors is not None:
+            raise TrainingError("data.sensors: expected none, since an imported head reads none. Remove them.")
         rescale(weights, source.space, space)
         source.model.load_state_dict(weights)
     backbone = source.model.backbone

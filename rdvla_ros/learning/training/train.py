@@ -8,6 +8,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from rdvla_ros.learning.training.build import backbone_name, make_tokenizer, res
 from rdvla_ros.learning.training.parallel import Team, free_port, run_processes
 from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
-from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
+from rdvla_ros.model.normalization import ActionSpace, SensorSpace, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.robot import RobotDescription, shipped
 
@@ -75,7 +76,10 @@ def _space(config: TrainConfig, frames: Frames, usable: np.ndarray, robot: Robot
     relative = relative_columns(config.representation, robot.joint_names, robot.gripper_joints)
     if saved:  # the weights mean what the first data said; later data must not move the scale under them
         return ActionSpace.from_dict(saved["statistics"], relative)
-    return fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
+    space = fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
+    if not frames.sensor_widths:
+        return space
+    return replace(space, sensors=SensorSpace.fit(frames.sensor_widths, frames.readings[usable]))
 
 
 class _Run:

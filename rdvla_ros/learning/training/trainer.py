@@ -135,7 +135,7 @@ class Trainer:
         head, config = self.model.head, self.config
         with self._precision():
             task, latents = self.model.backbone(batch.images, batch.input_ids, head.config.context_layers)
-            context = head.encode(task, latents, batch.proprio)
+            context = head.encode(task, latents, batch.proprio, batch.sensors)
             state = head.initial_state(len(batch.proprio), generator)
             states = unroll(head, context, state, depth, config.backprop_depth)
             early = int(rng.integers(len(states))) if len(states) > 1 else None

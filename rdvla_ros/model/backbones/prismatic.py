@@ -118,9 +118,9 @@ class PrismaticBackbone(Backbone):
     def save_activations(self, saved: bool) -> None:
         self.dino.checkpointing = self.siglip.checkpointing = not saved
         if saved:
-            self.language.gradient_checkpointing_disable()
+            self.language.activation_checkpointing_disable()
         else:
-            self.language.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.language.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(
         self, images: Tensor | Mapping[str, Tensor], input_ids: Tensor, layers: tuple[int, ...] | None = None

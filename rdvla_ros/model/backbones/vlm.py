@@ -121,9 +121,9 @@ class VlmBackbone(Backbone):
 
     def save_activations(self, saved: bool) -> None:
         if saved:
-            self.model.gradient_checkpointing_disable()
+            self.model.activation_checkpointing_disable()
         else:
-            self.model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(
         self, images: Mapping[str, Tensor], input_ids: Tensor, layers: tuple[int, ...] | None = None
