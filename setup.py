@@ -29,6 +29,6 @@ setup(
     package_dir=shipped,
     package_data=dict.fromkeys(shipped, ["*.yaml", "*.xml", "*.json", "*.safetensors"]),
     install_requires=read_requirements("requirements.txt"),
-    extras_require={"dashboard": read_requirements("requirements-dashboard.txt")},
+    extras_require={name: read_requirements(f"requirements-{name}.txt") for name in ("dashboard", "finetune")},
     entry_points={"console_scripts": ["rdvla = rdvla_ros.cli:main"]},
 )

@@ -41,6 +41,7 @@ COMMANDS = {
     "dashboard": Command("rdvla_ros.dashboard.main", "the operator's window: what the robot does and why, hold, resume"),
     "demonstrate": Command("rdvla_ros.learning.recording.demonstrate", "record demonstrations of the scripted expert"),
     "train": Command("rdvla_ros.learning.training.train", "train a policy on demonstrations"),
+    "estimate": Command("rdvla_ros.learning.estimate", "memory and time of a training step or decision on a given GPU"),
     "correct": Command("rdvla_ros.learning.recording.correct", "let a policy run and record how the expert would go on"),
     "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),

@@ -98,12 +98,14 @@ class Observation:
     images: camera name -> (height, width, 3) uint8, RGB.
     positions: (A,) float64, measured joint positions in policy units.
     stamp_s: time of the observation on the ROS clock [s]: the oldest stamp among its parts.
+    sensors: name -> (w,) further readings (force, touch), for a policy that was trained with them.
     """
 
     images: Mapping[str, np.ndarray]
     positions: np.ndarray
     instruction: str
     stamp_s: float = 0.0
+    sensors: Mapping[str, np.ndarray] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,8 @@ wanted=$(digest requirements*.txt constraints.txt)
 if ! done_before packages "$wanted"; then
   say "installing Python packages (a few minutes the first time)"
   "$venv/bin/python" -m pip install -q --disable-pip-version-check -c constraints.txt \
-    -r requirements.txt -r requirements-ros.txt -r requirements-dashboard.txt -r requirements-bags.txt -r requirements-test.txt \
+    -r requirements.txt -r requirements-ros.txt -r requirements-dashboard.txt -r requirements-bags.txt -r requirements-finetune.txt \
+    -r requirements-test.txt \
     2> "$venv/pip.log" || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }
   "$venv/bin/python" -m pip install -q --disable-pip-version-check --no-deps -r requirements-sim.txt 2> "$venv/pip.log" \
     || { grep -v WARNING "$venv/pip.log" >&2; die "pip failed (above)"; }

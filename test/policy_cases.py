@@ -11,7 +11,7 @@ from rdvla_ros.learning.config import Augmentation, DepthSampler, ModelSettings,
 from rdvla_ros.learning.recording.assemble import assemble, recording_folder
 from rdvla_ros.learning.recording.demonstrate import LABEL_ROWS
 from rdvla_ros.learning.recording.episodes import Episode, save_episode
-from rdvla_ros.learning.training.trainer import build_model
+from rdvla_ros.learning.training.build import build_model
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.checkpoint import Checkpoint, Contract
 from rdvla_ros.model.normalization import ActionSpace, Scaler, relative_columns

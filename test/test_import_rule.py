@@ -23,7 +23,8 @@ ALLOWED = {
     "sim": {"robot", "control", "types"},
     "learning": {"model", "robot", "robot_schema", "types"},
     "learning.data": {"model", "robot", "types", "video", "learning.config", "learning.schema"},
-    "learning.training": {"model", "robot", "types", "learning.config", "learning.data"},
+    "learning.training": {"model", "robot", "types", "learning.config", "learning.data", "learning.tuning"},
+    "learning.estimate": {"model", "types", "learning.config", "learning.counting", "learning.training", "learning.tuning"},
     "learning.evaluation": {
         "model",
         "sim",

@@ -19,9 +19,10 @@ from rdvla_ros.learning.config import Augmentation, DataSettings, DepthSampler, 
 from rdvla_ros.learning.data.augment import BatchMaker, _shifted
 from rdvla_ros.learning.data.dataset import Wanted, build_cache, open_cache, shuffled_batch
 from rdvla_ros.learning.training import train as training
+from rdvla_ros.learning.training.build import build_model
 from rdvla_ros.learning.training.parallel import Team
 from rdvla_ros.learning.training.recurrence import unroll
-from rdvla_ros.learning.training.trainer import Trainer, build_model, load_state
+from rdvla_ros.learning.training.trainer import Trainer, load_state
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.model.normalization import fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer

@@ -12,9 +12,9 @@ from policy_cases import INSTRUCTION, observation, robot, tiny_config, write_epi
 from vlm_cases import NAMES, SIDE, cameras, write_vlm
 
 from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.training.build import build_model, make_tokenizer
 from rdvla_ros.learning.training.parallel import Team
 from rdvla_ros.learning.training.train import train
-from rdvla_ros.learning.training.trainer import build_model, make_tokenizer
 from rdvla_ros.model.checkpoint import load_checkpoint
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.types import CheckpointError

@@ -24,6 +24,7 @@ from rdvla_ros.learning.schema import (
     build,
     check_fields,
 )
+from rdvla_ros.learning.tuning import Tuning
 from rdvla_ros.model.backbones.compact import CameraInput
 from rdvla_ros.model.normalization import REPRESENTATIONS
 from rdvla_ros.robot_schema import read_yaml
@@ -33,6 +34,7 @@ GRIPPER_UNITS = ("policy", "controller")
 UNITS = ("radians", "degrees")
 SCHEDULES = ("constant", "cosine")
 PRECISIONS = ("bfloat16", "float32")
+COMPACT, PRISMATIC = "compact", "prismatic"
 
 
 def default_cameras() -> tuple[CameraInput, ...]:
@@ -51,9 +53,10 @@ class ModelSettings:
 
     backbone: 'compact', or a family of model.backbones.families (smolvlm2, qwen2.5-vl, qwen3-vl, paligemma2) whose model lies
     in the folder `pretrained`; the cameras are then squares of the size that the model takes, and the compact sizes mean nothing.
+    'prismatic': `pretrained` is a checkpoint that `rdvla import-checkpoint` wrote, of whose head the training goes on too.
     """
 
-    backbone: str = "compact"
+    backbone: str = COMPACT
     pretrained: str = ""
     cameras: tuple[CameraInput, ...] = field(default_factory=default_cameras)
     hidden_dim: Count = 192
@@ -84,7 +87,9 @@ class ModelSettings:
             )
         for name in ("prelude_layers", "core_layers", "coda_layers"):
             layers = getattr(self, name)
-            if max(layers, default=0) > self.backbone_layers or (not layers and name != "prelude_layers"):
+            if (self.backbone == COMPACT and max(layers, default=0) > self.backbone_layers) or (
+                not layers and name != "prelude_layers"
+            ):
                 raise TrainingError(
                     f"{name}: expected layers of the backbone, 0 .. {self.backbone_layers}, got {list(layers) or 'none'}."
                 )
@@ -149,6 +154,7 @@ class DataSettings:
     step_s: time between the rows of a chunk [s]. frame_stride: frames from one observation to the next (0: one per action
         step).
     resample: recordings whose time stamps jitter, pause or contradict fps are read by their time stamps instead of refused.
+    sensors: further readings that the network sees, in the order of its context tokens: name -> feature of the dataset.
     expert_chunks: learn from the feature expert.chunk where a dataset has it, else from the recorded actions.
     """
 
@@ -163,6 +169,7 @@ class DataSettings:
     frame_stride: Whole = 0
     resample: bool = False
     expert_chunks: bool = True
+    sensors: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_fields(self)
@@ -225,9 +232,16 @@ class TrainConfig:
     data: DataSettings = field(default_factory=DataSettings)
     model: ModelSettings = field(default_factory=ModelSettings)
     augmentation: Augmentation = field(default_factory=Augmentation)
+    tuning: Tuning = field(default_factory=Tuning)
 
     def __post_init__(self) -> None:
         check_fields(self)
+        if self.tuning != Tuning() and self.model.backbone == COMPACT:
+            raise TrainingError("tuning: expected nothing for the compact backbone, which is trained whole. Remove the section.")
+        if self.tuning.shard and self.average_every > 1:
+            raise TrainingError(
+                f"tuning: shard: expected average_every 1, since no process has all weights, got {self.average_every}."
+            )
         if self.decay_steps > self.steps:
             raise TrainingError(f"decay_steps: expected 0 .. steps ({self.steps}), got {self.decay_steps}.")
         if self.label_rows < self.model.chunk_length:

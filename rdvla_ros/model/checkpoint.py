@@ -41,7 +41,7 @@ KEYS = {
     "weights": ("file", "sha256", "bytes", "dtype"),
 }
 DEFAULT_HALTING = {"rule": "action_change", "threshold": 1e-6, "max_iterations": 16}
-OPTIONAL_KEYS = {"inference": ("start",), "statistics": ("demonstrated",)}  # absent from the manifests of older releases
+OPTIONAL_KEYS = {"inference": ("start",), "statistics": ("demonstrated", "sensors")}  # absent from older manifests
 TOKENIZERS = {cls.kind: cls for cls in (WordTokenizer, PromptTokenizer)}
 TOKENIZER_KEYS = {"words": ("vocabulary", "max_words"), "prompt": ("kind", "file", "sha256", "template", "max_tokens", "lower")}
 DEFAULT_START = {"start": "drawn"}
@@ -201,6 +201,11 @@ def load_checkpoint(folder: str | Path, dtype: torch.dtype = torch.float32) -> C
     ):
         if value != expected:
             raise CheckpointError(f"{folder / MANIFEST}: head_config.{key}: expected {expected} as in the contract, got {value}.")
+    widths = () if space.sensors is None else tuple(space.sensors.widths.values())
+    if head.sensors != widths:
+        raise CheckpointError(
+            f"{folder / MANIFEST}: head_config.sensors: expected {list(widths)} as in the statistics, got {list(head.sensors)}."
+        )
     _load_weights(model, folder, manifest["weights"], dtype)
     tokenizer = TOKENIZERS[manifest["tokenizer"].get("kind", WordTokenizer.kind)].from_dict(manifest["tokenizer"], folder)
     inference = manifest["inference"]

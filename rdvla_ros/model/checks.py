@@ -17,13 +17,20 @@ class HeadInputError(RdvlaError):
 
 
 def check_context_input(
-    head: Head, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor
+    head: Head,
+    task_states: Mapping[int, Tensor],
+    latent_states: Mapping[int, Tensor],
+    proprio: Tensor,
+    sensors: Tensor | None = None,
 ) -> None:
     """Raise HeadInputError unless the tensors fit the head and each other and are finite."""
     config = head.config
     _check_tensor("proprio", proprio, (None, config.proprio_dim), head)
     batch = proprio.shape[0]
     checked = {"proprio": proprio}
+    if config.sensors:
+        _check_tensor("sensors", sensors, (batch, sum(config.sensors)), head)
+        checked["sensors"] = sensors
     for group, states in (("task_states", task_states), ("latent_states", latent_states)):
         for index in config.context_layers:
             if index not in states:

@@ -34,6 +34,7 @@ class HeadConfig:
     backprop_depth: iterations that carry gradient in training.
     rotary_form: "standard" for new heads; "published" turns neighbouring pairs by angles laid out for split halves,
         which the published weights were trained with.
+    sensors: how many numbers each further reading has (force, touch); each becomes one context token beside proprioception.
     unshared_iterations: 0: the same core layers in every iteration. N: for comparison, N sets of core layers with weights of
         their own, the last of which also makes the iterations after the N-th; adapter and norms are shared.
     """
@@ -57,8 +58,12 @@ class HeadConfig:
     rope_base: float = 10000.0
     rotary_form: str = "standard"
     unshared_iterations: int = 0
+    sensors: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sensors", tuple(self.sensors))
+        for width in self.sensors:
+            _positive_integer("sensors", width)
         for name in ("prelude_layers", "core_layers", "coda_layers"):
             object.__setattr__(self, name, _layer_indices(name, getattr(self, name)))
         for name in (

@@ -27,16 +27,15 @@ from rdvla_ros.model.runner import EagerRunner, GraphCache, GraphRunner
 from rdvla_ros.types import Refinement
 
 
-class ProprioProjector(nn.Module):
-    """(B, proprio_dim) -> one context token (B, C)."""
+class ReadingProjector(nn.Module):
+    """(B, inputs): proprioception, or a sensor's reading -> one context token (B, width)."""
 
-    def __init__(self, config: HeadConfig) -> None:
+    def __init__(self, inputs: int, width: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(config.proprio_dim, config.context_width)
-        self.fc2 = nn.Linear(config.context_width, config.context_width)
+        self.fc1, self.fc2 = nn.Linear(inputs, width), nn.Linear(width, width)
 
-    def forward(self, proprio: Tensor) -> Tensor:
-        return self.fc2(F.gelu(self.fc1(proprio)))
+    def forward(self, reading: Tensor) -> Tensor:
+        return self.fc2(F.gelu(self.fc1(reading)))
 
 
 class RDVLAHead(nn.Module):
@@ -48,7 +47,8 @@ class RDVLAHead(nn.Module):
         self._graphs: GraphCache | None = None
         self._asked: tuple[Tensor, Tensor] | None = None  # of a packed head: what its first prelude layer makes of the queries
         dim = config.hidden_dim
-        self.proprio = ProprioProjector(config)
+        self.proprio = ReadingProjector(config.proprio_dim, config.context_width)
+        self.sensors = nn.ModuleList(ReadingProjector(width, config.context_width) for width in config.sensors)
         self.action_queries = nn.Parameter(torch.empty(config.rows, dim))
         self.prelude = nn.ModuleList(HeadLayer(config) for _ in config.prelude_layers)
         # W_adapt of [S; S_pre] by halves: the prelude's is constant over the iterations.
@@ -94,13 +94,26 @@ class RDVLAHead(nn.Module):
         self.gamma_adapt.fill_(1.0)
         self.gamma_init.fill_(1.0)
 
-    def encode(self, task_states: Mapping[int, Tensor], latent_states: Mapping[int, Tensor], proprio: Tensor) -> HeadContext:
+    def encode(
+        self,
+        task_states: Mapping[int, Tensor],
+        latent_states: Mapping[int, Tensor],
+        proprio: Tensor,
+        sensors: Tensor | None = None,
+        check: bool = True,
+    ) -> HeadContext:
         """Everything that does not change over the iterations of one decision; differentiable.
 
-        task_states, latent_states: backbone layer index -> (B, P, C) and (B, Q, C); proprio (B, proprio_dim), normalised.
+        task_states, latent_states: backbone layer index -> (B, P, C) and (B, Q, C); proprio (B, proprio_dim) and
+        sensors (B, sum of config.sensors), normalised.
+        check: that they fit and are finite; False for tensors that have no values.
         """
-        check_context_input(self, task_states, latent_states, proprio)
-        token = self.proprio(proprio).unsqueeze(1)
+        if check:
+            check_context_input(self, task_states, latent_states, proprio, sensors)
+        tokens = [self.proprio(proprio)]
+        if self.sensors:
+            tokens += [part(x) for part, x in zip(self.sensors, sensors.split(self.config.sensors, -1), strict=True)]
+        token = torch.stack(tokens, 1)
         latents = {i: torch.cat([latent_states[i], token.to(latent_states[i].dtype)], 1) for i in self.config.context_layers}
 
         def contexts(layers: nn.ModuleList, indices: tuple[int, ...], evaluated_often: bool) -> tuple:
@@ -202,4 +215,5 @@ class RDVLAHead(nn.Module):
 
 
 def _truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None) -> None:
-    nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std, generator=generator)
+    if type(tensor.data) is Tensor:  # one without values (rdvla estimate) cannot be drawn again until it lies within
+        nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std, generator=generator)

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from rdvla_ros.types import CheckpointError
+from rdvla_ros.types import CheckpointError, ObservationError, nearest_names
 
 REPRESENTATIONS = ("absolute", "relative")
 MINIMUM_WIDTH = 0.02  # [rad, or gripper range]: a joint that hardly moved in the data is scaled by this instead
@@ -66,6 +67,49 @@ class Scaler:
         return 0.5 * (values + 1.0) * (self.high - self.low) + self.low
 
 
+SENSOR_REACH = 3.0  # normalised: a blow beyond three times what was demonstrated says no more than that
+
+
+@dataclass(frozen=True)
+class SensorSpace:
+    """Readings beside images and joints (force, touch): name -> how many numbers, and their scaling, one after the other."""
+
+    widths: Mapping[str, int]
+    scaler: Scaler
+
+    @classmethod
+    def fit(cls, widths: Mapping[str, int], readings: np.ndarray) -> SensorSpace:
+        """readings (N, W) of the demonstrations, W the sum of the widths."""
+        return cls(dict(widths), Scaler.from_samples(readings))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> SensorSpace:
+        widths = data.get("widths")
+        if not isinstance(widths, Mapping) or not all(type(width) is int and width > 0 for width in widths.values()):
+            raise CheckpointError(f"Statistics 'sensors.widths': expected names with whole numbers above 0, got {widths!r}.")
+        rest = {key: value for key, value in data.items() if key != "widths"}
+        return cls(dict(widths), Scaler.from_dict(rest, sum(widths.values()), "sensors"))
+
+    def to_dict(self) -> dict[str, Any]:
+        return {"widths": dict(self.widths), **self.scaler.to_dict()}
+
+    def encode(self, readings: np.ndarray) -> np.ndarray:
+        """(..., W) -> (..., W), -1..1 within the range of the data, cut at SENSOR_REACH."""
+        return np.clip(self.scaler.normalise(readings), -SENSOR_REACH, SENSOR_REACH)
+
+    def encode_named(self, readings: Mapping[str, np.ndarray]) -> np.ndarray:
+        """name -> (w,) of one moment -> (W,); ObservationError where one is missing, of another size or not finite."""
+        parts = []
+        for name, width in self.widths.items():
+            if name not in readings:
+                raise ObservationError(f"No reading of sensor '{name}'. {nearest_names(name, readings)}")
+            values = np.asarray(readings[name], dtype=np.float64)
+            if values.shape != (width,) or not np.isfinite(values).all():
+                raise ObservationError(f"Sensor '{name}': expected {width} finite numbers, got {values!r}.")
+            parts.append(values)
+        return self.encode(np.concatenate(parts))
+
+
 @dataclass(frozen=True)
 class ActionSpace:
     """What the network's numbers mean. A joints, H steps.
@@ -74,6 +118,7 @@ class ActionSpace:
     relative: (A,) bool, the columns that are relative: grippers stay absolute in both, since open and closed are places.
     action_std: (A,) standard deviation of the demonstrated actions, normalised (None: not recorded by older releases).
     demonstrated: where demonstrations went (None: the range of proprioception, which is the same for our own training).
+    sensors: further readings that the network sees (None: none).
     """
 
     relative: np.ndarray
@@ -81,6 +126,7 @@ class ActionSpace:
     action: Scaler
     action_std: np.ndarray | None = None
     demonstrated: Scaler | None = None
+    sensors: SensorSpace | None = None
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Mapping[str, Sequence[float]]], relative: np.ndarray) -> ActionSpace:
@@ -92,13 +138,15 @@ class ActionSpace:
         proprio, scaler = (
             Scaler.from_dict(part, width, name) for part, name in ((data["proprio"], "proprio"), (action, "action"))
         )
-        return cls(relative, proprio, scaler, std, reach)
+        sensors = SensorSpace.from_dict(data["sensors"]) if "sensors" in data else None
+        return cls(relative, proprio, scaler, std, reach, sensors)
 
     def to_dict(self) -> dict[str, dict[str, list[float]]]:
         """All statistics, for a manifest or a training state; `relative` follows from the representation."""
         std = {} if self.action_std is None else {"std": self.action_std.tolist()}
         reach = {} if self.demonstrated is None else {"demonstrated": self.demonstrated.to_dict()}
-        return {"proprio": self.proprio.to_dict(), "action": self.action.to_dict() | std, **reach}
+        sensors = {} if self.sensors is None else {"sensors": self.sensors.to_dict()}
+        return {"proprio": self.proprio.to_dict(), "action": self.action.to_dict() | std, **reach, **sensors}
 
     @property
     def representation(self) -> str:

@@ -15,7 +15,10 @@ from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.halting import Deadline, make_halting
 from rdvla_ros.model.initial_state import Previous, make_start
 from rdvla_ros.model.memory import require_device
+from rdvla_ros.model.prompt_tokenizer import PromptTokenizer, padded
+from rdvla_ros.model.robot_fit import require_robot
 from rdvla_ros.model.sketch_ratio import Experience
+from rdvla_ros.model.static_call import chosen_run
 from rdvla_ros.types import (
     ActionChunk,
     CheckpointError,
@@ -28,6 +31,7 @@ from rdvla_ros.types import (
 )
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+PROMPT_MULTIPLE = 32  # tokens
 LATENCY_MARGIN_S = 0.005  # kept back from a deadline for what follows the head
 
 
@@ -54,9 +58,13 @@ class Policy:
         dtype: str = "float32",
         seed: int | None = 0,
         start: Any = None,
+        run: str | None = None,
+        prompt_multiple: int | None = None,
     ):
         """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.scratchpad`, or
-        its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process)."""
+        its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process).
+        run: of the backbone, a name of static_call.RUNS (None: a graph on a GPU, where it can be). prompt_multiple: tokens to
+        whose multiple prompts are padded, so that no instruction changes a shape (None: 32 where shapes are recorded, else 0)."""
         self.checkpoint = checkpoint
         self.contract: Contract = checkpoint.contract
         self.device, self.dtype = torch.device(device), _dtype(dtype)
@@ -75,6 +83,12 @@ class Policy:
         self._generator.manual_seed(seed) if seed is not None else self._generator.seed()
         self._text: dict[str, torch.Tensor] = {}
         self._layers = self.model.head.config.context_layers
+        backbone, layers = self.model.backbone, self._layers
+        way = chosen_run(run, self.device, backbone.static)
+        self._states = lambda images, text: backbone.fuse(backbone.see(images), text, layers)
+        if way != "eager":
+            self._states = backbone.recorded(layers, way)
+        self._multiple = (PROMPT_MULTIPLE if way != "eager" else 0) if prompt_multiple is None else int(prompt_multiple)
         self._grippers = [self.contract.joint_names.index(name) for name in self.contract.gripper_joints]
 
     @classmethod
@@ -97,36 +111,10 @@ class Policy:
         camera_names: Sequence[str],
         representation: str,
         gripper_joints: Sequence[str] | None = None,
+        sensor_names: Sequence[str] = (),
     ) -> None:
-        """CheckpointError unless this policy was trained for that robot. More cameras than needed are fine."""
-        contract = self.contract
-        if len(joint_names) != len(contract.joint_names):
-            raise CheckpointError(
-                f"Checkpoint for another robot: it has {len(contract.joint_names)} joints "
-                f"({', '.join(contract.joint_names)}), the "
-                f"robot {len(joint_names)}. Choose a checkpoint trained for this robot, or its robot description."
-            )
-        for index, (expected, got) in enumerate(zip(contract.joint_names, joint_names, strict=True)):
-            if expected != got:
-                raise CheckpointError(
-                    f"Checkpoint for another robot: joint {index} is '{expected}' in the checkpoint and '{got}' in the robot "
-                    f"description. The checkpoint's order: {', '.join(contract.joint_names)}."
-                )
-        for camera in contract.camera_names:
-            if camera not in camera_names:
-                raise CheckpointError(
-                    f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}"
-                )
-        if representation != contract.representation:
-            raise CheckpointError(
-                f"The checkpoint's actions are {contract.representation}, the robot description says '{representation}'. Set "
-                f"actions.representation to '{contract.representation}', or choose another checkpoint."
-            )
-        if gripper_joints is not None and set(gripper_joints) != set(contract.gripper_joints):
-            raise CheckpointError(
-                f"Gripper joints: the checkpoint has {', '.join(contract.gripper_joints) or 'none'}, the robot "
-                f"{', '.join(gripper_joints) or 'none'}. Both must name the same, because they are scaled to 0..1."
-            )
+        """CheckpointError unless this policy was trained for that robot. More cameras and sensors than needed are fine."""
+        require_robot(self.checkpoint, joint_names, camera_names, representation, gripper_joints, sensor_names)
 
     def reset(self) -> None:
         """Forget the decisions made: the next one starts as the first of an episode, and looks at as many chunks."""
@@ -148,7 +136,9 @@ class Policy:
         middle = 0.5 * (self.checkpoint.space.proprio.low + self.checkpoint.space.proprio.high)
         instruction = " ".join(self.checkpoint.tokenizer.vocabulary[:1]) or "move"
         state = self._generator.get_state()
-        decisions = [self.decide(Observation(images, middle, instruction)) for _ in range(rounds)]
+        space = self.checkpoint.space.sensors
+        still = {} if space is None else {name: np.zeros(width) for name, width in space.widths.items()}
+        decisions = [self.decide(Observation(images, middle, instruction, sensors=still)) for _ in range(rounds)]
         self._generator.set_state(state)
         self.reset()
         self._text.clear()
@@ -176,15 +166,16 @@ class Policy:
         images = self._images(observation)
         proprio = self.checkpoint.space.encode_proprio(positions)[None]
         proprio = torch.from_numpy(proprio).to(self.device, self.dtype)
+        sensors = self._sensors(observation)
         text = self._text_tokens(observation.instruction)
         prepared = time.perf_counter()
-        backbone, head = self.model.backbone, self.model.head
-        task, latents = backbone.fuse(backbone.see(images), text, self._layers)
+        head = self.model.head
+        task, latents = self._states(images, text)
         seen = time.perf_counter()
         rule = self.halting
         if deadline is not None:
             rule = Deadline(max(0.0, deadline - LATENCY_MARGIN_S - (seen - started)), rule)
-        refinement = self._refine(head.encode(task, latents, proprio), rule, initial_state, executed_steps)
+        refinement = self._refine(head.encode(task, latents, proprio, sensors), rule, initial_state, executed_steps)
         refined = time.perf_counter()
         targets = self.checkpoint.space.decode_targets(refinement.actions[0].double().cpu().numpy(), positions)
         targets = self.checkpoint.space.within_demonstrated(targets, positions)
@@ -279,11 +270,21 @@ class Policy:
             images[camera.name] = self.model.backbone.prepare(image, camera).to(self.device)
         return images
 
+    def _sensors(self, observation: Observation) -> torch.Tensor | None:
+        """(1, W) normalised."""
+        space = self.checkpoint.space.sensors
+        if space is None:
+            return None
+        return torch.from_numpy(space.encode_named(observation.sensors))[None].to(self.device, self.dtype)
+
     def _text_tokens(self, instruction: str) -> torch.Tensor:
         """(1, T, D), computed once per instruction."""
         if instruction not in self._text:
             if len(self._text) >= 64:  # an operator may type many; the tokens of one cost a millisecond
                 self._text.clear()
-            ids = torch.tensor([self.checkpoint.tokenizer.encode(instruction)], device=self.device)
+            ids = self.checkpoint.tokenizer.encode(instruction)
+            if self.checkpoint.tokenizer.kind == PromptTokenizer.kind:
+                ids = padded(ids, self._multiple)
+            ids = torch.tensor([ids], device=self.device)
             self._text[instruction] = self.model.backbone.text(ids)
         return self._text[instruction]

@@ -158,3 +158,9 @@ def _added(folder: Path, tokenizer: Tokenizer) -> list[str]:
             "files are of different models."
         )
     return [text for _, text in sorted(named.items())]
+
+
+def padded(ids: list[int], multiple: int) -> list[int]:
+    """The ids with PADDING in front, up to the next multiple of `multiple` tokens (0: as they are)."""
+    missing = -len(ids) % multiple if multiple else 0
+    return [PADDING] * missing + ids

@@ -13,7 +13,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from rdvla_ros.model.backbones.prismatic import PrismaticBackbone, PrismaticConfig, TextConfig
+from rdvla_ros.model.backbones.prismatic import PrismaticBackbone
+from rdvla_ros.model.backbones.prismatic_config import PrismaticConfig, TextConfig
 from rdvla_ros.model.backbones.vit import VitConfig
 from rdvla_ros.model.memory import require_memory
 from rdvla_ros.model.resample import Preprocessing

@@ -23,7 +23,14 @@ class RDVLA(nn.Module):
     def num_parameters(self) -> int:
         return sum(parameter.numel() for parameter in self.parameters())
 
-    def encode(self, images: Mapping[str, torch.Tensor], input_ids: torch.Tensor, proprio: torch.Tensor) -> HeadContext:
-        """camera name -> (B, 3, h, w), word ids (B, N), normalised proprioception (B, A) -> what the head iterates on."""
+    def encode(
+        self,
+        images: Mapping[str, torch.Tensor],
+        input_ids: torch.Tensor,
+        proprio: torch.Tensor,
+        sensors: torch.Tensor | None = None,
+    ) -> HeadContext:
+        """camera name -> (B, 3, h, w), word ids (B, N), normalised proprioception (B, A) and readings (B, W) -> what the head
+        iterates on."""
         task, latent = self.backbone(images, input_ids, self.head.config.context_layers)
-        return self.head.encode(task, latent, proprio)
+        return self.head.encode(task, latent, proprio, sensors)

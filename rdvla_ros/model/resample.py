@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import cv2
 import numpy as np
+import torch
+from torch import Tensor
 
 from rdvla_ros.types import CheckpointError, nearest_names
 
@@ -127,6 +129,18 @@ class Preprocessing:
         unit = np.ascontiguousarray(values.transpose(2, 0, 1)) / np.float32(255.0)
         mean, std = (np.array(numbers, dtype=np.float32)[:, :, None, None] for numbers in (self.means, self.stds))
         return ((unit[None] - mean) / std).reshape(6, self.size, self.size)
+
+
+def crop_and_normalise(images: Tensor, settings: Preprocessing) -> Tensor:
+    """(B, 3, s, s) of 0..255, already resized -> (B, 6, s, s): what a Preprocessing does after resizing, for a batch."""
+    values = images
+    if settings.crop_area < 1.0:
+        size = images.shape[-1]
+        matrix = torch.from_numpy(crop_matrix(float(settings.crop_area) ** 0.5, size, size)).to(images)
+        cropped = matrix @ (images @ matrix.T)
+        values = torch.floor((cropped / 255.0).clamp(0.0, 1.0) * 255.5).clamp(0.0, 255.0)
+    mean, std = (torch.tensor(numbers).to(images).view(2, 1, 3, 1, 1) for numbers in (settings.means, settings.stds))
+    return ((values / 255.0 - mean) / std).transpose(0, 1).flatten(1, 2)
 
 
 def jpeg_round_trip(image: np.ndarray) -> np.ndarray:

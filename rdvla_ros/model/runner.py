@@ -6,7 +6,7 @@ of some forty per iteration. Both return the same tensors, and nothing here wait
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 
 import torch
@@ -86,7 +86,7 @@ class GraphCache:
         old = list(_tensors(self._held)) if self._held is not None else []
         if [(t.shape, t.dtype) for t in new] != [(t.shape, t.dtype) for t in old]:
             self._calls.clear()
-            self._held = _map_tensors(context, torch.clone)
+            self._held = map_tensors(context, torch.clone)
         else:
             for target, source in zip(old, new, strict=True):
                 if target is not source:
@@ -129,9 +129,12 @@ def _tensors(value):
             yield from _tensors(getattr(value, field.name))
 
 
-def _map_tensors(value, function):
+def map_tensors(value, function):
+    """Nested dataclasses, tuples and mappings with `function` of every tensor."""
     if isinstance(value, Tensor):
         return function(value)
     if isinstance(value, tuple):
-        return tuple(_map_tensors(item, function) for item in value)
-    return type(value)(**{f.name: _map_tensors(getattr(value, f.name), function) for f in fields(value)})
+        return tuple(map_tensors(item, function) for item in value)
+    if isinstance(value, Mapping):
+        return {key: map_tensors(item, function) for key, item in value.items()}
+    return type(value)(**{f.name: map_tensors(getattr(value, f.name), function) for f in fields(value)})

@@ -7,7 +7,6 @@ means depends on what else the machine does: the report holds the load beside it
 from __future__ import annotations
 
 import argparse
-import copy
 import json
 import os
 import resource
@@ -24,36 +23,16 @@ from rich.table import Table
 from rdvla_ros.bench.head.baseline import Baseline
 from rdvla_ros.bench.machine import machine
 from rdvla_ros.bench.policy.plain import PlainBackbone, fast_decision, plain_decision
-from rdvla_ros.model.backbones.prismatic import PrismaticBackbone, PrismaticConfig, TextConfig
-from rdvla_ros.model.backbones.vit import VitConfig
-from rdvla_ros.model.config import HeadConfig
+from rdvla_ros.bench.policy.tokens import compare
+from rdvla_ros.model.backbones.prismatic import PrismaticBackbone
+from rdvla_ros.model.backbones.prismatic_sizes import PROMPT_TOKENS, SIZES, configs
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.memory import require_device, require_memory
 from rdvla_ros.model.rdvla import RDVLA
-from rdvla_ros.model.resample import Preprocessing
 from rdvla_ros.types import RdvlaError
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 TOLERANCE = {"float32": 1e-3, "bfloat16": 0.2}  # of the largest action, over some 70 layers of random weights
-PROMPT_TOKENS = 42  # "pick up the red cube" in the published prompt
-
-
-@dataclass(frozen=True)
-class Size:
-    """width of both towers, blocks that are published, and the language model's."""
-
-    dino: tuple[int, int]
-    siglip: tuple[int, int, int]
-    text: tuple[int, int, int, int, int, int]
-    image: int
-    heads: int
-
-
-SIZES = {
-    "tiny": Size((32, 3), (32, 3, 64), (400, 32, 64, 4, 4, 2), 28, 4),
-    "small": Size((256, 6), (288, 6, 1072), (8000, 256, 1216, 8, 4, 2), 224, 4),
-    "full": Size((1024, 24), (1152, 27, 4304), (151936, 896, 4864, 24, 14, 2), 224, 8),
-}
 
 
 @dataclass(frozen=True)
@@ -70,26 +49,10 @@ class PolicyInputs:
         return prepared.to(self.proprio.device, self.proprio.dtype)
 
 
-def configs(name: str) -> tuple[PrismaticConfig, HeadConfig]:
-    size = SIZES[name]
-    (width, depth), (width2, depth2, inner2) = size.dino, size.siglip
-    vocabulary, hidden, inner, layers, heads, kv_heads = size.text
-    last, middle = layers - 1, (layers - 1) // 2
-    backbone = PrismaticConfig(
-        dino=VitConfig(width, 16, 4 * width, depth - 1, 14, size.image, True, 4, True),
-        siglip=VitConfig(width2, 16, inner2, depth2 - 1, 14, size.image),
-        text=TextConfig(vocabulary, hidden, inner, layers, heads, kv_heads),
-        read_layers=(middle, last),
-        preprocessing=Preprocessing(size=size.image),
-    )
-    numbers = dict(chunk_length=8, action_dim=14, proprio_dim=14, rotary_form="published")
-    return backbone, HeadConfig(hidden, size.heads, (middle,), (last, last), (last,), **numbers)
-
-
 def make_model(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> RDVLA:
-    """Random weights straight in their place and number format."""
-    torch.manual_seed(seed)
-    backbone_config, head_config = configs(name)
+    """Random weights; those of the backbone straight in their place and number format, without a copy in float32."""
+    backbone_config = configs(name)[0]
+    head = make_head(name, dtype, device, seed)
     backbone = PrismaticBackbone.empty(backbone_config)
     require_memory(int(1.3 * sum(p.numel() for p in backbone.parameters()) * torch.finfo(dtype).bits / 8), f"size {name}")
     backbone = backbone.to(dtype).to_empty(device=device)
@@ -100,7 +63,13 @@ def make_model(name: str, dtype: torch.dtype, device: torch.device, seed: int) -
         if parameter_name.endswith("bias"):
             parameter.data.zero_()
     backbone.loaded()
-    return RDVLA(backbone, RDVLAHead(head_config).to(device, dtype)).eval().requires_grad_(False)
+    return RDVLA(backbone, head).eval().requires_grad_(False)
+
+
+def make_head(name: str, dtype: torch.dtype, device: torch.device, seed: int) -> RDVLAHead:
+    """The same weights for the same seed."""
+    torch.manual_seed(seed)
+    return RDVLAHead(configs(name)[1]).to(device, dtype).eval().requires_grad_(False)
 
 
 def make_inputs(model: RDVLA, images: int, seed: int) -> PolicyInputs:
@@ -112,15 +81,19 @@ def make_inputs(model: RDVLA, images: int, seed: int) -> PolicyInputs:
     return PolicyInputs(frames, ids, proprio, head.initial_state(1))
 
 
-def measure(size: str, images: int, rounds: int, iterations: int, dtype: str, device: str, seed: int = 0) -> dict[str, Any]:
+def measure(
+    size: str, images: int, rounds: int, iterations: int, dtype: str, device: str, seed: int = 0, against_tokens: bool = False
+) -> dict[str, Any]:
     """Medians [ms] per stage of both ways, and what they were measured on. RdvlaError where the two do not agree."""
     kind, place = DTYPES[dtype], torch.device(device)
     require_device(place, kind)
     model = make_model(size, kind, place, seed)
-    head, plain = Baseline(copy.deepcopy(model.head)), PlainBackbone(model.backbone)
     model.head.pack()
     inputs = make_inputs(model, images, seed)
-    (mine, _), (theirs, _) = fast_decision(model, inputs, iterations), plain_decision(plain, head, inputs, iterations)
+    mine = fast_decision(model, inputs, iterations)[0]
+    memory = {"fast": _peak_gib(place)}  # before anything of the plain way exists
+    head, plain = Baseline(make_head(size, kind, place, seed)), PlainBackbone(model.backbone)
+    theirs = plain_decision(plain, head, inputs, iterations)[0]
     error = float((mine - theirs).abs().max() / theirs.abs().max())
     if not error < TOLERANCE[dtype]:
         raise RdvlaError(
@@ -130,12 +103,13 @@ def measure(size: str, images: int, rounds: int, iterations: int, dtype: str, de
     for _ in range(rounds):
         seconds["fast"].append(fast_decision(model, inputs, iterations)[1])
         seconds["plain"].append(plain_decision(plain, head, inputs, iterations)[1])
+    memory["both"] = _peak_gib(place)
     parts = {"backbone": model.backbone, "head": model.head}
-    return {
+    report = {
         "settings": dict(size=size, images=images, rounds=rounds, iterations=iterations, dtype=dtype, device=device, seed=seed),
         "machine": machine() | {"threads": torch.get_num_threads(), "load": os.getloadavg()[0], "torch": torch.__version__},
         "parameters": {name: sum(p.numel() for p in part.parameters()) for name, part in parts.items()},
-        "peak_memory_gib": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2),
+        "peak_memory_gib": memory,
         "difference": error,
         "ms": {way: _medians(runs) for way, runs in seconds.items()},
         "ratio": {
@@ -143,6 +117,16 @@ def measure(size: str, images: int, rounds: int, iterations: int, dtype: str, de
             "without the logits": _ratio(seconds, ("logits",)),
         },
     }
+    if against_tokens:
+        report["tokens"] = compare(model, plain, inputs, iterations, rounds)
+    return report
+
+
+def _peak_gib(device: torch.device) -> float:
+    """Of the whole process, the libraries included; on a GPU, of what torch allocated there."""
+    if device.type == "cuda":
+        return round(torch.cuda.max_memory_allocated(device) / 2**30, 2)
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20, 2)
 
 
 def _medians(runs: list[dict[str, float]]) -> dict[str, float]:
@@ -173,9 +157,26 @@ def print_report(report: dict[str, Any]) -> None:
     console.print(table)
     ratios = ", ".join(f"{value:.2f} {name}" for name, value in report["ratio"].items())
     console.print(f"fast / plain: {ratios}; actions differ by {report['difference']:.1e} of the largest")
+    memory = report["peak_memory_gib"]
     console.print(
-        f"peak memory of both together: {report['peak_memory_gib']} GiB; load of the machine: {report['machine']['load']:.1f}"
+        f"peak memory: fast alone {memory['fast']} GiB, with the plain way beside it {memory['both']} GiB; load of the machine: "
+        f"{report['machine']['load']:.1f}"
     )
+    if "tokens" in report:
+        _print_tokens(console, report["tokens"])
+
+
+def _print_tokens(console: Console, found: dict[str, Any]) -> None:
+    ms = found["ms"]
+    console.print(
+        f"Against tokens: a decision {ms['RD-VLA decision']:.0f} ms, up to the first token "
+        f"{ms['tokens before the first']:.0f} ms, each further token {ms['each token']:.1f} ms"
+    )
+    for name, count in found["tokens"].items():
+        console.print(
+            f"  {count['reasoning']} tokens of reasoning and {count['action']} for {name}: {ms[f'tokens, {name}']:.0f} ms, "
+            f"{found['ratio'][name]:.1f} times a decision (which is a whole chunk)"
+        )
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -187,13 +188,17 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, help="of torch (default: as many as it takes)")
+    parser.add_argument(
+        "--against-tokens", action="store_true", help="also the same backbone writing 150 tokens of reasoning, then the action"
+    )
     parser.add_argument("--out", type=Path, help="JSON file for the report")
     options = parser.parse_args(argv)
     if options.threads:
         torch.set_num_threads(options.threads)
     if options.rounds < 1 or options.images < 1 or options.iterations < 1:
         raise RdvlaError("Bench: expected --rounds, --images and --iterations of at least 1.")
-    report = measure(options.size, options.images, options.rounds, options.iterations, options.dtype, options.device)
+    numbers = (options.size, options.images, options.rounds, options.iterations, options.dtype, options.device)
+    report = measure(*numbers, against_tokens=options.against_tokens)
     print_report(report)
     if options.out:
         options.out.parent.mkdir(parents=True, exist_ok=True)

@@ -6,6 +6,7 @@ tokens are stacked, and logits are made that nobody reads.
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from rdvla_ros.bench.head.baseline import Baseline
-from rdvla_ros.model.backbones.prismatic import CHANNELS, PrismaticBackbone, PrismaticConfig, TextConfig, language_model
+from rdvla_ros.model.backbones.prismatic import CHANNELS, PrismaticBackbone, language_model
+from rdvla_ros.model.backbones.prismatic_config import PrismaticConfig, TextConfig
 from rdvla_ros.model.backbones.vit import Block, VisionTower
 from rdvla_ros.model.halting import FixedDepth
 from rdvla_ros.model.rdvla import RDVLA
@@ -32,8 +34,9 @@ class PlainBackbone(nn.Module):
             self.language = language_model(self.config.text, self.config.text.layers, True)
         fresh = language_model(_one_layer(self.config), 1, True)
         kept = len(fast.language.layers)
-        for index in range(kept, self.config.text.layers):  # the same random layer again: its numbers are read by nobody
-            self.language.layers[index] = fresh.layers[0]
+        for index in range(kept, self.config.text.layers):  # the same random numbers again: nobody reads what becomes of them
+            self.language.layers[index] = copy.deepcopy(fresh.layers[0])
+            self.language.layers[index].self_attn.layer_idx = index  # its place in a cache of keys and values
         for index in range(kept):
             self.language.layers[index] = fast.language.layers[index]
         self.language.embed_tokens, self.language.norm = fast.language.embed_tokens, fresh.norm

@@ -18,7 +18,7 @@ from rdvla_ros.model.tokenizer import UNKNOWN, WordTokenizer
 @dataclass(frozen=True)
 class Batch:
     """images: camera -> (B, 3, h, w) float32 in about -1..1; input_ids (B, N); proprio (B, A); target (B, H, A);
-    far (B, A): the last label row, absolute, scaled like proprioception; phase (B,): the expert's phase."""
+    far (B, A): the last label row, absolute, scaled like proprioception; phase (B,): the expert's; sensors (B, W) or None."""
 
     images: dict[str, Tensor]
     input_ids: Tensor
@@ -26,11 +26,13 @@ class Batch:
     target: Tensor
     far: Tensor
     phase: Tensor
+    sensors: Tensor | None = None
 
     def to(self, device: torch.device) -> Batch:
         images = {name: image.to(device, non_blocking=True) for name, image in self.images.items()}
         rest = (self.input_ids, self.proprio, self.target, self.far, self.phase)
-        return Batch(images, *(tensor.to(device, non_blocking=True) for tensor in rest))
+        sensors = None if self.sensors is None else self.sensors.to(device, non_blocking=True)
+        return Batch(images, *(tensor.to(device, non_blocking=True) for tensor in rest), sensors)
 
 
 class BatchMaker:
@@ -65,7 +67,11 @@ class BatchMaker:
         proprio = self.space.encode_proprio(positions)
         numbers = (proprio, target, self.space.proprio.normalise(labels[:, -1]))
         phase = torch.from_numpy(self.frames.phase_index[indices])
-        return Batch(images, torch.from_numpy(input_ids), *(torch.from_numpy(x.astype(np.float32)) for x in numbers), phase)
+        sensors = None
+        if self.space.sensors is not None:
+            sensors = torch.from_numpy(self.space.sensors.encode(self.frames.readings[indices]).astype(np.float32))
+        rest = (torch.from_numpy(x.astype(np.float32)) for x in numbers)
+        return Batch(images, torch.from_numpy(input_ids), *rest, phase, sensors)
 
     def _images(self, camera: str, indices: np.ndarray, rng: np.random.Generator | None) -> Tensor:
         pictures = np.ascontiguousarray(self.frames.images[camera][np.sort(indices)][np.argsort(np.argsort(indices))])

@@ -19,7 +19,6 @@ from rdvla_ros.learning.config import TrainingError
 from rdvla_ros.learning.data.lerobot.metadata import EpisodeEntry
 from rdvla_ros.learning.data.source import Source, Wanted
 from rdvla_ros.model.backbones.compact import CameraInput
-from rdvla_ros.model.images import prepare_image
 from rdvla_ros.types import RdvlaError
 
 
@@ -27,7 +26,8 @@ from rdvla_ros.types import RdvlaError
 class Frames:
     """N observations of all episodes. images: camera -> (N, h, w, 3) uint8 (memory-mapped); positions (N, A);
     labels (N, R, A): joint targets of the next R action steps, absolute policy units; instruction_index (N,) into
-    instructions; phase_index (N,) into phases (the expert's); held_out (N,) bool: never trained on."""
+    instructions; phase_index (N,) into phases (the expert's); held_out (N,) bool: never trained on; readings (N, W) of the
+    sensors, whose numbers stand one after the other as sensor_widths says."""
 
     images: dict[str, np.ndarray]
     positions: np.ndarray
@@ -39,6 +39,8 @@ class Frames:
     held_out: np.ndarray
     joint_names: tuple[str, ...]
     step_s: float
+    readings: np.ndarray
+    sensor_widths: dict[str, int]
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -68,9 +70,10 @@ def build_cache(folders: Sequence[Path], cache: Path, wanted: Wanted) -> None:
                 for source, episode in tqdm(episodes, desc=f"reading camera {camera.name}", unit="episode"):
                     frames = source.frames(episode) - episode.begin
                     for picture in source.data.pictures(wanted.camera_key(camera.name), episode, frames):
-                        stream.write(prepare_image(picture, camera).tobytes())
+                        stream.write(wanted.picture(picture, camera).tobytes())
         np.savez(cache / "rest.npz", **{name: np.concatenate([part[name] for part in columns]) for name in columns[0]})
         index = {"key": key, "joint_names": wanted.robot.joint_names, "step_s": wanted.settings.step_s, "episodes": len(episodes)}
+        index["sensor_widths"] = _same_widths(sources)
         index_file.write_text(json.dumps(index))
     except RdvlaError:
         shutil.rmtree(cache, ignore_errors=True)  # half of the pictures are of no use
@@ -78,6 +81,16 @@ def build_cache(folders: Sequence[Path], cache: Path, wanted: Wanted) -> None:
     except OSError as error:
         shutil.rmtree(cache, ignore_errors=True)
         raise TrainingError(f"{cache} could not be written: {error}. Make room, or choose another --output.") from error
+
+
+def _same_widths(sources: Sequence[Source]) -> dict[str, int]:
+    widths = sources[0].sensor_widths
+    for source in sources[1:]:
+        if source.sensor_widths != widths:
+            raise TrainingError(
+                f"{source.data.folder}: expected sensors {widths} as in {sources[0].data.folder}, got {source.sensor_widths}."
+            )
+    return widths
 
 
 def _stamps(folder: Path) -> list:
@@ -97,6 +110,7 @@ def _rest(source: Source, episode: EpisodeEntry) -> dict[str, np.ndarray]:
     frames, every = source.frames(episode), source.wanted.held_out_every
     return {
         "positions": source.positions[frames],
+        "readings": source.readings[frames],
         "labels": source.labels(episode),
         "instruction": source.instructions[frames],
         "phase": source.phases[frames] if source.phases is not None else np.full(len(frames), ""),
@@ -123,6 +137,7 @@ def open_cache(cache: Path, cameras: Sequence[CameraInput]) -> Frames:
         phase_index=phase_index,
         joint_names=tuple(index["joint_names"]),
         step_s=index["step_s"],
+        sensor_widths=index["sensor_widths"],
         **rest,
     )
 

@@ -21,19 +21,27 @@ from rdvla_ros.learning.data.lerobot.problems import Problems
 from rdvla_ros.learning.data.lerobot.reader import LeRobotDataset
 from rdvla_ros.learning.data.resampling import even_frames, timed_labels
 from rdvla_ros.model.backbones.compact import CameraInput
+from rdvla_ros.model.images import prepare_image
+from rdvla_ros.model.resample import resize
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import nearest_names
 
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a run takes from its datasets. rows: of each label; every held_out_every-th episode is for validation only."""
+    """What a run takes from its datasets. rows: of each label; every held_out_every-th episode is for validation only. kernel: of
+    resample.KERNELS, for pictures that become squares as a published model takes them ('': area averaging)."""
 
     settings: DataSettings
     cameras: tuple[CameraInput, ...]
     robot: RobotDescription
     rows: int
     held_out_every: int
+    kernel: str = ""
+
+    def picture(self, image: np.ndarray, camera: CameraInput) -> np.ndarray:
+        """(height, width, 3) uint8 -> (camera.height, camera.width, 3) uint8."""
+        return resize(image, camera.width, self.kernel).astype(np.uint8) if self.kernel else prepare_image(image, camera)
 
     def camera_key(self, camera: str) -> str:
         return self.settings.cameras.get(camera, IMAGES + camera)
@@ -41,7 +49,7 @@ class Wanted:
 
 class Source:
     """positions, actions: (N, A) float32, policy units. instructions: (N,) text. chunks: (N, R, A) of the expert, or None.
-    phases: (N,) text, or None.
+    phases: (N,) text, or None. readings: (N, W) float32 of the sensors.
 
     The first thing wrong with the dataset is raised; with problems to collect in, the others are looked for too, and what could
     not be read is missing here.
@@ -58,6 +66,8 @@ class Source:
         for name, features in (("positions", settings.state_features), ("actions", settings.action_features)):
             with self.problems.caught():
                 setattr(self, name, self._joints(features))
+        with self.problems.caught():
+            self.readings, self.sensor_widths = self._readings()
         with self.problems.caught():
             self._set_steps()
         with self.problems.caught():
@@ -85,6 +95,19 @@ class Source:
         self._check_limits(columns.title, values, columns.raw)
         check_gripper_units(columns, settings, robot, self.data.folder)
         return values
+
+    def _readings(self) -> tuple[np.ndarray, dict[str, int]]:
+        """(N, W) float32 of all sensors, one after the other; name -> how many numbers are its."""
+        parts: dict[str, np.ndarray] = {}
+        for name, feature in self.wanted.settings.sensors.items():
+            if feature not in self.data.features:
+                raise TrainingError(
+                    f"{self.data.folder}: no sensor '{name}' ({feature}). {nearest_names(feature, self.data.features)} Name its "
+                    "feature under data.sensors of the configuration."
+                )
+            parts[name] = self.data.numbers(feature)
+        readings = np.concatenate(list(parts.values()), 1) if parts else np.zeros((len(self.data), 0))
+        return readings.astype(np.float32), {name: part.shape[1] for name, part in parts.items()}
 
     def _check_limits(self, title: str, values: np.ndarray, raw: np.ndarray) -> None:
         for outside in outside_limits(values, raw, self.wanted.robot):

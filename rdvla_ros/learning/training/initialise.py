@@ -31,7 +31,7 @@ def initialise(model: RDVLA, space: ActionSpace, tokenizer: WordTokenizer, sourc
             f"{len(source.space.relative)}. Choose a checkpoint of this robot and action representation."
         )
     target, weights, fresh = model.state_dict(), source.model.state_dict(), []
-    _rescale(weights, source.space, space)
+    rescale(weights, source.space, space)
     for name, tensor in target.items():
         if name == WORDS and name in weights and weights[name].shape[1] == tensor.shape[1]:
             _copy_words(tensor, tokenizer, weights[name], source.tokenizer)
@@ -55,7 +55,7 @@ def _copy_words(target: torch.Tensor, tokenizer: WordTokenizer, source: torch.Te
             target[FIRST_WORD + i] = source[rows[word]]
 
 
-def _rescale(weights: dict[str, torch.Tensor], old: ActionSpace, new: ActionSpace) -> None:
+def rescale(weights: dict[str, torch.Tensor], old: ActionSpace, new: ActionSpace) -> None:
     """In place on copies of the four tensors that touch scaled numbers. Old value = scale * new value + shift, per joint."""
     scale, shift = (torch.from_numpy(x).float() for x in _affine(new.proprio, old.proprio))
     weight, bias = weights[f"{PROPRIO}.weight"], weights[f"{PROPRIO}.bias"]

@@ -8,19 +8,21 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.config import TrainConfig, TrainingError
+from rdvla_ros.learning.config import COMPACT, TrainConfig, TrainingError
 from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
+from rdvla_ros.learning.training.build import backbone_name, make_tokenizer, resizing
 from rdvla_ros.learning.training.parallel import Team, free_port, run_processes
-from rdvla_ros.learning.training.trainer import COMPACT, Trainer, load_state, make_tokenizer, save_state
+from rdvla_ros.learning.training.trainer import Trainer, load_state, save_state
 from rdvla_ros.model.checkpoint import Checkpoint, Contract, load_checkpoint, save_checkpoint
-from rdvla_ros.model.normalization import ActionSpace, fit_action_space, relative_columns
+from rdvla_ros.model.normalization import ActionSpace, SensorSpace, fit_action_space, relative_columns
 from rdvla_ros.model.tokenizer import WordTokenizer
 from rdvla_ros.robot import RobotDescription, shipped
 
@@ -47,7 +49,7 @@ def train(
     """
     output.mkdir(parents=True, exist_ok=True)
     cameras = config.model.cameras
-    wanted = Wanted(config.data, cameras, robot, config.label_rows, config.held_out_every)
+    wanted = Wanted(config.data, cameras, robot, config.label_rows, config.held_out_every, resizing(config))
     team.first(lambda: build_cache(data, output / "cache", wanted))
     frames = open_cache(output / "cache", cameras)
     saved = load_state(output / STATE) if resume else None
@@ -60,11 +62,10 @@ def train(
         if saved and config.model.backbone == COMPACT
         else make_tokenizer(config, frames.instructions)
     )
-    trainer = Trainer(config, space, tokenizer, team, device)
+    source = load_checkpoint(begin_with) if begin_with is not None and not saved else None
+    trainer = Trainer(config, space, tokenizer, team, device, source)
     if saved:
         trainer.restore(saved["trainer"])
-    elif begin_with is not None:
-        trainer.begin_with(load_checkpoint(begin_with))
     run = _Run(trainer, frames, usable, robot, output, data)
     run.elapsed_s = saved["elapsed_s"] if saved else 0.0
     run.loop(stop_at)
@@ -75,7 +76,10 @@ def _space(config: TrainConfig, frames: Frames, usable: np.ndarray, robot: Robot
     relative = relative_columns(config.representation, robot.joint_names, robot.gripper_joints)
     if saved:  # the weights mean what the first data said; later data must not move the scale under them
         return ActionSpace.from_dict(saved["statistics"], relative)
-    return fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
+    space = fit_action_space(relative, frames.positions[usable], frames.labels[usable, : config.model.chunk_length])
+    if not frames.sensor_widths:
+        return space
+    return replace(space, sensors=SensorSpace.fit(frames.sensor_widths, frames.readings[usable]))
 
 
 class _Run:
@@ -124,7 +128,7 @@ class _Run:
                     losses = []
                 if not trainer.together:
                     continue
-                if team.leads and trainer.step % config.evaluate_every == 0:
+                if trainer.step % config.evaluate_every == 0:
                     self._validate()
                 if team.agree(time.monotonic() - saved_at > config.save_every_s):
                     self.save()
@@ -134,8 +138,7 @@ class _Run:
         finally:
             progress.close()
             signal.signal(signal.SIGTERM, previous)
-        if team.leads:
-            self._validate()
+        self._validate()
         self.save()
         if team.leads:
             self._draw()
@@ -174,8 +177,11 @@ class _Run:
             tqdm.write(f"curves: {plot_run(entries, self.output / CURVES)}")
 
     def _validate(self) -> None:
+        if not self.trainer.team.leads and self.trainer.shards is None:
+            return  # with shards every process has a part of the weights
         self.last_error = self.trainer.validate(self.maker, self.validation)
-        self._write(validation={str(depth): error for depth, error in self.last_error.items()})
+        if self.trainer.team.leads:
+            self._write(validation={str(depth): error for depth, error in self.last_error.items()})
 
     def _write(self, **values) -> None:
         entry = {"step": self.trainer.step, "elapsed_s": round(self.elapsed_s, 1), **values}
@@ -185,13 +191,16 @@ class _Run:
     def save(self) -> None:
         """The state to resume from, and the averaged weights as a policy folder."""
         trainer = self.trainer
+        if not trainer.team.leads and trainer.shards is None:
+            return
+        state, model = trainer.state(), trainer.policy_model()
         if not trainer.team.leads:
             return
         space = trainer.space
         save_state(
             self.output / STATE,
             {
-                "trainer": trainer.state(),
+                "trainer": state,
                 "elapsed_s": self.elapsed_s,
                 "vocabulary": list(trainer.tokenizer.vocabulary),
                 "statistics": space.to_dict(),
@@ -216,8 +225,8 @@ class _Run:
             "validation_error_by_depth": {str(depth): round(error, 5) for depth, error in self.last_error.items()},
             "config": config.to_dict(),
         }
-        name = COMPACT if config.model.backbone == COMPACT else "vlm"
-        checkpoint = Checkpoint(trainer.average, contract, space, trainer.tokenizer, training=notes, backbone_name=name)
+        name = backbone_name(config)
+        checkpoint = Checkpoint(model, contract, space, trainer.tokenizer, training=notes, backbone_name=name)
         save_checkpoint(self.output / POLICY, checkpoint)
 
 

@@ -13,88 +13,24 @@ import numpy as np
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from rdvla_ros.learning.config import ModelSettings, TrainConfig, TrainingError
+from rdvla_ros.learning.config import COMPACT, TrainConfig, TrainingError
 from rdvla_ros.learning.data.augment import Batch, BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, shuffled_batch
+from rdvla_ros.learning.training.adapters import adapt, fingerprint, learning, merged
 from rdvla_ros.learning.training.auxiliary import AuxiliaryHead, auxiliary_loss
+from rdvla_ros.learning.training.build import build_model
 from rdvla_ros.learning.training.initialise import initialise
 from rdvla_ros.learning.training.parallel import Team
 from rdvla_ros.learning.training.recurrence import chunk_loss, unroll
+from rdvla_ros.learning.training.sharding import Shards
 from rdvla_ros.learning.training.validation import error_by_depth
-from rdvla_ros.model.backbones.base import Backbone
-from rdvla_ros.model.backbones.compact import CompactBackbone, CompactConfig
-from rdvla_ros.model.backbones.families import family
-from rdvla_ros.model.backbones.vlm_loading import vlm_from_folder, vlm_tokenizer
 from rdvla_ros.model.checkpoint import Checkpoint
-from rdvla_ros.model.config import HeadConfig
-from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import ActionSpace
 from rdvla_ros.model.prompt_tokenizer import PromptTokenizer
 from rdvla_ros.model.rdvla import RDVLA
 from rdvla_ros.model.tokenizer import WordTokenizer
 
-COMPACT = "compact"
 AUXILIARY_PHASES = 16  # names the phase head has room for
-
-
-def make_tokenizer(config: TrainConfig, instructions: Sequence[str]) -> WordTokenizer | PromptTokenizer:
-    """The words of the instructions, or the pretrained model's own tokenizer in its prompt."""
-    sizes = config.model
-    if sizes.backbone == COMPACT:
-        return WordTokenizer.from_instructions(instructions, sizes.max_words)
-    return vlm_tokenizer(_pretrained(sizes), sizes.backbone, sizes.cameras)
-
-
-def _pretrained(sizes: ModelSettings) -> Path:
-    family(sizes.backbone)  # an unknown name is the first thing to say
-    if not Path(sizes.pretrained).is_dir() or not sizes.pretrained:
-        raise TrainingError(
-            f"model.pretrained: expected a folder with config.json and safetensors for backbone '{sizes.backbone}', got "
-            f"'{sizes.pretrained}'. Nothing is downloaded here."
-        )
-    return Path(sizes.pretrained)
-
-
-def _backbone(config: TrainConfig, tokenizer: WordTokenizer | PromptTokenizer) -> Backbone:
-    sizes = config.model
-    if sizes.backbone != COMPACT:
-        read = tuple(sorted({*sizes.prelude_layers, *sizes.core_layers, *sizes.coda_layers}))
-        return vlm_from_folder(_pretrained(sizes), sizes.backbone, sizes.cameras, read, sizes.latent_queries)
-    return CompactBackbone(
-        CompactConfig(
-            cameras=sizes.cameras,
-            vocabulary_size=tokenizer.size,
-            hidden_dim=sizes.hidden_dim,
-            num_heads=sizes.num_heads,
-            num_layers=sizes.backbone_layers,
-            mlp_ratio=sizes.mlp_ratio,
-            latent_queries=sizes.latent_queries,
-            text_tokens=sizes.text_tokens,
-            max_words=sizes.max_words,
-        )
-    )
-
-
-def build_model(config: TrainConfig, tokenizer: WordTokenizer | PromptTokenizer, action_dim: int) -> RDVLA:
-    """A fresh model, or a fresh head on a pretrained backbone; torch's global generator decides what is fresh."""
-    sizes, backbone = config.model, _backbone(config, tokenizer)
-    head = RDVLAHead(
-        HeadConfig(
-            hidden_dim=sizes.hidden_dim,
-            num_heads=sizes.num_heads,
-            prelude_layers=sizes.prelude_layers,
-            core_layers=sizes.core_layers,
-            coda_layers=sizes.coda_layers,
-            chunk_length=sizes.chunk_length,
-            action_dim=action_dim,
-            proprio_dim=action_dim,
-            mean_recurrence=max(1, round(config.depth.mean)),
-            backprop_depth=config.backprop_depth,
-            ffn_multiple=sizes.ffn_multiple,
-            context_dim=None if backbone.hidden_dim == sizes.hidden_dim else backbone.hidden_dim,
-        )
-    )
-    return RDVLA(backbone, head)
 
 
 @dataclass
@@ -112,22 +48,38 @@ class Trainer:
     """Everything random in a step follows from (seed, step, rank), so a resumed run takes the very steps of an unbroken one."""
 
     def __init__(
-        self, config: TrainConfig, space: ActionSpace, tokenizer: WordTokenizer, team: Team, device: str | torch.device = "cpu"
+        self,
+        config: TrainConfig,
+        space: ActionSpace,
+        tokenizer: WordTokenizer | PromptTokenizer,
+        team: Team,
+        device: str | torch.device = "cpu",
+        begin_with: Checkpoint | None = None,
     ):
+        """begin_with: whose weights are taken where they fit."""
         torch.manual_seed(config.seed)
         self.device = usable_device(device)
         self.config, self.space, self.tokenizer, self.team = config, space, tokenizer, team
         width = len(space.relative)
-        self.model = build_model(config, tokenizer, width).to(self.device)
+        self.model = build_model(config, tokenizer, width, space)
+        if begin_with is not None:
+            initialise(self.model, space, tokenizer, begin_with)
+        adapt(self.model.backbone, config.tuning, narrow=config.precision == "bfloat16")
+        if config.tuning.checkpointing:
+            self.model.backbone.save_activations(False)
+        self.model.to(self.device)
         if config.model.backbone == COMPACT:
             self.model.to(memory_format=torch.channels_last)
         self.auxiliary = AuxiliaryHead(self.model.backbone.hidden_dim, width, AUXILIARY_PHASES).to(self.device)
-        self.average = copy.deepcopy(self.model).requires_grad_(False).eval()
-        self.parameters = [*self.model.parameters(), *self.auxiliary.parameters()]
-        matrices = [p for p in self.parameters if p.ndim >= 2]
-        others = [p for p in self.parameters if p.ndim < 2]
+        # What does not learn is the same in the averaged model, and there once.
+        shared = {id(p): p for p in self.model.parameters() if not p.requires_grad}
+        self.average = copy.deepcopy(self.model, shared).requires_grad_(False).eval()
+        self.followed = list(learning(self.model))
+        self.frozen = fingerprint(self.model)
+        self.shards = Shards(self.model, self.average, team) if config.tuning.shard else None
+        self.parameters = [*learning(self.model).values(), *self.auxiliary.parameters()]
         self.optimiser = torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": config.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            _groups(self.parameters, config.weight_decay),
             lr=config.learning_rate,
             betas=config.betas,
             fused=True,
@@ -144,11 +96,10 @@ class Trainer:
         common = np.random.default_rng((config.seed, step, 2))
         depth = config.depth.draw(common)
         self.model.train()
-        loss, auxiliary = self._losses(batch.to(self.device), depth, common)
-        (loss[0] + config.auxiliary_weight * auxiliary).backward()
-        if config.average_every == 1:
-            self.team.average_gradients(self.parameters)
-        norm = torch.nn.utils.clip_grad_norm_(self.parameters, config.clip_norm)
+        with self._attention():  # the backward pass too: it may compute blocks again
+            loss, auxiliary = self._losses(batch.to(self.device), depth, common)
+            (loss[0] + config.auxiliary_weight * auxiliary).backward()
+        norm = self._gather_and_clip()
         if not torch.isfinite(norm):
             raise TrainingError(f"Step {step}: the gradient is not finite. Lower learning_rate, or resume from the last save.")
         rate = config.learning_rate_at(step)
@@ -165,6 +116,15 @@ class Trainer:
             self._follow()
         return StepResult(float(loss[1]), float(auxiliary.detach()), depth, float(norm), rate)
 
+    def _gather_and_clip(self) -> torch.Tensor:
+        """Gradients of all processes, clipped; their norm before that."""
+        limit = self.config.clip_norm
+        if self.shards is not None:
+            return self.shards.gather_and_clip(self.parameters, limit)
+        if self.config.average_every == 1:
+            self.team.average_gradients(self.parameters)
+        return torch.nn.utils.clip_grad_norm_(self.parameters, limit)
+
     @property
     def together(self) -> bool:
         """All processes hold the same weights now, so that a save means the whole run."""
@@ -173,9 +133,9 @@ class Trainer:
     def _losses(self, batch: Batch, depth: int, rng: np.random.Generator):
         generator = torch.Generator(self.device).manual_seed(int(rng.integers(2**62)) + self.team.rank)
         head, config = self.model.head, self.config
-        with self._attention(), self._precision():
+        with self._precision():
             task, latents = self.model.backbone(batch.images, batch.input_ids, head.config.context_layers)
-            context = head.encode(task, latents, batch.proprio)
+            context = head.encode(task, latents, batch.proprio, batch.sensors)
             state = head.initial_state(len(batch.proprio), generator)
             states = unroll(head, context, state, depth, config.backprop_depth)
             early = int(rng.integers(len(states))) if len(states) > 1 else None
@@ -195,39 +155,73 @@ class Trainer:
     def _follow(self) -> None:
         """Exponential moving average of the weights; short at first, so that it forgets the initial ones."""
         decay = min(self.config.ema_decay, self.step / (9 + self.step)) ** self.config.average_every
-        torch._foreach_lerp_(list(self.average.parameters()), list(self.model.parameters()), 1.0 - decay)
+        average, model = (dict(part.named_parameters()) for part in (self.average, self.model))
+        ours, theirs = ([_local(part[name]) for name in self.followed] for part in (average, model))
+        torch._foreach_lerp_(ours, theirs, 1.0 - decay)
 
     def validate(self, maker: BatchMaker, indices: np.ndarray, depths: Sequence[int] = (1, 2, 4, 8, 16)) -> dict[int, float]:
         """Mean absolute error (normalised) of the averaged weights at several depths."""
         with self._precision():
             return error_by_depth(self.average, maker, indices, depths)
 
-    def begin_with(self, source: Checkpoint) -> list[str]:
-        """The weights of another checkpoint where they fit; the names of those that stay fresh."""
-        fresh = initialise(self.model, self.space, self.tokenizer, source)
-        self.average.load_state_dict(self.model.state_dict())
-        return fresh
+    def policy_model(self) -> RDVLA | None:
+        """The averaged weights as a model to be saved, merged. Sharded: every process has to ask, rank 0 gets it."""
+        model = self.average if self.shards is None else self.shards.whole(self.average)
+        if model is None or self.config.tuning.plain:
+            return model
+        return RDVLA(merged(model.backbone), model.head)
 
     def state(self) -> dict:
-        return {
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "auxiliary": self.auxiliary.state_dict(),
-            "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-        }
+        """To resume from; of what learns only. Sharded: every process has to ask."""
+        if self.shards is not None:
+            parts = self.shards.state(self.model, self.average, self.optimiser)
+        else:
+            parts = {name: _only(getattr(self, name).state_dict(), self.followed, self.frozen) for name in ("model", "average")}
+            parts["optimiser"] = self.optimiser.state_dict()
+        return {"step": self.step, "auxiliary": self.auxiliary.state_dict(), "frozen": self.frozen, **parts}
 
     def restore(self, state: dict) -> None:
+        frozen = state.get("frozen", 0.0)
+        if abs(frozen - self.frozen) > 1e-6 * max(frozen, self.frozen):
+            raise TrainingError(
+                "The saved run learnt beside other frozen weights than these of model.pretrained. Resume with the folder and "
+                "the section 'tuning' it was started with, or start another run."
+            )
         try:
-            for name in ("model", "auxiliary", "average"):
-                getattr(self, name).load_state_dict(state[name])
-            self.optimiser.load_state_dict(state["optimiser"])
+            self.auxiliary.load_state_dict(state["auxiliary"])
+            if self.shards is not None:
+                self.shards.restore(self.model, self.average, self.optimiser, state)
+            else:
+                for name in ("model", "average"):
+                    part, saved = getattr(self, name), state[name]
+                    missing = [key for key in self.followed if key not in saved]
+                    if missing:
+                        raise KeyError(f"it learnt nothing of {missing[0]}.")
+                    part.load_state_dict({**part.state_dict(), **saved})
+                self.optimiser.load_state_dict(state["optimiser"])
         except (RuntimeError, ValueError, KeyError) as error:
             raise TrainingError(
                 f"The saved run has a model of other sizes than this configuration: {str(error).splitlines()[-1].strip()} "
                 "Resume with the configuration it was started with, or start another run with --initialise."
             ) from error
         self.step = state["step"]
+
+
+def _groups(parameters: Sequence[torch.nn.Parameter], decay: float) -> list[dict]:
+    """Matrices decay, what has one dimension does not; divided parameters are groups of their own."""
+    kinds = [(sharded, matrix) for sharded in (False, True) for matrix in (True, False)]
+    found = {kind: [p for p in parameters if (hasattr(p, "to_local"), p.ndim >= 2) == kind] for kind in kinds}
+    return [{"params": members, "weight_decay": decay * kind[1]} for kind, members in found.items() if members]
+
+
+def _only(weights: dict[str, torch.Tensor], names: Sequence[str], frozen: float) -> dict[str, torch.Tensor]:
+    """All where everything learns, so that buffers are in it; else what learns."""
+    return {name: weights[name] for name in names} if frozen else weights
+
+
+def _local(tensor: torch.Tensor) -> torch.Tensor:
+    """This process' part of a sharded one."""
+    return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
 def usable_device(name: str | torch.device) -> torch.device:

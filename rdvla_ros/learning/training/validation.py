@@ -20,7 +20,7 @@ def error_by_depth(model: RDVLA, maker: BatchMaker, indices: np.ndarray, depths:
     def contexts() -> Iterator[tuple[HeadContext, Tensor]]:
         for part in np.array_split(indices, max(1, len(indices) // 64)):
             batch = maker.make(part).to(model.head.device)
-            yield model.encode(batch.images, batch.input_ids, batch.proprio), batch.target
+            yield model.encode(batch.images, batch.input_ids, batch.proprio, batch.sensors), batch.target
 
     return head_error_by_depth(model.head, contexts(), depths)
 

@@ -27,6 +27,9 @@ class Backbone(nn.Module):
 
     hidden_dim: int
     num_layers: int
+    static = False  # see and fuse ask the device nothing: they can be recorded as a CUDA graph
+    # 'vision', 'projector' and 'language' -> names of submodules (the longest that fits a parameter counts), for fine-tuning.
+    parts: Mapping[str, tuple[str, ...]] = {}
 
     @classmethod
     def empty(cls, config) -> Backbone:
@@ -35,6 +38,11 @@ class Backbone(nn.Module):
 
     def loaded(self) -> None:
         """Called after the weights were assigned: what is no weight is put right here."""
+
+    def save_activations(self, saved: bool) -> None:
+        """False: in training, blocks are computed again in the backward pass instead of keeping what it needs."""
+        if not saved:
+            raise CheckpointError(f"{type(self).__name__} keeps its activations. Set tuning.checkpointing to false.")
 
     def forward(
         self, images: Mapping[str, torch.Tensor], input_ids: torch.Tensor, layers: tuple[int, ...]

@@ -22,7 +22,8 @@ PLACES = ("{images}", "{instruction}")
 class Family:
     """model_types: of config.json. model, config: class names in transformers, without a head for words.
 
-    decoder: attribute of the model that holds the decoder layers. template: the prompt; {images} stands for `image` of every
+    decoder: attribute of the model that holds the decoder layers. vision, projector: names of the submodules that see, and that
+    turn what was seen into tokens. template: the prompt; {images} stands for `image` of every
     camera, in which {tokens} stands for its image tokens. tokens: (config, image side) -> image tokens of one camera.
     pack: (images (B, n, 3, S, S), config) -> arguments of the model's forward.
     """
@@ -31,6 +32,8 @@ class Family:
     model: str
     config: str
     decoder: str
+    vision: str
+    projector: tuple[str, ...]
     template: str
     image: str
     image_token: str
@@ -81,6 +84,8 @@ FAMILIES = {
         "SmolVLMModel",
         "SmolVLMConfig",
         "text_model",
+        "vision_model",
+        ("connector",),
         "<|im_start|>User:{images}{instruction}<end_of_utterance>\nAssistant:",
         "<fake_token_around_image><global-img>{tokens}<fake_token_around_image>",
         "<image>",
@@ -93,6 +98,8 @@ FAMILIES = {
         "Qwen2_5_VLModel",
         "Qwen2_5_VLConfig",
         "language_model",
+        "visual",
+        ("visual.merger",),
         "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n" + QWEN_USER,
         "<|vision_start|>{tokens}<|vision_end|>",
         "<|image_pad|>",
@@ -107,6 +114,8 @@ FAMILIES = {
         "Qwen3VLModel",
         "Qwen3VLConfig",
         "language_model",
+        "visual",
+        ("visual.merger", "visual.deepstack_merger_list"),
         QWEN_USER,
         "<|vision_start|>{tokens}<|vision_end|>",
         "<|image_pad|>",
@@ -120,6 +129,8 @@ FAMILIES = {
         "PaliGemmaModel",
         "PaliGemmaConfig",
         "language_model",
+        "vision_tower",
+        ("multi_modal_projector",),
         "{images}<bos>{instruction}\n",
         "{tokens}",
         "<image>",

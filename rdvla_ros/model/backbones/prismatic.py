@@ -2,12 +2,15 @@
 
 Sequence: [token 0; P image tokens; the other N - 1 tokens; Q latent queries; token 2], causal. Only what is read is computed: the
 last query and token 2 come after everything that is read, so they are left out, as are the layers above those the head reads.
+Padding (id -1, in front of a prompt) lies between the images and the rest of the prompt, seen by nobody and counted in no
+position: the numbers are those of the shorter prompt, the shapes those of the longest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,90 +18,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rdvla_ros.model.backbones.base import Backbone, LayerStates, register_backbone
-from rdvla_ros.model.backbones.vit import VisionTower, VitConfig
-from rdvla_ros.model.resample import Preprocessing
+from rdvla_ros.model.backbones.prismatic_config import PrismaticConfig, SquareView, TextConfig
+from rdvla_ros.model.backbones.vit import VisionTower
+from rdvla_ros.model.prompt_tokenizer import PADDING
+from rdvla_ros.model.resample import crop_and_normalise
+from rdvla_ros.model.static_call import made_static
 from rdvla_ros.types import CheckpointError, ObservationError
 
 CHANNELS = 6  # per image: three for each tower
 
 
 @dataclass(frozen=True)
-class TextConfig:
-    """The Qwen2 decoder. layers: in the published model; how many are kept follows from what is read."""
+class Prompt:
+    """states (B, N, D): embeddings, the padding's after token 0. padded (B,): how many of them are padding, None: none."""
 
-    vocabulary: int
-    width: int
-    inner: int
-    layers: int
-    heads: int
-    kv_heads: int
-    rms_norm_eps: float = 1e-6
-    rope_theta: float = 1e6
-    max_tokens: int = 32768
+    states: Tensor
+    padded: Tensor | None = None
 
-
-@dataclass(frozen=True)
-class SquareView:
-    """A camera whose whole image becomes size x size pixels."""
-
-    name: str
-    size: int
-
-    width = property(lambda self: self.size)
-    height = property(lambda self: self.size)
-    crop = (0.0, 0.0, 1.0, 1.0)
-
-
-@dataclass(frozen=True)
-class PrismaticConfig:
-    """dino, siglip: the two towers. read_layers: indices of hidden states that can be asked for (0 = embeddings).
-
-    shifted: the published weights take task states from one position too early (token 0 is in, the last patch is out) and latent
-    states likewise. camera_names: in the order of the images in the sequence; empty: any number, named by nobody.
-    """
-
-    dino: VitConfig
-    siglip: VitConfig
-    text: TextConfig
-    read_layers: tuple[int, ...]
-    latent_queries: int = 64
-    shifted: bool = True
-    camera_names: tuple[str, ...] = ()
-    preprocessing: Preprocessing = field(default_factory=Preprocessing)
-
-    def __post_init__(self) -> None:
-        if not self.read_layers or max(self.read_layers) > self.text.layers or min(self.read_layers) < 0:
-            raise CheckpointError(
-                f"Backbone: the head reads layers {list(self.read_layers)}, expected indices 0 .. {self.text.layers} (the number "
-                "of decoder layers). The head and the language model are of different checkpoints."
-            )
-        if self.dino.patches != self.siglip.patches or self.dino.image != self.siglip.image:
-            raise CheckpointError(
-                f"Backbone: expected two towers of the same images and patches, got {self.dino.patches} patches of "
-                f"{self.dino.image} px and {self.siglip.patches} of {self.siglip.image} px."
-            )
-
-    @property
-    def kept_layers(self) -> int:
-        return max(1, *self.read_layers)
-
-    @property
-    def cameras(self) -> tuple[SquareView, ...]:
-        return tuple(SquareView(name, self.dino.image) for name in self.camera_names)
-
-    @classmethod
-    def from_dict(cls, data: Mapping) -> PrismaticConfig:
-        values = dict(data)
-        for name, kind in (("dino", VitConfig), ("siglip", VitConfig), ("text", TextConfig)):
-            values[name] = kind(**values[name])
-        settings = dict(values["preprocessing"])
-        settings |= {name: tuple(map(tuple, settings[name])) for name in ("means", "stds")}
-        values["preprocessing"] = Preprocessing(**settings)
-        values |= {name: tuple(values[name]) for name in ("read_layers", "camera_names")}
-        return cls(**values)
-
-    def to_dict(self) -> dict:
-        return asdict(self)
+    def expand(self, batch: int) -> Prompt:
+        return Prompt(self.states.expand(batch, -1, -1), None if self.padded is None else self.padded.expand(batch))
 
 
 class Projector(nn.Module):
@@ -142,6 +80,8 @@ class PrismaticBackbone(Backbone):
     """backbone(pixel_values (B, 6 * images, S, S), input_ids (B, N)) -> (task_states, latent_states)."""
 
     config_class = PrismaticConfig
+    static = True
+    parts = {"vision": ("dino", "siglip"), "projector": ("projector",), "language": ("language",)}
 
     def __init__(self, config: PrismaticConfig):
         super().__init__()
@@ -175,10 +115,18 @@ class PrismaticBackbone(Backbone):
             for name, buffer in fresh.named_buffers():
                 setattr(self.language.rotary_emb, name, buffer.to(device))
 
+    def save_activations(self, saved: bool) -> None:
+        self.dino.checkpointing = self.siglip.checkpointing = not saved
+        if saved:
+            self.language.activation_checkpointing_disable()
+        else:
+            self.language.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+
     def forward(
         self, images: Tensor | Mapping[str, Tensor], input_ids: Tensor, layers: tuple[int, ...] | None = None
     ) -> tuple[LayerStates, LayerStates]:
-        """images: pixel_values (B, 6 * images, S, S), or camera name -> (B, 6, S, S); layers: default all that can be read."""
+        """images: pixel_values (B, 6 * images, S, S), or camera name -> (B, 6, S, S), or (B, 3, S, S) in -1..1 as training makes
+        them; layers: default all that can be read."""
         return self.fuse(self.see(images), self.text(input_ids), self.config.read_layers if layers is None else layers)
 
     def prepare(self, image: np.ndarray, camera: SquareView) -> Tensor:
@@ -199,7 +147,7 @@ class PrismaticBackbone(Backbone):
             missing = [name for name in names if name not in images]
             if missing:
                 raise ObservationError(f"Camera '{missing[0]}': expected images of {', '.join(names)}, got {', '.join(images)}.")
-            images = torch.cat([images[name] for name in (names or images)], 1)
+            images = torch.cat([self._normalised(images[name]) for name in (names or images)], 1)
         count, rest = divmod(images.shape[1], CHANNELS) if images.ndim == 4 else (0, 1)
         if rest or not count or images.shape[2:] != (size, size) or (names and count != len(names)):
             wanted = f"{CHANNELS * len(names)} ({len(names)} cameras)" if names else f"{CHANNELS} per image"
@@ -209,11 +157,44 @@ class PrismaticBackbone(Backbone):
             )
         return images
 
-    def text(self, input_ids: Tensor) -> Tensor:
-        """(B, N) token ids -> (B, N, D)."""
+    def _normalised(self, image: Tensor) -> Tensor:
+        """(B, 3, S, S) in -1..1, resized but not yet cropped, as training hands them over -> (B, 6, S, S); others as they are."""
+        if image.ndim != 4 or image.shape[1] != 3 or image.shape[2] != image.shape[3]:
+            return image
+        return crop_and_normalise((image.float() + 1.0) * 127.5, self.config.preprocessing)
+
+    def recorded(self, layers: tuple[int, ...], run: str, **options: Any) -> Callable[[Mapping[str, Tensor], Prompt], tuple]:
+        """fuse(see(images), text, layers) with one recording per length of prompts; run, options: see static_call."""
+
+        def states(pixels: Tensor, embedded: Tensor, padded: Tensor) -> tuple[LayerStates, LayerStates]:
+            return self.fuse(self.see(pixels), Prompt(embedded, padded), layers)
+
+        call = made_static(states, run, **options)
+
+        def both(images: Mapping[str, Tensor], text: Prompt) -> tuple[LayerStates, LayerStates]:
+            none = torch.zeros(len(text.states), dtype=torch.long, device=text.states.device)
+            return call(self._pixels(images), text.states, none if text.padded is None else text.padded)
+
+        return both
+
+    def text(self, input_ids: Tensor) -> Prompt:
+        """(B, N) token ids; PADDING only in front of a prompt."""
         vocabulary = self.config.text.vocabulary
         if input_ids.ndim != 2 or not input_ids.shape[1]:
             raise ObservationError(f"input_ids: expected shape (batch, tokens) with a token, got {tuple(input_ids.shape)}.")
+        missing = input_ids == PADDING
+        if bool(missing.any()):
+            padded = missing.sum(-1)
+            places = torch.arange(input_ids.shape[1], device=input_ids.device)
+            if bool((missing != (places < padded[:, None])).any()) or bool((padded > len(places) - 2).any()):
+                raise ObservationError("input_ids: expected padding in front of a prompt of at least two tokens.")
+            first = input_ids.gather(1, padded[:, None])
+            # Token 0 comes before the images, so it changes places with the padding.
+            input_ids = input_ids.masked_fill(missing | (places == padded[:, None]), 0).scatter(1, torch.zeros_like(first), first)
+            return Prompt(self._embedded(input_ids, vocabulary), padded)
+        return Prompt(self._embedded(input_ids, vocabulary))
+
+    def _embedded(self, input_ids: Tensor, vocabulary: int) -> Tensor:
         if int(input_ids.min()) < 0 or int(input_ids.max()) >= vocabulary:
             raise ObservationError(
                 f"input_ids: expected ids 0 .. {vocabulary - 1}, got {int(input_ids.min())} .. {int(input_ids.max())}. The "
@@ -221,8 +202,8 @@ class PrismaticBackbone(Backbone):
             )
         return self.language.embed_tokens(input_ids)
 
-    def fuse(self, vision: Tensor, text: Tensor, layers: tuple[int, ...]) -> tuple[LayerStates, LayerStates]:
-        """vision (B, P, D), text (B, N, D) -> the states of the layers asked for."""
+    def fuse(self, vision: Tensor, text: Prompt, layers: tuple[int, ...]) -> tuple[LayerStates, LayerStates]:
+        """vision (B, P, D), text: of `text` -> the states of the layers asked for."""
         unread = [layer for layer in layers if layer > self.config.kept_layers or layer < 0]
         if unread:
             raise CheckpointError(
@@ -230,19 +211,35 @@ class PrismaticBackbone(Backbone):
             )
         patches, queries, shift = vision.shape[1], self.config.latent_queries, int(self.config.shifted)
         latents = self.latents[: queries - shift].to(vision.dtype).expand(len(vision), -1, -1)
-        text = text.expand(len(vision), -1, -1)
+        prompt = text.expand(len(vision))
+        text = prompt.states
         sequence = torch.cat([text[:, :1], vision, text[:, 1:], latents], 1)
         if sequence.shape[1] + shift + 1 > self.config.text.max_tokens:
             raise ObservationError(
                 f"Sequence: expected at most {self.config.text.max_tokens} tokens, got {sequence.shape[1] + shift + 1} "
                 f"({patches} of images, {text.shape[1]} of the prompt). Use fewer cameras or a shorter instruction."
             )
-        states = self._hidden(sequence, layers)
+        states = self._hidden(sequence, layers, *self._seen(sequence, prompt.padded, patches))
         first, last = patches + text.shape[1] - shift, patches + text.shape[1] - shift + queries
         task = {layer: states[layer][:, 1 - shift : 1 - shift + patches] for layer in layers}
         return task, {layer: states[layer][:, first:last] for layer in layers}
 
-    def _hidden(self, sequence: Tensor, layers: tuple[int, ...]) -> LayerStates:
+    @staticmethod
+    def _seen(sequence: Tensor, padded: Tensor | None, patches: int) -> tuple[Tensor | None, Tensor | None]:
+        """(mask (B, 1, T, T): what each position attends to, positions (B, T)); None: causal, 0 .. T - 1."""
+        if padded is None:
+            return None, None
+        places = torch.arange(sequence.shape[1], device=sequence.device)
+        # Of a padded prompt of N tokens, n are padding: they stand at 1 + P .. P + n.
+        hidden = (places > patches) & (places <= patches + padded[:, None])
+        mask = (places[:, None] >= places) & ~hidden[:, None]
+        mask = mask | (hidden[:, :, None] & (places[:, None] == places))  # a row of nothing would be a division by zero
+        positions = torch.where(places > patches, (places - padded[:, None]).clamp(min=0), places)
+        return mask[:, None], positions
+
+    def _hidden(
+        self, sequence: Tensor, layers: tuple[int, ...], mask: Tensor | None = None, positions: Tensor | None = None
+    ) -> LayerStates:
         """Hidden states of the named layers; the last one that is kept comes out of the model itself."""
         states: LayerStates = {0: sequence} if 0 in layers else {}
         hooks = [
@@ -254,7 +251,9 @@ class PrismaticBackbone(Backbone):
         ]
         try:
             if self.config.kept_layers:
-                states[self.config.kept_layers] = self.language(inputs_embeds=sequence, use_cache=False).last_hidden_state
+                states[self.config.kept_layers] = self.language(
+                    inputs_embeds=sequence, attention_mask=mask, position_ids=positions, use_cache=False
+                ).last_hidden_state
         finally:
             for hook in hooks:
                 hook.remove()

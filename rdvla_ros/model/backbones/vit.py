@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 EPS = 1e-6
 
@@ -109,11 +110,13 @@ class VisionTower(nn.Module):
         if config.registers:
             self.reg_token = nn.Parameter(torch.zeros(1, config.registers, config.width))
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.blocks))
+        self.checkpointing = False  # in training: each block is computed again in the backward pass instead of remembered
 
     def forward(self, images: Tensor) -> Tensor:
         x = self.patch_embed(images) + self.pos_embed
         prefix = [getattr(self, name).expand(len(x), -1, -1) for name in ("cls_token", "reg_token") if hasattr(self, name)]
         x = torch.cat([*prefix, x], 1) if prefix else x
         for block in self.blocks:
-            x = block(x)
+            again = self.checkpointing and self.training and torch.is_grad_enabled()
+            x = checkpoint(block, x, use_reentrant=False) if again else block(x)
         return x[:, self.config.prefix :]

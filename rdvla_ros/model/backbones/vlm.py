@@ -101,6 +101,9 @@ class VlmBackbone(Backbone):
         self.latents = nn.Parameter(0.02 * torch.randn(config.latent_queries, self.hidden_dim))
         self.image_token = int(model.config.image_token_id)
         self.filler = 0 if self.image_token else 1
+        entry = self.family
+        named = {"vision": (entry.vision,), "projector": entry.projector, "language": (entry.decoder,)}
+        self.parts = {part: tuple(f"model.{name}" for name in names) for part, names in named.items()}
         self.image_tokens = len(config.cameras) * self.family.tokens(model.config, config.image_side)
 
     def _apply(self, function, *args, **kwargs):
@@ -115,6 +118,12 @@ class VlmBackbone(Backbone):
         for module, name, buffer in kept:
             setattr(module, name, buffer.to(self.latents.device))
         return self
+
+    def save_activations(self, saved: bool) -> None:
+        if saved:
+            self.model.activation_checkpointing_disable()
+        else:
+            self.model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
 
     def forward(
         self, images: Mapping[str, Tensor], input_ids: Tensor, layers: tuple[int, ...] | None = None
