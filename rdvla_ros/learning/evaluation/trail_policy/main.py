@@ -30,7 +30,7 @@ from rdvla_ros.learning.evaluation.trail_policy.paths import PressPaths
 from rdvla_ros.learning.evaluation.trail_policy.sights import Sights, sights
 from rdvla_ros.learning.evaluation.trail_policy.training import Settings, Trainer
 from rdvla_ros.model.backbones.compact import CameraStem
-from rdvla_ros.model.checkpoint import Checkpoint, save_checkpoint
+from rdvla_ros.model.checkpoint import save_checkpoint
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.scene import AlohaSim
 
@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--recipe", default="default", choices=sorted(RECIPES), help="of that run")
     parser.add_argument("--scenes", type=int, default=2000, help="two pictures are made of each")
     parser.add_argument("--motions", type=int, default=40, help="scenes whose ten pads the expert presses")
-    parser.add_argument("--steps", type=int, nargs=3, default=(1500, 900, 600), metavar=("MOVING", "SEEING", "TOGETHER"))
+    parser.add_argument("--steps", type=int, nargs=3, default=(3000, 900, 2500), metavar=("MOVING", "SEEING", "TOGETHER"))
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="states of the training, and checkpoint/ at the end")
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "instructions": ["follow the trail from the <colour> pad and press its end"],
         "signals of training only": "pad after each hop, its colours, places of the pads in the picture, what an arm hides",
     }
-    _save(replace(checkpoint, training=notes), folder / "checkpoint")
+    save_checkpoint(folder / "checkpoint", replace(checkpoint, training=notes), dtype="float32")
     print(f"{folder / 'checkpoint'}: 'rdvla evaluate --task follow_trail --checkpoint {folder / 'checkpoint'}' measures it.")
     return 0
 
@@ -115,10 +115,6 @@ def _seen(stem: CameraStem, pictures: Sights) -> torch.Tensor:
     """(N, P, D) tokens of the stem that stands still now."""
     parts = (part.float() / 127.5 - 1.0 for part in pictures.views.split(100))
     return torch.cat([stem.eval()(part.contiguous(memory_format=torch.channels_last)) for part in parts])
-
-
-def _save(checkpoint: Checkpoint, folder: Path) -> None:
-    save_checkpoint(folder, checkpoint, dtype="float32")
 
 
 if __name__ == "__main__":
