@@ -46,6 +46,7 @@ COMMANDS = {
     "evaluate": Command("rdvla_ros.learning.evaluation.evaluate", "success rate of a checkpoint in the simulator"),
     "study": Command("rdvla_ros.learning.evaluation.study", "what depth, adaptive stopping and trouble do to success"),
     "study symbols": Command("rdvla_ros.learning.evaluation.symbols.main", "the head alone learns to follow trails, on symbols"),
+    "study trail": Command("rdvla_ros.learning.evaluation.trail_study", "success over hops and iterations, in closed loop"),
     "study trail-policy": Command(
         "rdvla_ros.learning.evaluation.trail_policy.main", "the checkpoint that follows trails: it decides again while it moves"
     ),

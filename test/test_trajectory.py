@@ -219,6 +219,15 @@ def test_what_no_stretching_makes_legal_is_refused():
         plan_(wild, start=Reference.at_rest(wild[0]), options=replace(OPTIONS, longest_stretch=1.5))
 
 
+def test_arms_at_rest_that_begin_late_arrive_late_at_the_speed_of_the_chunk():
+    """Rows dropped for latency leave a jump that the arms cannot make; slowing down the whole chunk for it would take seconds."""
+    ramp = MIDDLE + 0.1 * np.arange(1, 17)[:, None] * 0.8 * ARM
+    late = plan_(ramp, start=Reference.at_rest(MIDDLE), elapsed_s=0.3, horizon=14)
+    middle = late.sample(np.array([1.1]))[1][0]
+    assert np.allclose(middle[ARM], 0.8, atol=0.05)
+    assert late.duration_s <= 1.3 + 0.3 + LONGEST_STOP_S + 1e-9  # the last row is due after 1.3 s, and comes 0.3 s later
+
+
 def test_a_stop_longer_than_half_a_second_is_no_option():
     with pytest.raises(TrajectoryError, match="stop_s"):
         PlanOptions(stop_s=0.6)

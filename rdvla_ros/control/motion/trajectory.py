@@ -6,7 +6,7 @@ count from the trajectory's time base, which is the header.stamp of its messages
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
@@ -20,6 +20,8 @@ EXACT = Tolerances(position=0.0, velocity=0.0, acceleration=0.0, jerk=0.0)  # th
 LONGEST_MOTION_S = 3.0  # nothing longer goes on the wire at once: what was decided long ago is not followed
 TOUCH = 1e-5  # share of its range by which a joint that rests on a limit may leave it: the fit's own rounding
 BEHIND_S = 0.2  # over so much of a chunk's end its last velocity is taken: one row alone would be noisy
+SLOWER = 1.35  # factor on the distances of the rows where the chunk is too fast
+DELAYS_S, AT_REST = (0.05, 0.1, 0.2, 0.3), 1e-3  # of all rows, before they are slowed down; [unit/s] below which a joint rests
 LONGEST_STOP_S = 0.5  # every motion on the wire is at rest this long after its last executed row
 
 
@@ -173,24 +175,42 @@ def plan(
 
     stretch = _needed_stretch(targets, due_s, limits, lags)
     stretch[executed:] = np.minimum(stretch[executed:], stretch[:executed].max())  # nobody follows the later rows
-    while stretch.max() <= options.longest_stretch:
-        stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * stretch)
+    first_s, too_long = due_s[0] - lead_s, ""
+    for delay_s, factor in _slower(start, options.longest_stretch / stretch.max()):
+        slower = stretch * factor
+        slower[0] += delay_s / first_s
+        stretched_s = lead_s + np.cumsum(np.diff(due_s, prepend=lead_s) * slower)
         ends_s = stretched_s[executed - 1] + options.stop_s
         if ends_s > options.longest_s:
-            raise InfeasibleError(
+            too_long = too_long or (
                 f"Within the joints' limits the {executed} executed rows and their stop would last {ends_s:.2f} s, "
                 f"expected at most {options.longest_s:g} s: execute fewer rows of a chunk (horizon)."
             )
-        motion = _follow(targets, stretched_s, executed, beyond / stretch[-1], start, limits, lead_s, options)
+            continue
+        motion = _follow(targets, stretched_s, executed, beyond / slower[-1], start, limits, lead_s, options)
         if motion is not None:
             missed = motion[1][stretched_s[:executed] > lead_s + options.catch_up_s]
             if not (missed[:, ~lags] > options.lag_s * limits.velocity[~lags]).any():
                 return replace(motion[0], before=now, before_s=now_s)
-        stretch = stretch * 1.35
     raise InfeasibleError(
-        f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
+        too_long
+        or f"The chunk asks for more than the joints' limits allow: even spread over {options.longest_stretch:g} times its "
         "duration no legal motion follows it."
     )
+
+
+def _slower(start: Reference, most: float) -> Iterator[tuple[float, float]]:
+    """(delay of all rows [s], factor on their distances), the fastest first. Arms at rest that begin late may arrive late: that
+    keeps the speed of the chunk, where a factor would slow all of it down."""
+    if most < 1.0:
+        return
+    yield 0.0, 1.0
+    if not np.abs(start.velocity).max() > AT_REST:
+        yield from ((delay_s, 1.0) for delay_s in DELAYS_S)
+    factor = SLOWER
+    while factor <= most:
+        yield 0.0, factor
+        factor *= SLOWER
 
 
 def _checked_targets(targets: np.ndarray, limits: JointLimits) -> np.ndarray:
