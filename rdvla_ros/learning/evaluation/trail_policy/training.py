@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +20,18 @@ from rdvla_ros.learning.training.recurrence import unroll
 from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.head import RDVLAHead
 
-MASTERED, LAST_LEVEL = 0.9, 5
+LONGEST_TRAINED = 5  # hops
 LATE_S, EARLY_SHARE = 1.2, 0.3  # of the later decisions; the horizon lets few be made before
 
 
 @dataclass(frozen=True)
 class Settings:
-    """batch: scenes of a step. decoded: states of a decision that are decoded and supervised. first_level, way_from: level of the
-    curriculum to begin with, and from which on decisions on the way are trained. seen_share: of the batches are of real pictures,
-    once the eye can see."""
+    """batch: scenes of a step. decoded: states of a decision that are decoded and supervised. seen_share: of the batches are
+    of real pictures, once the eye can see."""
 
     steps: int = 1000
     batch: int = 64
     decoded: int = 3
-    first_level: int = LAST_LEVEL
-    way_from: int = 2
     seen_share: float = 0.6
     backprop_depth: int = 6
     learning_rate: float = 1e-3
@@ -45,9 +42,6 @@ class Settings:
 @dataclass
 class Progress:
     step: int = 0
-    level: int = 0
-    rate: float = 0.0
-    mastered: dict[int, int] = field(default_factory=dict)
     seconds: float = 0.0
 
 
@@ -65,7 +59,7 @@ class Trainer:
         self.optimiser = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.95), fused=True
         )
-        self.progress = Progress(level=settings.first_level)
+        self.progress = Progress()
         self.average = {name: tensor.detach().clone() for name, tensor in head.state_dict().items()}
 
     def take_step(self) -> dict[str, float]:
@@ -97,20 +91,18 @@ class Trainer:
             self.head, context, self.head.initial_state(len(batch.start), generator), depth, self.settings.backprop_depth
         )
         first = depth - len(states)
-        losses["start"], last = self._decoded(context, states, targets, batch, first, rng)
+        losses["start"] = self._decoded(context, states, targets, batch, first, rng)
         losses["naming"] = self.settings.naming_weight * self._named(batch, states, first)
-        self._follow(batch, depth, last, targets)
-        if self.progress.level >= self.settings.way_from:
-            losses["way"] = self._way(batch, seen_later, states[-1].detach(), depth, rng, generator)
+        losses["way"] = self._way(batch, seen_later, states[-1].detach(), depth, rng, generator)
         return losses
 
     def batch(self, rng: np.random.Generator) -> tuple[TrailBatch, TrailBatch | None]:
         """Scenes at the start, and where they are real pictures the same with an arm on its way."""
-        count, level = self.settings.batch, self.progress.level
+        count, longest = self.settings.batch, LONGEST_TRAINED
         if self.lessons.tokens is not None and rng.random() < self.settings.seen_share:
-            return self.lessons.seen(rng, count, level)
-        lengths = rng.integers(0, level + 1, count)
-        return self.lessons.symbols(rng, np.where(rng.random(count) < 0.3, level, lengths)), None
+            return self.lessons.seen(rng, count, longest)
+        lengths = rng.integers(0, longest + 1, count)
+        return self.lessons.symbols(rng, np.where(rng.random(count) < 0.3, longest, lengths)), None
 
     def _context(self, batch: TrailBatch, rng: np.random.Generator) -> tuple[HeadContext, Tensor]:
         position = self.lessons.position(batch, rng)
@@ -125,15 +117,15 @@ class Trainer:
         batch: TrailBatch,
         first: int | None,
         rng: np.random.Generator,
-    ) -> tuple[Tensor, Tensor]:
-        """(loss over some of the states, the last chunk). first: iterations before the first state; None: all lead to the end."""
+    ) -> Tensor:
+        """Loss over some of the states. first: iterations before the first state; None: all lead to the end."""
         chosen = sorted({*rng.permutation(len(states))[: self.settings.decoded - 1].tolist(), len(states) - 1})
         rows, losses = torch.arange(len(batch.start)), []
         for i in chosen:
             chunk = self.head.decode(context, states[i])
             pads = batch.pad_after(10**6 if first is None else first + i)
             losses.append((chunk - targets[rows, pads]).abs().mean())
-        return torch.stack(losses).mean(), chunk.detach()
+        return torch.stack(losses).mean()
 
     def _named(self, batch: TrailBatch, states: list[Tensor], first: int) -> Tensor:
         """Cross entropy of the colours of the pad reached and of its mark, named from the scratchpad."""
@@ -164,7 +156,7 @@ class Trainer:
             later = later if seen is not None else replace(later, hidden=torch.zeros_like(later.hidden))
             context, targets = self._context(later, rng)
             states = unroll(head, context, head.initial_state(count, generator), depth, self.settings.backprop_depth)
-            return self._decoded(context, states, targets, later, depth - len(states), rng)[0]
+            return self._decoded(context, states, targets, later, depth - len(states), rng)
         with torch.no_grad():
             context, _ = self._context(batch, rng)
             for k in range(depth, int(batch.lengths.max()) + 2):
@@ -177,18 +169,7 @@ class Trainer:
         later = self.lessons.on_the_way(batch, rng, time_s) if seen is None else seen
         context, targets = self._context(later, rng)
         states = unroll(head, context, state, int(rng.integers(1, 4)), self.settings.backprop_depth)
-        return self._decoded(context, states, targets, later, None, rng)[0]
-
-    def _follow(self, batch: TrailBatch, depth: int, last: Tensor, targets: Tensor) -> None:
-        progress = self.progress
-        asked = (batch.lengths == progress.level) & (batch.start < targets.shape[1])
-        if depth > progress.level and bool(asked.any()):
-            right = (last.unsqueeze(1) - targets).abs().mean((2, 3)).argmin(1) == batch.route[:, -1]
-            progress.rate = 0.95 * progress.rate + 0.05 * float(right[asked].float().mean())
-        if progress.rate > MASTERED and progress.level not in progress.mastered:
-            progress.mastered[progress.level] = progress.step
-            if progress.level < LAST_LEVEL:
-                progress.level, progress.rate = progress.level + 1, 0.0
+        return self._decoded(context, states, targets, later, None, rng)
 
     def save(self, path: Path) -> None:
         state: dict[str, Any] = {name: module.state_dict() for name, module in self.modules.items()}
