@@ -62,10 +62,10 @@ def test_the_line_is_given_back_and_a_second_one_of_the_name_does_without():
     again.close()
 
 
-@pytest.mark.parametrize("text", ["", "1", "no number", f"{os.getpid()} 1", "999999999 5"])
+@pytest.mark.parametrize("text", ["", "1", "no number", "{own} 1", "999999999 5"])
 def test_what_stands_in_the_file_is_not_believed_without_the_process_that_began_then(text):
     line = LifeLine(NAME, DOMAIN)
-    path_of(NAME, DOMAIN).write_text(text)
+    path_of(NAME, DOMAIN).write_text(text.format(own=os.getpid()))
     assert not lives(NAME, DOMAIN)
     line.close()
 
