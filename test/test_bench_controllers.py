@@ -115,7 +115,7 @@ def test_the_mock_has_all_joints_and_the_parameters_of_the_documentation(tmp_pat
     assert all(f'<joint name="{name}">' in text for name in robot.joint_names)
     assert parameters["controller_manager"]["ros__parameters"]["update_rate"] == 250
     for arm in robot.arms:
-        stated = parameters[arm.controller]["ros__parameters"]
+        stated = parameters[mock.controller_of(arm)]["ros__parameters"]
         assert stated["joints"] == list(arm.joint_names) and stated["interpolate_from_desired_state"] is True
         assert all(joint.lower <= mock.home(arm)[joint.name] <= joint.upper for joint in arm.joints)
     again = RobotDescription.load(mock.description_file(robot, source, tmp_path / "robot.yaml"))
@@ -203,7 +203,8 @@ def test_from_reports_to_tables(method, tmp_path):
     smooth = measure.smooth(recorded, robot, windows)
     assert limits["updates"] > 3000 and limits["off_the_emulation"] < (1e-8 if method == "cut_and_blend" else 1e-4)
     if method == "replace":  # its first way begins at the update before the first message, whose time only the header tells
-        assert limits["reference"]["acceleration"] > 5.0 and smooth["seams_step"]
+        assert limits["reference"]["acceleration"] > 5.0
+        assert smooth["difference_acceleration"] > 100.0, "the step is in the positions; the reported velocity does not show it"
     else:
         for kind in ("reference", "command", "emulation"):
             assert 0.4 < limits[kind]["acceleration"] <= 1.001 and limits[kind]["jerk"] <= 1.001, (kind, limits)
