@@ -10,16 +10,13 @@ import yaml
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
-from rdvla_ros.bench.controllers import measure, mock, report
+from rdvla_ros.bench.controllers import measure, mock, offline, report
 from rdvla_ros.bench.controllers.smoothness import smoothness
 from rdvla_ros.bench.controllers.states import SECOND, States, differences, shares, thinned
-from rdvla_ros.bench.motion.policy_loop import Loop, LoopOptions
+from rdvla_ros.bench.motion.policy_loop import LoopOptions
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.seam import make_seam
-from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.sim_robot.node import _points
 from rdvla_ros.robot import ControllerRule, Joint, RobotDescription, shipped
-from rdvla_ros.sim.controller import JointTrajectoryController
 
 LIMITS = JointLimits.of_joints([Joint("a", -3.0, 3.0, velocity=1.0, acceleration=2.0, jerk=8.0)])
 STAMP = 1_700_000_000 * SECOND
@@ -125,70 +122,7 @@ def test_the_mock_has_all_joints_and_the_parameters_of_the_documentation(tmp_pat
 
 # -- the whole way from messages and reports to the tables, on the emulation in place of the controllers
 
-BASE_S, RATE_HZ = 1000.0, 500.0
-
-
-class Wire(Loop):
-    """Keeps when the controllers got what."""
-
-    def __init__(self, *arguments, **options):
-        super().__init__(*arguments, **options)
-        self.sent = []
-
-    def _send(self, motion, stamp_s, gate_s, switch_s):
-        before = self._counts["sent"]
-        super()._send(motion, stamp_s, gate_s, switch_s)
-        if self._counts["sent"] > before:
-            self.sent.append((gate_s + 0.005, stamp_s, motion))
-
-
-class Recorded:
-    """Reports of an unpunctual update loop, as the real controller makes them: the header's stamp is late by up to 0.3 ms."""
-
-    def __init__(self, robot, wire):
-        random = np.random.default_rng(3)
-        self.sent = {arm.name: [] for arm in robot.arms}
-        self._reports, self._arms = {}, {arm.name: arm for arm in robot.arms}
-        end_s = BASE_S + wire.sent[-1][1] + 0.5
-        for arm in robot.arms:
-            controller = JointTrajectoryController(arm.joint_names, wire.sent[0][2].select(arm.joint_names).positions[0])
-            controller.period_s = 1.0 / RATE_HZ
-            waiting = [(BASE_S + at_s, BASE_S + stamp_s, motion.select(arm.joint_names)) for at_s, stamp_s, motion in wire.sent]
-            reports, now_s, begun_ns = [], BASE_S + wire.sent[0][0] - 0.01, 0
-            while now_s < end_s:
-                while waiting and waiting[0][0] <= now_s:
-                    _, stamp_s, motion = waiting.pop(0)
-                    message = conversions.trajectory_message(motion, conversions.motion_stamp(stamp_s))
-                    begun_ns = message.header.stamp.sec * SECOND + message.header.stamp.nanosec
-                    self.sent[arm.name].append((begun_ns, message))
-                    assert controller.accept(_points(message), now_s), controller.last_rejection
-                reference = controller.update(now_s)
-                now_ns = round(now_s * SECOND)
-                reports.append(
-                    SimpleNamespace(
-                        joint_names=list(arm.joint_names),
-                        header=SimpleNamespace(stamp=nanosecond_stamp(now_ns + random.integers(0, 300_000))),
-                        reference=point(reference, nanosecond_stamp(now_ns - begun_ns)),
-                        output=point(controller.command, nanosecond_stamp(0)),
-                    )
-                )
-                now_s = round(now_s + random.uniform(0.6, 1.4) / RATE_HZ, 6)
-            self._reports[arm.name] = reports
-
-    def states(self, arm):
-        return States.of_messages(self._reports[arm], self._arms[arm].joint_names)
-
-    def stamps_ns(self, arm):
-        return [stamp for stamp, _ in self.sent[arm]]
-
-
-def nanosecond_stamp(nanoseconds):
-    return SimpleNamespace(sec=int(nanoseconds) // SECOND, nanosec=int(nanoseconds) % SECOND)
-
-
-def point(desired, time_from_start):
-    fields = {"positions": desired.position, "velocities": desired.velocity, "accelerations": desired.acceleration}
-    return SimpleNamespace(time_from_start=time_from_start, **{k: v.tolist() for k, v in fields.items()})
+RATE_HZ = 500.0
 
 
 @pytest.mark.parametrize("method", ["cut_and_blend", "replace"])
@@ -196,9 +130,9 @@ def test_from_reports_to_tables(method, tmp_path):
     robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
     robot = replace(robot, controller=ControllerRule("jazzy", RATE_HZ))
     options = LoopOptions(inference_s=0.2, rows=8, rate_hz=RATE_HZ)
-    wire = Wire(robot, make_seam({"method": method}), options, gated=method != "replace")
+    wire = offline.Wire(robot, make_seam({"method": method}), options, gated=method != "replace")
     wire.run(4)
-    recorded, windows = Recorded(robot, wire), [(0, 2**62)]
+    recorded, windows = offline.Recorded(robot, wire.sent, unpunctual=0.4, seed=3), [(0, 2**62)]
     limits = measure.numbers(recorded, robot, {"all": windows})["all"]
     smooth = measure.smooth(recorded, robot, windows)
     assert limits["updates"] > 3000 and limits["off_the_emulation"] < (1e-8 if method == "cut_and_blend" else 1e-4)
@@ -212,3 +146,14 @@ def test_from_reports_to_tables(method, tmp_path):
     result = {"update_rate_hz": RATE_HZ, "ours": {"limits": {"all": limits}, "smoothness": smooth}}
     text = report.table([result])
     assert f"{limits['reference']['acceleration']:.2f}" in text and text.count("| 500 |") == 4
+
+
+def test_what_others_send_into_the_emulation():
+    robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
+    found = offline.measured(robot, 100.0, boundaries=3, inference_s=0.2, seconds=2.0)
+    ways = {"this package": found["ours"], **found["others"]}
+    acceleration = {name: way["limits"]["boundaries"]["reference"]["acceleration"] for name, way in ways.items()}
+    assert acceleration["this package"] <= 1.0 and min(acceleration["plain chunks"], acceleration["single points"]) > 5.0
+    assert ways["single points"]["smoothness"]["difference_acceleration"] > ways["this package"]["smoothness"]["acceleration"]
+    assert ways["single points, stamped now"]["moved"] == 0.0, "they have passed when they arrive: all refused"
+    assert ways["single points"]["moved"] > 0.1
