@@ -1,16 +1,22 @@
 """What `rdvla bench controllers` makes of a controller's reports. The controllers themselves: test_real_controllers.py."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import yaml
 
-from rdvla_ros.bench.controllers import mock
+pytest.importorskip("rclpy", reason="needs ROS 2")
+pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
+
+from rdvla_ros.bench.controllers import measure, mock, offline, report
 from rdvla_ros.bench.controllers.smoothness import smoothness
 from rdvla_ros.bench.controllers.states import SECOND, States, differences, shares, thinned
+from rdvla_ros.bench.motion.policy_loop import LoopOptions
 from rdvla_ros.control.motion.limits import JointLimits
-from rdvla_ros.robot import Joint, RobotDescription, shipped
+from rdvla_ros.control.motion.seam import make_seam
+from rdvla_ros.robot import ControllerRule, Joint, RobotDescription, shipped
 
 LIMITS = JointLimits.of_joints([Joint("a", -3.0, 3.0, velocity=1.0, acceleration=2.0, jerk=8.0)])
 STAMP = 1_700_000_000 * SECOND
@@ -106,9 +112,48 @@ def test_the_mock_has_all_joints_and_the_parameters_of_the_documentation(tmp_pat
     assert all(f'<joint name="{name}">' in text for name in robot.joint_names)
     assert parameters["controller_manager"]["ros__parameters"]["update_rate"] == 250
     for arm in robot.arms:
-        stated = parameters[arm.controller]["ros__parameters"]
+        stated = parameters[mock.controller_of(arm)]["ros__parameters"]
         assert stated["joints"] == list(arm.joint_names) and stated["interpolate_from_desired_state"] is True
         assert all(joint.lower <= mock.home(arm)[joint.name] <= joint.upper for joint in arm.joints)
     again = RobotDescription.load(mock.description_file(robot, source, tmp_path / "robot.yaml"))
     assert again == robot
     assert yaml.safe_load(yaml.safe_dump(parameters)) == parameters
+
+
+# -- the whole way from messages and reports to the tables, on the emulation in place of the controllers
+
+RATE_HZ = 500.0
+
+
+@pytest.mark.parametrize("method", ["cut_and_blend", "replace"])
+def test_from_reports_to_tables(method, tmp_path):
+    robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
+    robot = replace(robot, controller=ControllerRule("jazzy", RATE_HZ))
+    options = LoopOptions(inference_s=0.2, rows=8, rate_hz=RATE_HZ)
+    wire = offline.Wire(robot, make_seam({"method": method}), options, gated=method != "replace")
+    wire.run(4)
+    recorded, windows = offline.Recorded(robot, wire.sent, unpunctual=0.4, seed=3), [(0, 2**62)]
+    limits = measure.numbers(recorded, robot, {"all": windows})["all"]
+    smooth = measure.smooth(recorded, robot, windows)
+    assert limits["updates"] > 3000 and limits["off_the_emulation"] < (1e-8 if method == "cut_and_blend" else 1e-4)
+    if method == "replace":  # its first way begins at the update before the first message, whose time only the header tells
+        assert limits["reference"]["acceleration"] > 5.0
+        assert smooth["difference_acceleration"] > 100.0, "the step is in the positions; the reported velocity does not show it"
+    else:
+        for kind in ("reference", "command", "emulation"):
+            assert 0.4 < limits[kind]["acceleration"] <= 1.001 and limits[kind]["jerk"] <= 1.001, (kind, limits)
+        assert not smooth["steps"] and not smooth["seams_step"]
+    result = {"update_rate_hz": RATE_HZ, "ours": {"limits": {"all": limits}, "smoothness": smooth}}
+    text = report.table([result])
+    assert f"{limits['reference']['acceleration']:.2f}" in text and text.count("| 500 |") == 4
+
+
+def test_what_others_send_into_the_emulation():
+    robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
+    found = offline.measured(robot, 100.0, boundaries=3, inference_s=0.2, seconds=2.0)
+    ways = {"this package": found["ours"], **found["others"]}
+    acceleration = {name: way["limits"]["boundaries"]["reference"]["acceleration"] for name, way in ways.items()}
+    assert acceleration["this package"] <= 1.0 and min(acceleration["plain chunks"], acceleration["single points"]) > 5.0
+    assert ways["single points"]["smoothness"]["difference_acceleration"] > ways["this package"]["smoothness"]["acceleration"]
+    assert ways["single points, stamped now"]["moved"] == 0.0, "they have passed when they arrive: all refused"
+    assert ways["single points"]["moved"] > 0.1

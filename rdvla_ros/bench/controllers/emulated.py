@@ -38,13 +38,14 @@ def replay(
                 emulation.update(at_s(times_ns[i - 1]))
             if emulation is not None:
                 stamp_ns = nanoseconds(message.header.stamp)
-                emulation.accept(_points(message, at_s(stamp_ns)), at_s(times_ns[i - 1]))
+                emulation.accept(points_of(message, at_s(stamp_ns)), at_s(times_ns[i - 1]))
         if emulation is not None:
             found[i] = emulation.update(at_s(times_ns[i])).position
     return found
 
 
-def _points(message: JointTrajectory, stamp_s: float) -> Points:
+def points_of(message: JointTrajectory, stamp_s: float) -> Points:
+    """The message as plain data, at its stamp in emulated time (0: none)."""
     points = message.points
     return Points(
         tuple(message.joint_names),

@@ -2,7 +2,8 @@
 the limits at chunk boundaries and holds, and how smooth are they beside what other bridges send?
 
 With --mock it starts ros2_control's own mock hardware with one controller per arm; without, the controllers that the robot
-description names must be running (in simulation, or on a robot: then its arms swing by 0.12 rad about where they are).
+description names must be running (in simulation, or on a robot: then its arms swing by 0.12 rad about where they are). With
+--emulated nothing is started: what is sent goes into the emulation of sim/controller.py.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.bench.controllers import measure, mock, report
+from rdvla_ros.bench.controllers import measure, mock, offline, report
 from rdvla_ros.bench.controllers.bridges import WAYS, Bridge
 from rdvla_ros.bench.controllers.rig import Ears, running, specs
 from rdvla_ros.bench.machine import machine
@@ -37,15 +38,13 @@ START_S = 20.0
 def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     command = "rdvla bench controllers " + shlex.join(sys.argv[3:] if argv is None else argv)
-    for rate_hz in options.rates if options.mock else [0.0]:
-        with tempfile.TemporaryDirectory(prefix="rdvla_bench_") as folder, _domain(options) as domain:
-            os.environ.update(domain)
-            result = _measured(options, Path(folder), domain, rate_hz)
+    for rate_hz in options.rates if options.mock or options.emulated else [0.0]:
+        result = _emulated(options, rate_hz) if options.emulated else _on_controllers(options, rate_hz)
         result |= {"command": command.strip(), "machine": machine(), "date": date.today().isoformat()}
         options.out.mkdir(parents=True, exist_ok=True)
-        path = options.out / f"{result['update_rate_hz']:g}hz.json"
+        path = options.out / f"{'emulated_' if options.emulated else ''}{result['update_rate_hz']:g}hz.json"
         path.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-    print(report.table(report.load(options.out)))
+    print(report.table(report.load(options.out, "emulated_" if options.emulated else "")))
     print(f"saved in {options.out}/*.json")
     return 0
 
@@ -54,17 +53,29 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser("rdvla bench controllers", description=__doc__)
     parser.add_argument("--robot", type=Path, default=shipped("config/aloha_sim.yaml"), help="robot description")
     parser.add_argument("--mock", action="store_true", help="start controllers on ros2_control's mock hardware")
-    parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 500.0], help="of the mock's controllers [Hz]")
+    parser.add_argument("--emulated", action="store_true", help="no controllers: the emulation, without a clock")
+    parser.add_argument("--rates", type=float, nargs="+", default=[100.0, 500.0], help="of mock and emulation [Hz]")
     parser.add_argument("--boundaries", type=int, default=100, help="chunks that join a running motion")
     parser.add_argument("--holds", type=int, default=20, help="holds in motion")
     parser.add_argument("--inference", type=float, default=0.2, help="how long a decision takes, without --shipped-policy [s]")
-    parser.add_argument("--bridges", type=float, default=20.0, help="--mock: seconds of each way to compare with; 0: none")
+    parser.add_argument("--bridges", type=float, default=20.0, help="seconds of each other way, on the mock or emulated")
     parser.add_argument("--shipped-policy", action="store_true", help="the shipped checkpoint, seeing the simulated robot")
     parser.add_argument("--patient", action="store_true", help="time-outs for a machine that does much else")
     parser.add_argument("--longest", type=float, default=900.0, help="seconds after which boundaries end with what there is")
     parser.add_argument("--seed", type=int, default=0, help="of the moments of the holds")
     parser.add_argument("--out", type=Path, default=Path("docs/bench/controllers"), help="folder of the results")
     return parser
+
+
+def _emulated(options: argparse.Namespace, rate_hz: float) -> dict[str, Any]:
+    robot = RobotDescription.load(options.robot)
+    return offline.measured(robot, rate_hz, options.boundaries, options.inference, options.bridges)
+
+
+def _on_controllers(options: argparse.Namespace, rate_hz: float) -> dict[str, Any]:
+    with tempfile.TemporaryDirectory(prefix="rdvla_bench_") as folder, _domain(options) as domain:
+        os.environ.update(domain)
+        return _measured(options, Path(folder), domain, rate_hz)
 
 
 @contextlib.contextmanager

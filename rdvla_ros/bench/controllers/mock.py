@@ -94,13 +94,13 @@ def home(arm: Arm) -> dict[str, float]:
 
 def controller_parameters(robot: RobotDescription) -> dict[str, Any]:
     """The parameters that docs/robot.md asks for, for the controller manager and one controller per arm."""
-    kinds = {arm.controller: "joint_trajectory_controller/JointTrajectoryController" for arm in robot.arms}
+    kinds = {controller_of(arm): "joint_trajectory_controller/JointTrajectoryController" for arm in robot.arms}
     kinds[BROADCASTER] = "joint_state_broadcaster/JointStateBroadcaster"
     manager: dict[str, Any] = {"update_rate": round(robot.controller.update_rate_hz)}
     parameters = {MANAGER: {"ros__parameters": manager | {name: {"type": kind} for name, kind in kinds.items()}}}
     parameters[BROADCASTER] = {"ros__parameters": {"update_rate": JOINT_STATES_HZ}}
     for arm in robot.arms:
-        parameters[arm.controller] = {
+        parameters[controller_of(arm)] = {
             "ros__parameters": {
                 "joints": list(arm.joint_names),
                 "command_interfaces": ["position"],
@@ -112,6 +112,16 @@ def controller_parameters(robot: RobotDescription) -> dict[str, Any]:
             }
         }
     return parameters
+
+
+def controller_of(arm: Arm) -> str:
+    """Its name in the controller manager; BringupError where that would be one in a namespace, which the mock has not."""
+    name = arm.controller.strip("/")
+    if not name or "/" in name:
+        raise BringupError(
+            f"--mock: arm '{arm.name}': expected the topic '<controller>/joint_trajectory', got '{arm.trajectory_topic}'."
+        )
+    return name
 
 
 def control_node() -> Path:
@@ -151,7 +161,7 @@ class MockControllers:
                 start_new_session=True,
             )
         try:
-            names = [BROADCASTER, *(arm.controller for arm in self._robot.arms)]
+            names = [BROADCASTER, *(controller_of(arm) for arm in self._robot.arms)]
             for name in names:
                 self._call("load_controller", "LoadController", name=name)
                 self._call("configure_controller", "ConfigureController", name=name)

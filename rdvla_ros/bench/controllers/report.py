@@ -11,8 +11,9 @@ LIMITS = ("velocity", "acceleration", "jerk")
 KINDS = {"reference": "reference", "command": "what the joints are given", "emulation": "emulation at the same updates"}
 
 
-def load(folder: Path) -> list[dict[str, Any]]:
-    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob("*hz.json")]
+def load(folder: Path, prefix: str = "") -> list[dict[str, Any]]:
+    """prefix 'emulated_': of the emulation; without: of controllers."""
+    found = [json.loads(path.read_text(encoding="utf-8")) for path in folder.glob(f"{prefix or '[0-9]'}*hz.json")]
     return sorted(found, key=lambda result: result["update_rate_hz"])
 
 

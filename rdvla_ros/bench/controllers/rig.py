@@ -12,9 +12,9 @@ from typing import Any
 from rdvla_ros.bench.controllers.recorder import StateRecorder
 from rdvla_ros.bench.nodes.listener import Listener
 from rdvla_ros.bringup.launcher import start
-from rdvla_ros.bringup.processes import CHECKPOINT, SIM_GATE, SIM_POLICY, ProcessSpec, processes
+from rdvla_ros.bringup.processes import SIM_GATE, SIM_POLICY, ProcessSpec, processes
 from rdvla_ros.nodes.common import names
-from rdvla_ros.robot import RobotDescription, shipped
+from rdvla_ros.robot import RobotDescription
 
 STAND_IN, CAMERAS = "rdvla_ros.bench.nodes.stand_in", "rdvla_ros.bench.controllers.cameras"
 OPERATED = {"start_mode": "hold", "auto_resume": False}  # the bench is the operator
@@ -39,10 +39,11 @@ def specs(robot_file: Path, folder: Path, *, shipped_policy: bool, patient: bool
     robot = RobotDescription.load(robot_file)
     given: dict[str, Any] = {"robot": str(robot_file), "instruction": "swing"}
     if shipped_policy:
-        listed = list(processes({**given, "checkpoint": str(shipped(CHECKPOINT)), "sim": True, "instruction": ""}))
+        listed = list(processes({**given, "sim": True, "instruction": ""}))
         listed[0] = replace(listed[0], remappings=(*listed[0].remappings, *_away(robot)))
     else:
-        listed = list(processes({**given, "checkpoint": str(folder.resolve())}))
+        own = {"checkpoint": str(folder.resolve())}  # where the stand-in leaves notes; for the policy only
+        listed = [replace(s, parameters={**s.parameters, **own}) if s.node == names.POLICY else s for s in processes(given)]
         listed.insert(0, ProcessSpec(CAMERAS, "cameras", {"robot": str(robot_file)}))
     by_name = {spec.node: spec for spec in listed}
     gate, policy = by_name[names.GATE], by_name[names.POLICY]

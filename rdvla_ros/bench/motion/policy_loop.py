@@ -87,7 +87,7 @@ class Loop:
         self.limits = JointLimits.of_robot(robot)
         moves = np.array([name not in robot.gripper_joints for name in robot.joint_names])
         self.ideal = IdealMotion(self.limits, moves, self._random)
-        self._error = options.disagreement_s * self.limits.velocity * moves
+        self.error = options.disagreement_s * self.limits.velocity * moves
         self._plan = PlanOptions(may_lag=robot.gripper_joints)
         self._schedule = Schedule(Latency(options.inference_s), lead_s=options.lead_s, observation_period_s=options.observation_s)
         self._gate = MotionCheck(replace(robot, controller=ControllerRule(options.rule, options.rate_hz)))
@@ -132,7 +132,7 @@ class Loop:
         due_s = observed_s + (np.arange(options.rows) + 1) * options.step_s
         try:
             motion = self._seam.plan(
-                self.ideal.at(due_s).position + self._error * self._random.standard_normal(len(self._error)),
+                self.ideal.at(due_s).position + self.error * self._random.standard_normal(len(self.error)),
                 step_s=options.step_s,
                 elapsed_s=over.send_s - observed_s,
                 horizon=options.rows,
