@@ -12,7 +12,7 @@ from rdvla_ros import cli
 from rdvla_ros.learning import estimate
 from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.counting import Alive, counted
-from rdvla_ros.learning.training.adapters import adapt, learning
+from rdvla_ros.learning.training.adapters import learning
 from rdvla_ros.learning.tuning import Tuning
 from rdvla_ros.model.backbones.prismatic_sizes import configs
 
@@ -39,7 +39,7 @@ def test_a_step_without_values_needs_what_a_real_one_needs():
     """The same step on real tensors: every category equal."""
     found = estimate.training(TINY, config(), images=2, tokens=9)
     torch.manual_seed(0)
-    model = estimate._model(TINY, torch.float32).train()
+    model = estimate.RDVLA(estimate.PrismaticBackbone(TINY[0]), estimate.RDVLAHead(TINY[1])).train()
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     inputs = estimate._inputs(TINY, 2, 2, 9, torch.float32)
 
@@ -64,8 +64,7 @@ def test_lora_and_checkpointing_take_less():
     whole = estimate.training(TINY, config(), 2)
     small = estimate.training(TINY, config(tuning=lora, precision="bfloat16"), 2)
     again = estimate.training(TINY, config(tuning=dataclasses.replace(lora, checkpointing=True), precision="bfloat16"), 2)
-    backbone = estimate._model(TINY, torch.float32)
-    adapt(backbone.backbone, lora)
+    backbone = estimate._model(TINY, torch.float32, lora)
     assert small.learning == sum(p.numel() for p in learning(backbone).values()) < whole.learning
     assert small.bytes["moments"] < whole.bytes["moments"]
     assert again.bytes["activations and temporary"] < small.bytes["activations and temporary"]

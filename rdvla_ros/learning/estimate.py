@@ -87,9 +87,9 @@ def training(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     narrow = config.precision == "bfloat16"
+    model = _model(sizes, torch.float32, config.tuning, narrow).train()
     with FakeTensorMode():
-        model = _model(sizes, torch.float32).train()
-        adapt(model.backbone, config.tuning, narrow)
+        _placed(model)
         if config.tuning.checkpointing:
             model.backbone.save_activations(False)
         learns = list(learning(model).values())
@@ -122,8 +122,9 @@ def decision(
     """One decision of a batch of one with `iterations` of the core and a decoding after each."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    model = _model(sizes, dtype).eval()
     with FakeTensorMode(), torch.no_grad():
-        model = _model(sizes, dtype).eval()
+        _placed(model)
         inputs = _inputs(sizes, 1, images, tokens, dtype)
 
         def decide() -> None:
@@ -137,11 +138,22 @@ def decision(
         return Work(found, flop, model.num_parameters, 0)
 
 
-def _model(sizes: tuple[PrismaticConfig, HeadConfig], dtype: torch.dtype) -> RDVLA:
-    model = RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1]))
-    for module in model.modules() if dtype != torch.float32 else ():  # Module.to does not take tensors without values
+def _model(sizes: tuple[PrismaticConfig, HeadConfig], dtype: torch.dtype, tuning: Tuning | None = None, narrow: bool = False):
+    """Without memory for its weights."""
+    with torch.device("meta"):
+        model = RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1])).to(dtype)
+    adapt(model.backbone, tuning or Tuning(), narrow)
+    return model
+
+
+def _placed(model: RDVLA) -> RDVLA:
+    """In a FakeTensorMode: its weights become tensors that have a place and no values (Module.to does not take those)."""
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(parameter.detach().to(dtype)))
+            empty = torch.empty(parameter.shape, dtype=parameter.dtype)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=parameter.requires_grad))
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
     return model
 
 
