@@ -87,9 +87,9 @@ def training(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     narrow = config.precision == "bfloat16"
-    model = _model(sizes, torch.float32, config.tuning, narrow).train()
+    backbone = _backbone(sizes[0], config.tuning, narrow)
     with FakeTensorMode():
-        _placed(model)
+        model = _placed(backbone, sizes[1]).train()
         if config.tuning.checkpointing:
             model.backbone.save_activations(False)
         learns = list(learning(model).values())
@@ -122,9 +122,9 @@ def decision(
     """One decision of a batch of one with `iterations` of the core and a decoding after each."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
-    model = _model(sizes, dtype).eval()
+    backbone = _backbone(sizes[0])
     with FakeTensorMode(), torch.no_grad():
-        _placed(model)
+        model = _placed(backbone, sizes[1], dtype).eval()
         inputs = _inputs(sizes, 1, images, tokens, dtype)
 
         def decide() -> None:
@@ -138,22 +138,23 @@ def decision(
         return Work(found, flop, model.num_parameters, 0)
 
 
-def _model(sizes: tuple[PrismaticConfig, HeadConfig], dtype: torch.dtype, tuning: Tuning | None = None, narrow: bool = False):
+def _backbone(config: PrismaticConfig, tuning: Tuning | None = None, narrow: bool = False) -> PrismaticBackbone:
     """Without memory for its weights."""
-    with torch.device("meta"):
-        model = RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1])).to(dtype)
-    adapt(model.backbone, tuning or Tuning(), narrow)
-    return model
+    backbone = PrismaticBackbone.empty(config)
+    adapt(backbone, tuning or Tuning(), narrow)
+    return backbone
 
 
-def _placed(model: RDVLA) -> RDVLA:
-    """In a FakeTensorMode: its weights become tensors that have a place and no values (Module.to does not take those)."""
-    for module in model.modules():
-        for name, parameter in module.named_parameters(recurse=False):
-            empty = torch.empty(parameter.shape, dtype=parameter.dtype)
-            setattr(module, name, torch.nn.Parameter(empty, requires_grad=parameter.requires_grad))
+def _placed(backbone: PrismaticBackbone, config: HeadConfig, dtype: torch.dtype | None = None) -> RDVLA:
+    """In a FakeTensorMode: the whole model, of weights that have a place but no values (Module.to does not take those)."""
+    for module in backbone.modules():
         for name, buffer in module.named_buffers(recurse=False):
             setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    model = RDVLA(backbone, RDVLAHead(config))
+    for module in model.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            empty = torch.empty(parameter.shape, dtype=dtype or parameter.dtype)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=parameter.requires_grad))
     return model
 
 
