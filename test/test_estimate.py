@@ -62,10 +62,11 @@ def test_a_step_without_values_needs_what_a_real_one_needs():
 def test_lora_and_checkpointing_take_less():
     pytest.importorskip("peft", reason="requirements-finetune.txt")
     lora = Tuning(vision="lora", language="lora", rank=2)
-    whole = estimate.training(TINY, config(), 2)
-    small = estimate.training(TINY, config(tuning=lora, precision="bfloat16"), 2)
-    again = estimate.training(TINY, config(tuning=dataclasses.replace(lora, checkpointing=True), precision="bfloat16"), 2)
-    model = estimate.RDVLA(estimate._backbone(TINY[0], lora), estimate.RDVLAHead(TINY[1]))
+    sizes = configs("small")
+    whole = estimate.training(sizes, config(), 2)
+    small = estimate.training(sizes, config(tuning=lora, precision="bfloat16"), 2)
+    again = estimate.training(sizes, config(tuning=dataclasses.replace(lora, checkpointing=True), precision="bfloat16"), 2)
+    model = estimate.RDVLA(estimate._backbone(sizes[0], lora), estimate.RDVLAHead(sizes[1]))
     assert small.learning == sum(p.numel() for p in learning(model).values()) < whole.learning
     assert small.bytes["moments"] < whole.bytes["moments"]
     assert again.bytes["activations and temporary"] < small.bytes["activations and temporary"]
