@@ -113,7 +113,7 @@ def training(
 
         found, flop = counted(step, model, optimiser, rounds=2)
         found["averaged weights"] = sum(tensor.nbytes for tensor in average)
-        return Work(found, flop // 2, model.num_parameters, sum(p.numel() for p in learns))
+        return Work(found, flop, model.num_parameters, sum(p.numel() for p in learns))
 
 
 def decision(
@@ -124,7 +124,7 @@ def decision(
 
     backbone = _backbone(sizes[0])
     with FakeTensorMode(), torch.no_grad():
-        model = _placed(backbone, sizes[1], dtype).eval()
+        model = _placed(backbone, sizes[1], dtype).eval().requires_grad_(False)
         inputs = _inputs(sizes, 1, images, tokens, dtype)
 
         def decide() -> None:
