@@ -12,7 +12,7 @@ from rdvla_ros import cli
 from rdvla_ros.learning import estimate
 from rdvla_ros.learning.config import TrainConfig, TrainingError
 from rdvla_ros.learning.counting import Alive, counted
-from rdvla_ros.learning.training.adapters import adapt, learning
+from rdvla_ros.learning.training.adapters import learning
 from rdvla_ros.learning.tuning import Tuning
 from rdvla_ros.model.backbones.prismatic_sizes import configs
 
@@ -36,10 +36,10 @@ def test_bytes_are_counted_while_they_are_alive():
 
 
 def test_a_step_without_values_needs_what_a_real_one_needs():
-    """The same step on real tensors: every category equal."""
+    """The same step on real tensors: weights, gradients, moments and operations equal, the rest nearly."""
     found = estimate.training(TINY, config(), images=2, tokens=9)
     torch.manual_seed(0)
-    model = estimate._model(TINY, torch.float32).train()
+    model = estimate.RDVLA(estimate.PrismaticBackbone(TINY[0]), estimate.RDVLAHead(TINY[1])).train()
     optimiser = torch.optim.AdamW(model.parameters(), fused=True)
     inputs = estimate._inputs(TINY, 2, 2, 9, torch.float32)
 
@@ -51,22 +51,23 @@ def test_a_step_without_values_needs_what_a_real_one_needs():
         optimiser.zero_grad(set_to_none=True)
 
     real, flop = counted(step, model, optimiser, rounds=2)
-    for kind in ("weights", "moments"):
+    for kind in ("weights", "gradients", "moments"):
         assert found.bytes[kind] == real[kind] > 0
-    assert found.flop == flop // 2 > 0
-    assert sum(found.bytes.values()) - found.bytes["averaged weights"] == pytest.approx(sum(real.values()), rel=0.02)
+    assert found.flop == flop > 0
+    rest = "activations and temporary"
+    assert found.bytes[rest] == pytest.approx(real[rest], rel=0.15)
     assert found.bytes["averaged weights"] == sum(p.nbytes for p in model.parameters()) and found.learning == found.parameters
 
 
 def test_lora_and_checkpointing_take_less():
     pytest.importorskip("peft", reason="requirements-finetune.txt")
     lora = Tuning(vision="lora", language="lora", rank=2)
-    whole = estimate.training(TINY, config(), 2)
-    small = estimate.training(TINY, config(tuning=lora, precision="bfloat16"), 2)
-    again = estimate.training(TINY, config(tuning=dataclasses.replace(lora, checkpointing=True), precision="bfloat16"), 2)
-    backbone = estimate._model(TINY, torch.float32)
-    adapt(backbone.backbone, lora)
-    assert small.learning == sum(p.numel() for p in learning(backbone).values()) < whole.learning
+    sizes = configs("small")
+    whole = estimate.training(sizes, config(), 2)
+    small = estimate.training(sizes, config(tuning=lora, precision="bfloat16"), 2)
+    again = estimate.training(sizes, config(tuning=dataclasses.replace(lora, checkpointing=True), precision="bfloat16"), 2)
+    model = estimate.RDVLA(estimate._backbone(sizes[0], lora), estimate.RDVLAHead(sizes[1]))
+    assert small.learning == sum(p.numel() for p in learning(model).values()) < whole.learning
     assert small.bytes["moments"] < whole.bytes["moments"]
     assert again.bytes["activations and temporary"] < small.bytes["activations and temporary"]
     assert again.flop > small.flop

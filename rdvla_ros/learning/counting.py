@@ -47,15 +47,17 @@ class Alive(TorchDispatchMode):
 def counted(
     function: Callable[[], None], model: torch.nn.Module, optimiser: torch.optim.Optimizer | None, rounds: int
 ) -> tuple[dict[str, int], int]:
-    """(bytes by kind when most are alive, operations of all rounds). rounds: two show the moments that the first step makes."""
+    """(bytes by kind when most are alive, operations of one call). rounds: two show the moments that the first step makes."""
     parameters = list(model.parameters())
     alive = Alive(lambda: sum(p.grad.nbytes for p in parameters if p.grad is not None))
     weights = alive.hold([*parameters, *model.buffers()])
-    operations = FlopCounterMode(display=False)
-    with alive, operations:
+    with alive:
         for _ in range(rounds):
             alive.peak = 0  # the last round counts
             function()
+    operations = FlopCounterMode(display=False)
+    with operations:  # not together: its hooks keep what checkpointing computes again
+        function()
     states = optimiser.state.values() if optimiser is not None else ()
     moments = sum(value.nbytes for state in states for value in state.values() if isinstance(value, Tensor))
     rest = alive.peak - weights - moments - alive.at_peak

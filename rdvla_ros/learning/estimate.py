@@ -87,9 +87,9 @@ def training(
     from torch._subclasses.fake_tensor import FakeTensorMode
 
     narrow = config.precision == "bfloat16"
+    backbone = _backbone(sizes[0], config.tuning, narrow)
     with FakeTensorMode():
-        model = _model(sizes, torch.float32).train()
-        adapt(model.backbone, config.tuning, narrow)
+        model = _placed(backbone, sizes[1]).train()
         if config.tuning.checkpointing:
             model.backbone.save_activations(False)
         learns = list(learning(model).values())
@@ -113,7 +113,7 @@ def training(
 
         found, flop = counted(step, model, optimiser, rounds=2)
         found["averaged weights"] = sum(tensor.nbytes for tensor in average)
-        return Work(found, flop // 2, model.num_parameters, sum(p.numel() for p in learns))
+        return Work(found, flop, model.num_parameters, sum(p.numel() for p in learns))
 
 
 def decision(
@@ -122,8 +122,9 @@ def decision(
     """One decision of a batch of one with `iterations` of the core and a decoding after each."""
     from torch._subclasses.fake_tensor import FakeTensorMode
 
+    backbone = _backbone(sizes[0])
     with FakeTensorMode(), torch.no_grad():
-        model = _model(sizes, dtype).eval()
+        model = _placed(backbone, sizes[1], dtype).eval().requires_grad_(False)
         inputs = _inputs(sizes, 1, images, tokens, dtype)
 
         def decide() -> None:
@@ -137,11 +138,23 @@ def decision(
         return Work(found, flop, model.num_parameters, 0)
 
 
-def _model(sizes: tuple[PrismaticConfig, HeadConfig], dtype: torch.dtype) -> RDVLA:
-    model = RDVLA(PrismaticBackbone(sizes[0]), RDVLAHead(sizes[1]))
-    for module in model.modules() if dtype != torch.float32 else ():  # Module.to does not take tensors without values
+def _backbone(config: PrismaticConfig, tuning: Tuning | None = None, narrow: bool = False) -> PrismaticBackbone:
+    """Without memory for its weights."""
+    backbone = PrismaticBackbone.empty(config)
+    adapt(backbone, tuning or Tuning(), narrow)
+    return backbone
+
+
+def _placed(backbone: PrismaticBackbone, config: HeadConfig, dtype: torch.dtype | None = None) -> RDVLA:
+    """In a FakeTensorMode: the whole model, of weights that have a place but no values (Module.to does not take those)."""
+    for module in backbone.modules():
+        for name, buffer in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype))
+    model = RDVLA(backbone, RDVLAHead(config))
+    for module in model.modules():
         for name, parameter in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(parameter.detach().to(dtype)))
+            empty = torch.empty(parameter.shape, dtype=dtype or parameter.dtype)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=parameter.requires_grad))
     return model
 
 

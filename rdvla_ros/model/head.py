@@ -215,5 +215,5 @@ class RDVLAHead(nn.Module):
 
 
 def _truncated_normal_(tensor: Tensor, std: float, generator: torch.Generator | None) -> None:
-    if type(tensor.data) is Tensor:  # one without values (rdvla estimate) cannot be drawn again until it lies within
+    if not tensor.is_meta and type(tensor.data) is Tensor:  # one without values cannot be drawn until it lies within
         nn.init.trunc_normal_(tensor, std=std, a=-3 * std, b=3 * std, generator=generator)
