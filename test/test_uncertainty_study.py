@@ -60,8 +60,10 @@ def test_auroc_is_the_share_of_pairs_in_order():
     bad, good = rng.integers(0, 6, 15).astype(float), rng.integers(0, 5, 20).astype(float)
     pairs = np.mean([(b > g) + 0.5 * (b == g) for b in bad for g in good])
     assert scores.auroc(bad, good) == pytest.approx(pairs)
-    low, high = scores.auroc_interval(bad, good)
+    low, high = scores.auroc_interval([(bad, good)])
     assert low < pairs < high and scores.auroc(np.array([1.0, np.inf]), np.array([-np.inf, 0.0])) == 1.0
+    other = np.array([9.0, 9.0, 9.0]), np.array([9.0])  # a task that nothing tells apart, with much higher scores
+    assert scores.pooled_auroc([(bad, good), other]) == pytest.approx((300 * pairs + 3 * 0.5) / 303)
 
 
 def test_what_tells_failures_apart_ranks_high_and_placebos_do_not(result):
