@@ -39,8 +39,8 @@ def episode(seed, failed, kind="nominal", task="transfer_cube", decisions=0, rng
 
 @pytest.fixture(scope="module")
 def found():
-    fit = [episode(81000 + i, i % 3 == 0, "noise" if i % 2 else "nominal") for i in range(30)]
-    test = [episode(82000 + i, i % 3 == 0, "moved object" if i % 2 else "nominal") for i in range(60)]
+    fit = [episode(51000 + i, i % 3 == 0, "noise" if i % 2 else "nominal") for i in range(30)]
+    test = [episode(52000 + i, i % 3 == 0, "moved object" if i % 2 else "nominal") for i in range(60)]
     return scores.traces([*fit, *test])
 
 
@@ -60,8 +60,10 @@ def test_auroc_is_the_share_of_pairs_in_order():
     bad, good = rng.integers(0, 6, 15).astype(float), rng.integers(0, 5, 20).astype(float)
     pairs = np.mean([(b > g) + 0.5 * (b == g) for b in bad for g in good])
     assert scores.auroc(bad, good) == pytest.approx(pairs)
-    low, high = scores.auroc_interval(bad, good)
+    low, high = scores.auroc_interval([(bad, good)])
     assert low < pairs < high and scores.auroc(np.array([1.0, np.inf]), np.array([-np.inf, 0.0])) == 1.0
+    other = np.array([9.0, 9.0, 9.0]), np.array([9.0])  # a task that nothing tells apart, with much higher scores
+    assert scores.pooled_auroc([(bad, good), other]) == pytest.approx((300 * pairs + 3 * 0.5) / 303)
 
 
 def test_what_tells_failures_apart_ranks_high_and_placebos_do_not(result):
@@ -103,7 +105,7 @@ def test_perturbations_follow_from_the_seed():
 
 
 def test_a_calibration_of_runs_that_chose_nothing(result, tmp_path):
-    runs = passages.of_episodes([episode(82000 + i, i % 6 == 0) for i in range(30)])
+    runs = passages.of_episodes([episode(52000 + i, i % 6 == 0) for i in range(30)])
     weights = calibrate.weights_of(result, "logistic")
     made, refused = calibrate.calibrate(runs, weights, result["scalings"], "0" * 64, "a test")
     (text,) = made.instructions
@@ -139,7 +141,7 @@ def test_an_episode_is_kept_and_gone_on_from(tmp_path):
 
 
 def test_random_asks_are_as_many_as_the_monitors_and_the_oracle_asks_where_runs_fail(result):
-    study = [episode(82000 + i, i % 3 == 0) for i in range(30)]
+    study = [episode(52000 + i, i % 3 == 0) for i in range(30)]
     runs = passages.of_episodes(study)
     made, _ = calibrate.calibrate(runs, {"direction_reversals": 1.0}, result["scalings"], "0" * 64, "a test")
     asks = helped.asks_of(study, made, 0.1, 1)
@@ -159,7 +161,7 @@ class Expert:
 
 
 def test_the_table_of_help_counts_successes_and_needless_asks():
-    study = [episode(82000 + i, i < 2) for i in range(6)]
+    study = [episode(52000 + i, i < 2) for i in range(6)]
     rows = helped.measure(study, {helped.NONE: {}, helped.ASKS: {0: 2, 5: 3}}, Expert())
     assert [row["success"] for row in rows] == [[4, 6], [5, 6]] and rows[1]["needless"] == 1
     assert "the monitor asks | 5 of 6" in helped.table(rows)

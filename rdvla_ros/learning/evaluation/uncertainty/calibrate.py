@@ -1,7 +1,7 @@
 """`rdvla calibrate`: where the monitor's alarm begins, for one checkpoint and each instruction.
 
     rdvla study uncertainty --output runs/uncertainty --rounds 20
-    rdvla calibrate --study runs/uncertainty --first-seed 82000 --output checkpoints/compact_aloha/calibration.json
+    rdvla calibrate --study runs/uncertainty --first-seed 52000 --output checkpoints/compact_aloha/calibration.json
     rdvla calibrate --study runs/uncertainty --runs demo_runs/* --checkpoint <folder> --output <folder>/calibration.json
 
 The score is that of the study (--score: its logistic combination, or one signal); the thresholds come from runs that succeeded
@@ -139,7 +139,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--study", type=Path, required=True, help=f"output of 'rdvla study uncertainty' ({NAME}.json, episodes)")
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
     parser.add_argument("--score", default=LOGISTIC, help=f"'{LOGISTIC}', or one of {', '.join(SIGNALS)}")
-    parser.add_argument("--first-seed", type=int, default=82000, help="of the study's nominal episodes; others chose the weights")
+    parser.add_argument("--first-seed", type=int, default=52000, help="of the study's nominal episodes; others chose the weights")
     parser.add_argument("--seeds", type=int, default=1000)
     parser.add_argument("--runs", type=Path, nargs="+", help="recorded runs instead of the study's episodes")
     parser.add_argument("--all-succeeded", action="store_true", help="the recorded runs did, where no task stage was recorded")

@@ -94,6 +94,7 @@ class Runner:
         self._base = EvaluationConfig(checkpoint, "", robot, rollout=RolloutConfig(time_limit_s, latency_s))
         self._rollouts: dict[str, Rollout] = {}
         self.handover: Memory | None = None
+        self.mover: Mover | None = None  # of the last episode
         self.manifest_sha256 = hashlib.sha256((Path(checkpoint) / MANIFEST).read_bytes()).hexdigest()
 
     def rollout(self, task: str) -> Rollout:
@@ -113,7 +114,8 @@ class Runner:
         policy, sim = known.policy, known.sim
         config = replace(self._base.rollout, conditions=kind.conditions_of(seed), instruction=kind.instruction(name, seed))
         rollout = Rollout(policy, sim, known.robot, known.horizon, config)
-        usual, rows, mover = policy.halting, [], Mover(seed) if kind.moves else None
+        usual, rows = policy.halting, []
+        self.mover = mover = Mover(seed) if kind.moves else None
         policy.halting = make_halting(kind.halting(policy.checkpoint.halting), action_std=policy.checkpoint.space.action_std)
 
         def watch(reference: np.ndarray, velocity: np.ndarray, decision: Decision | None) -> bool:

@@ -83,6 +83,8 @@ class Operator:
         expert, memory = Expert(sim.task, self._robot), self._runner.handover
         end_s = part.about["time_limit_s"] + HELP_S
         while sim.time_s < end_s and sim.max_stage < MAX_STAGE:
+            if self._runner.mover is not None:
+                self._runner.mover.look(sim)
             memory, _ = expert.step(sim, memory)
             sim.set_reference(self._robot.from_policy(memory.reference))
             sim.step(round(PERIOD_S / sim.timestep_s))

@@ -3,8 +3,8 @@
     rdvla study uncertainty --output runs/uncertainty --rounds 20
 
 Runs episodes of every task, nominal and perturbed, keeps them below --output (the same command goes on where it stopped), and
-writes signals.parquet, uncertainty.json, uncertainty.md and uncertainty.png. Weights and thresholds are fitted on seeds 81000..
-and on some kinds of perturbation; everything is measured on seeds 82000.. and on those kinds and others. --no-episodes: only
+writes signals.parquet, uncertainty.json, uncertainty.md and uncertainty.png. Weights and thresholds are fitted on seeds 51000..
+and on some kinds of perturbation; everything is measured on seeds 52000.. and on those kinds and others. --no-episodes: only
 evaluate what is there.
 """
 

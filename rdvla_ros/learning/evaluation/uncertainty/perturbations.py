@@ -21,7 +21,7 @@ from rdvla_ros.sim.tasks.follow_trail import COLOURS, INSTRUCTION, LONGEST_DRAWN
 from rdvla_ros.sim.trails import LONGEST
 from rdvla_ros.types import RdvlaError, nearest_names
 
-FIRST_FIT, FIRST_TEST = 81000, 82000  # seeds; nothing was trained or chosen on them
+FIRST_FIT, FIRST_TEST = 51000, 52000  # seeds; nothing was trained or chosen on them
 NOMINAL_A_ROUND, SPARSE = 2, 2  # nominal episodes of each part in a round; kinds that break little come every other round
 MOVED_WITHIN_S, MOVED_BY_M, STRENGTH = (1.0, 2.5), (0.02, 0.09), (0.2, 1.0)
 UNKNOWN_COLOUR = "magenta"

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rdvla_ros.control.supervision.calibration import least_runs
 from rdvla_ros.control.supervision.signals import PLACEBOS
 from rdvla_ros.learning.evaluation.uncertainty.rows import ALPHAS, POOLED
 
@@ -54,6 +55,9 @@ def _alarms(result: Mapping[str, Any], alpha: float) -> str:
         "episode | per minute | median time from alarm to the end |",
         "|---|---|---|---|---|---|---|",
     ]
+    if not any(row["alarms"][str(alpha)]["caught"][1] for row in result["rows"]):
+        few = f"fewer than {least_runs(alpha)} nominal successes of each task in the fit part"
+        return f"No threshold for {alpha:.0%} false alarms: {few}."
     for row in result["rows"]:
         cell = row["alarms"][str(alpha)]
         if not cell["caught"][1] or cell["alarms_per_clean_episode"] is None:

@@ -17,8 +17,8 @@ from rdvla_ros.learning.evaluation.uncertainty.scores import (
     Scorer,
     Trace,
     alarms,
-    auroc,
     episode_score,
+    pooled_auroc,
     ranking,
     shortest_s,
     thresholds,
@@ -70,12 +70,14 @@ def _calm(part: Sequence[Trace]) -> list[Trace]:
 
 def _sign(cut: Sequence[Trace], scalings: Mapping[str, Scaling], name: str) -> int:
     """Which way a signal points, decided on the fit part."""
-    bad, good = (
-        np.array([episode_score(scalings[one.task].z(one, name)) for one in cut if one.failed is failed])
-        for failed in (True, False)
-    )
-    value = auroc(bad, good)
-    return -1 if value < 0.5 else 1
+    strata = []
+    for task in {one.task for one in cut}:
+        ones = [one for one in cut if one.task == task]
+        bad, good = (
+            [episode_score(scalings[task].z(one, name)) for one in ones if one.failed is failed] for failed in (True, False)
+        )
+        strata.append((np.array(bad), np.array(good)))
+    return -1 if pooled_auroc(strata) < 0.5 else 1
 
 
 def _order(name: str) -> tuple[int, str]:
