@@ -10,7 +10,8 @@ import pytest
 
 from rdvla_ros.control.supervision.calibration import Calibration, CalibrationError
 from rdvla_ros.learning.evaluation.uncertainty import calibrate, helped, passages, scores
-from rdvla_ros.learning.evaluation.uncertainty.episodes import Kept, Runner, load, path_of, save
+from rdvla_ros.learning.evaluation.uncertainty.episodes import Runner
+from rdvla_ros.learning.evaluation.uncertainty.kept import Kept, load, path_of, save
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, in_fit_part, planned
 from rdvla_ros.learning.evaluation.uncertainty.report import tables
 from rdvla_ros.learning.evaluation.uncertainty.rows import POOLED, measure

@@ -30,10 +30,8 @@ from rdvla_ros.control.supervision.calibration import (
     today,
 )
 from rdvla_ros.control.supervision.signals import OF_TOPICS, SIGNALS, window_maximum
-from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT
-from rdvla_ros.learning.evaluation.rates import wilson_interval
-from rdvla_ros.learning.evaluation.uncertainty.episodes import load_all
-from rdvla_ros.learning.evaluation.uncertainty.main import EPISODES, NAME
+from rdvla_ros.learning.evaluation.uncertainty.kept import EPISODES, load_all
+from rdvla_ros.learning.evaluation.uncertainty.main import CHECKPOINT, NAME
 from rdvla_ros.learning.evaluation.uncertainty.passages import Passage, of_episodes, of_run
 from rdvla_ros.learning.evaluation.uncertainty.scores import LEAST_SCALE, WINDOW
 from rdvla_ros.runs.reader import Run
@@ -111,6 +109,8 @@ def calibrate(
 
 def check(passages: Sequence[Passage], calibration: Calibration) -> str:
     """Markdown: how often successful runs have an alarm, and failed ones."""
+    from rdvla_ros.learning.evaluation.rates import wilson_interval  # brings torch
+
     lines = ["| instruction | asked for | successful runs with an alarm | failed runs with an alarm |", "|---|---|---|---|"]
     for text, known in calibration.instructions.items():
         runs = [one for one in passages if calibration.instruction(one.instruction) is known and one.signals]
@@ -137,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         prog="rdvla calibrate", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--study", type=Path, required=True, help=f"output of 'rdvla study uncertainty' ({NAME}.json, episodes)")
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--score", default=LOGISTIC, help=f"'{LOGISTIC}', or one of {', '.join(SIGNALS)}")
     parser.add_argument("--first-seed", type=int, default=52000, help="of the study's nominal episodes; others chose the weights")
     parser.add_argument("--seeds", type=int, default=1000)

@@ -9,13 +9,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
-from torch import nn
 
 from rdvla_ros.control.supervision.calibration import FURTHEST
 from rdvla_ros.learning.evaluation.uncertainty.scores import Scaling, Trace
 
-STEPS, WIDTH = 300, 32
+WIDTH, DROPOUT = 32, 0.3  # of the network
+STEPS, BATCH, RATE, DECAY = 600, 256, 1e-3, 0.1
 
 
 @dataclass(frozen=True)
@@ -63,22 +62,42 @@ def _samples(found: Sequence[Trace], of) -> tuple[np.ndarray, np.ndarray, np.nda
 
 
 class LatentNet:
-    """One hidden layer on the scratchpad's mean row, one network for all tasks."""
+    """One hidden layer on the scratchpad's mean row, one network for all tasks: logistic loss, Adam, dropout, weight decay."""
 
     def __init__(self, found: Sequence[Trace], seed: int = 0):
-        torch.manual_seed(seed)
-        x, y, w = (torch.from_numpy(part).float() for part in _samples(found, lambda one: one.latents))
-        self._mean, self._scale = x.mean(0), x.std(0).clamp_min(1e-3)
-        self._net = nn.Sequential(nn.Linear(x.shape[1], WIDTH), nn.ReLU(), nn.Dropout(0.3), nn.Linear(WIDTH, 1))
-        optimiser = torch.optim.AdamW(self._net.parameters(), 1e-3, weight_decay=0.1)
-        for _ in range(STEPS):
-            loss = nn.functional.binary_cross_entropy_with_logits(self._net((x - self._mean) / self._scale)[:, 0], y, w)
-            optimiser.zero_grad()
-            loss.backward()
-            optimiser.step()
-        self._net.eval()
+        rng = np.random.default_rng(seed)
+        x, y, w = _samples(found, lambda one: one.latents)
+        self._mean, self._scale = x.mean(axis=0), np.maximum(x.std(axis=0), 1e-3)
+        x, w = self._z(x), w / w.mean()
+        inputs = x.shape[1]
+        self._layers = [
+            rng.normal(0, (2 / inputs) ** 0.5, (inputs, WIDTH)),
+            np.zeros(WIDTH),
+            rng.normal(0, 0.1, WIDTH),
+            np.zeros(1),
+        ]
+        first, second = [np.zeros_like(p) for p in self._layers], [np.zeros_like(p) for p in self._layers]
+        for step in range(1, STEPS + 1):
+            rows = rng.integers(len(x), size=BATCH)
+            gradients = self._gradients(x[rows], y[rows], w[rows], rng)
+            for i, gradient in enumerate(gradients):
+                first[i] = 0.9 * first[i] + 0.1 * gradient
+                second[i] = 0.999 * second[i] + 0.001 * gradient**2
+                change = first[i] / (1 - 0.9**step) / (np.sqrt(second[i] / (1 - 0.999**step)) + 1e-8)
+                self._layers[i] = self._layers[i] - RATE * (change + DECAY * self._layers[i])
 
-    @torch.no_grad()
+    def _z(self, x: np.ndarray) -> np.ndarray:
+        return (np.asarray(x, dtype=np.float64).reshape(-1, len(self._mean)) - self._mean) / self._scale
+
+    def _gradients(self, x: np.ndarray, y: np.ndarray, w: np.ndarray, rng: np.random.Generator) -> list[np.ndarray]:
+        matrix, bias, out, constant = self._layers
+        hidden = x @ matrix + bias
+        kept = (hidden > 0.0) * (rng.random(hidden.shape) > DROPOUT) / (1.0 - DROPOUT)
+        p = 1.0 / (1.0 + np.exp(-np.clip((hidden * kept) @ out + constant[0], -30, 30)))
+        error = w * (p - y) / len(x)
+        inner = np.outer(error, out) * kept
+        return [x.T @ inner, inner.sum(axis=0), (hidden * kept).T @ error, np.array([error.sum()])]
+
     def score(self, one: Trace) -> np.ndarray:
-        x = torch.from_numpy(one.latents).float().reshape(-1, len(self._mean))
-        return self._net((x - self._mean) / self._scale)[:, 0].numpy().astype(np.float64)
+        matrix, bias, out, constant = self._layers
+        return np.maximum(self._z(one.latents) @ matrix + bias, 0.0) @ out + constant[0]

@@ -1,25 +1,19 @@
-"""Episodes of the study, run and kept: one parquet file each, one row per decision, with all that signals are made from.
-
-A folder holds <task>/<kind>/<seed>.parquet. The same command goes on where it stopped; a half-written file has another name.
-"""
+"""Episodes of the study are run: any task, any kind of perturbation, with what a policy alone would not tell."""
 
 from __future__ import annotations
 
 import hashlib
-import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
 from rdvla_ros.learning.evaluation.evaluate import EvaluationConfig, build_rollout
 from rdvla_ros.learning.evaluation.rollout import EpisodeResult, Rollout, RolloutConfig
+from rdvla_ros.learning.evaluation.uncertainty.kept import COLUMNS, Kept
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import Kind, Mover
 from rdvla_ros.model.checkpoint import MANIFEST
 from rdvla_ros.model.context import HeadContext
@@ -28,29 +22,9 @@ from rdvla_ros.model.policy import Policy
 from rdvla_ros.sim.expert import Memory
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE
-from rdvla_ros.types import Decision, RdvlaError, Refinement
+from rdvla_ros.types import Decision, Refinement
 
 DRAWS, BEYOND = 4, 3  # initial scratchpads whose chunks are compared; iterations made beyond the stop
-ABOUT = b"episode"
-COLUMNS = pa.schema(
-    {
-        "stamp_s": pa.float64(),  # of the observation, from the start of the episode
-        "iterations": pa.int64(),
-        "limit": pa.int64(),
-        "threshold": pa.float64(),
-        "stop_reason": pa.int64(),
-        "converged": pa.bool_(),
-        "change": pa.list_(pa.float64()),
-        "horizon": pa.int64(),
-        "chunk": pa.list_(pa.float64()),  # H * A, policy units
-        "measured": pa.list_(pa.float64()),  # A
-        "latent": pa.list_(pa.float32()),  # D: the final scratchpad, mean over its rows
-        "iterate_variance": pa.float64(),
-        "spread": pa.float64(),
-        "phase": pa.string(),
-        "stage": pa.int64(),
-    }
-)
 
 
 class ProbedPolicy(Policy):
@@ -73,18 +47,6 @@ class ProbedPolicy(Policy):
         self.spread = float(every.var(dim=0, correction=0).mean())
         self.latent = refinement.state[0].mean(dim=0).float().cpu().numpy()
         return refinement
-
-
-@dataclass(frozen=True)
-class Kept:
-    """One episode on disk. about: what it was and how it ended. rows: column -> one value per decision."""
-
-    about: dict[str, Any]
-    rows: dict[str, list]
-
-    @property
-    def failed(self) -> bool:
-        return not self.about["success"]
 
 
 class Runner:
@@ -172,41 +134,3 @@ def _row(decision: Decision, policy: ProbedPolicy, rollout: Rollout, sim: AlohaS
         "spread": policy.spread,
         "stage": sim.stage(),
     }
-
-
-def path_of(folder: Path, task: str, kind: str, seed: int) -> Path:
-    return folder / task.replace(":", "_") / kind.replace(" ", "_") / f"{seed}.parquet"
-
-
-def save(path: Path, kept: Kept) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    table = pa.table(kept.rows, schema=COLUMNS).replace_schema_metadata({ABOUT: json.dumps(kept.about)})
-    part = path.with_suffix(".part")
-    pq.write_table(table, part, compression="zstd")
-    part.replace(path)
-
-
-def load(path: Path) -> Kept:
-    """RdvlaError where the file is none of ours or damaged."""
-    try:
-        table = pq.read_table(path)
-        about = json.loads((table.schema.metadata or {})[ABOUT])
-        return Kept(about, {name: table.column(name).to_pylist() for name in COLUMNS.names})
-    except (OSError, pa.ArrowException, KeyError, ValueError) as error:
-        raise RdvlaError(
-            f"{path}: expected an episode of 'rdvla study uncertainty', got {type(error).__name__}: {error}. Remove it; the same "
-            "command runs it again."
-        ) from error
-
-
-def load_all(folder: Path) -> list[Kept]:
-    """Every episode below `folder`, by task, kind and seed."""
-    found = [load(path) for path in sorted(folder.rglob("*.parquet"))]
-    if not found:
-        raise RdvlaError(f"{folder}: expected episodes of 'rdvla study uncertainty' (<task>/<kind>/<seed>.parquet), found none.")
-    return sorted(found, key=lambda kept: (kept.about["task"], kept.about["kind"], kept.about["seed"]))
-
-
-def missing(folder: Path, wanted: Sequence[tuple[str, Kind, int]]) -> Iterator[tuple[str, Kind, int]]:
-    """Those that were not run yet."""
-    return ((task, kind, seed) for task, kind, seed in wanted if not path_of(folder, task, kind.name, seed).exists())

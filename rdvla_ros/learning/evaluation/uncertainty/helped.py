@@ -25,8 +25,8 @@ from rdvla_ros.control.supervision.interventions import AlarmState, make_interve
 from rdvla_ros.control.supervision.uncertainty import Assessment, Threshold
 from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT
 from rdvla_ros.learning.evaluation.rates import wilson_interval
-from rdvla_ros.learning.evaluation.uncertainty.episodes import Kept, Runner, load_all
-from rdvla_ros.learning.evaluation.uncertainty.main import EPISODES
+from rdvla_ros.learning.evaluation.uncertainty.episodes import Runner
+from rdvla_ros.learning.evaluation.uncertainty.kept import EPISODES, Kept, load_all
 from rdvla_ros.learning.evaluation.uncertainty.passages import metered
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import FIRST_TEST, KINDS, pattern_of
 from rdvla_ros.learning.evaluation.uncertainty.scores import arm_columns, seen_decisions

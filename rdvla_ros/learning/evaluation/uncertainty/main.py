@@ -18,24 +18,28 @@ from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT
-from rdvla_ros.learning.evaluation.uncertainty.episodes import Runner, load_all, missing, path_of, save
+from rdvla_ros.learning.evaluation.uncertainty.kept import EPISODES, load_all, missing, path_of, save
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import kinds_of, planned
 from rdvla_ros.learning.evaluation.uncertainty.report import plot, tables
 from rdvla_ros.learning.evaluation.uncertainty.rows import measure
 from rdvla_ros.learning.evaluation.uncertainty.scores import Trace, traces
+from rdvla_ros.robot import shipped
 from rdvla_ros.sim.tasks import TASK_NAMES
 
-EPISODES, NAME = "episodes", "uncertainty"
+NAME = "uncertainty"
+CHECKPOINT, ROBOT = shipped("checkpoints/compact_aloha"), shipped("config/aloha_sim.yaml")
 STUDIED = ("transfer_cube", "insertion")  # what the shipped checkpoint can do
 TIME_LIMIT_S, LATENCY_S = 10.0, 0.2  # latency: as through the nodes on two cores; chunks that overlap exist only with one
 
 
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """The episodes that are not there yet, until --minutes are over."""
+    import torch
+
+    from rdvla_ros.learning.evaluation.uncertainty.episodes import Runner
+
     torch.set_num_threads(1)
     end_s = time.monotonic() + 60.0 * arguments.minutes
     wanted = [(t, k, s) for t, k, s in planned(arguments.tasks, arguments.rounds) if k in kinds_of(t, arguments.kinds)]
@@ -74,8 +78,8 @@ def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="rdvla study uncertainty", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT)
-    parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
+    parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
+    parser.add_argument("--robot", type=Path, default=ROBOT)
     parser.add_argument("--tasks", nargs="+", choices=TASK_NAMES, metavar="TASK", default=STUDIED)
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="some kinds of perturbation only")
     parser.add_argument("--rounds", type=int, default=20, help="of some 15 episodes per task")

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from rdvla_ros.control.supervision.signals import Seen, SignalMeter
-from rdvla_ros.learning.evaluation.uncertainty.episodes import Kept
+from rdvla_ros.learning.evaluation.uncertainty.kept import Kept
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, pattern_of
 from rdvla_ros.learning.evaluation.uncertainty.scores import arm_columns, seen_decisions
 from rdvla_ros.runs import signals as run_signals

@@ -14,7 +14,7 @@ import numpy as np
 
 from rdvla_ros.control.supervision.calibration import CalibrationError, conformal_threshold
 from rdvla_ros.control.supervision.signals import LatentReference, Seen, SignalMeter, window_maximum
-from rdvla_ros.learning.evaluation.uncertainty.episodes import Kept
+from rdvla_ros.learning.evaluation.uncertainty.kept import Kept
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, in_fit_part
 
 WINDOW = 5  # decisions
