@@ -126,6 +126,13 @@ def test_the_score_of_an_arm_is_that_of_its_own_signals():
     assert found.arm_scores == {"left": pytest.approx(math.e), "right": 1.0}
 
 
+def test_an_instruction_without_a_threshold_for_alpha_is_not_calibrated_for_it():
+    few = Instruction(18, 20, dict.fromkeys(WEIGHTS, 1.0), dict.fromkeys(WEIGHTS, 2.0), {"0.1": 3.0})
+    monitor = UncertaintyMonitor(calibration=made(instructions={**made().instructions, "dance": few}), alpha=0.05)
+    assert monitor.add(decision(1), {"iterations": 1.0}, "pick it up").threshold.calibrated
+    assert monitor.add(decision(2), {"iterations": 1.0}, "dance").reason == "Not calibrated for this instruction."
+
+
 def test_a_monitor_for_an_alpha_that_was_not_calibrated_is_refused():
     with pytest.raises(CalibrationError, match=r"alpha 0\.01"):
         UncertaintyMonitor(calibration=made(), alpha=0.01)

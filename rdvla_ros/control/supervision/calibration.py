@@ -14,7 +14,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -86,6 +86,15 @@ class Calibration:
         if text in self.instructions:
             return self.instructions[text]
         return next((known for pattern, known in self.instructions.items() if "*" in pattern and _fits(pattern, text)), None)
+
+    def for_alpha(self, alpha: float) -> Calibration:
+        """With those instructions only that have a threshold for alpha; CalibrationError where none has."""
+        fitting = {
+            t: known for t, known in self.instructions.items() if any(math.isclose(float(a), alpha) for a in known.thresholds)
+        }
+        for known in () if fitting else self.instructions.values():
+            threshold_of(known, alpha)  # raises
+        return replace(self, instructions=fitting)
 
     def parts(self, signals: Mapping[str, float], of: Instruction) -> dict[str, float]:
         """Signal -> what it adds to the score's logarithm; a signal that is not known now adds nothing."""

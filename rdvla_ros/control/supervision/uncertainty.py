@@ -120,9 +120,7 @@ class UncertaintyMonitor:
         if window < 1 or repeats < 2:
             raise RdvlaError(f"Expected a window of at least 1 and repeats of at least 2, got {window} and {repeats}.")
         self.threshold = threshold
-        self.calibration, self._alpha = calibration, alpha
-        for known in calibration.instructions.values() if calibration else ():
-            threshold_of(known, alpha)  # now, not in the middle of a run
+        self.calibration, self._alpha = calibration.for_alpha(alpha) if calibration else None, alpha
         self._default_threshold = default_threshold
         self._scores: deque[float] = deque(maxlen=calibration.window if calibration else window)
         self._traces: deque[tuple[float, ...]] = deque(maxlen=repeats)

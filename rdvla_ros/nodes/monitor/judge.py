@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from rdvla_ros.control.supervision.calibration import FILE, Calibration, CalibrationError, digest_of, threshold_of
+from rdvla_ros.control.supervision.calibration import FILE, Calibration, CalibrationError, digest_of
 from rdvla_ros.control.supervision.signals import Seen, SignalMeter
 from rdvla_ros.control.supervision.uncertainty import Assessment, Settling, Threshold, UncertaintyMonitor
 from rdvla_ros.msg import Convergence
@@ -32,9 +32,7 @@ def find_calibration(path: str, checkpoint: str, alpha: float) -> tuple[Calibrat
             return None, f"Uncalibrated: {file if checkpoint else 'no checkpoint and no calibration are named'}, nothing there."
         if not checkpoint:
             raise CalibrationError(f"{file}: for which checkpoint is it? Set parameter checkpoint to the policy's folder.")
-        found = Calibration.load(file, digest_of(checkpoint))
-        for known in found.instructions.values():
-            threshold_of(known, alpha)
+        found = Calibration.load(file, digest_of(checkpoint)).for_alpha(alpha)
     except CalibrationError as error:
         return None, f"Uncalibrated: {error}"
     runs = ", ".join(f"'{text}' from {known.n} runs" for text, known in found.instructions.items())
