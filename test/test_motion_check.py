@@ -251,7 +251,7 @@ def test_a_stop_begins_where_the_arms_are_when_they_did_not_follow(motion_check,
 
 def test_nothing_repeats_a_motion_that_the_controller_has_left(motion_check):
     """It holds since its tolerance was exceeded, say: 80 ms of way from where it was sent. To repeat that would be a step."""
-    first = motion(change=0.2)
+    first = motion(change=0.15)
     motion_check.passed(parts(first), NOW_S)
     stays = first.at(0.42).position
     report(motion_check, stays, NOW_S + 0.5)
