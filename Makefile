@@ -10,7 +10,7 @@ ARGS ?=
 .DEFAULT_GOAL := help
 
 help:
-	@echo "make demo    a simulated bimanual robot runs under RD-VLA over ROS 2 (EPISODES=$(EPISODES) SEED=$(SEED) SPEED=$(SPEED) CHECKPOINT=$(CHECKPOINT) TASK=$(TASK))"
+	@echo "make demo    a simulated bimanual robot runs under RD-VLA over ROS 2 (EPISODES=$(EPISODES) SEED=$(SEED) SPEED=$(SPEED) CHECKPOINT=$(or $(CHECKPOINT),the task's) TASK=$(TASK))"
 	@echo "make test    the whole suite"
 	@echo "make test-ros  the tests that need launch, message_filters, cv_bridge or lerobot, where these are on the path (docs/testing.md)"
 	@echo "make check   style and imports"
