@@ -61,7 +61,7 @@ class Policy:
         run: str | None = None,
         prompt_multiple: int | None = None,
     ):
-        """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.scratchpad`, or
+        """halting: a rule of `model.halting`, or its settings (None: the manifest's). start: a start of `model.initial_state`, or
         its settings (None: the manifest's). seed: of the scratchpads drawn per decision (None: a new one per process).
         run: of the backbone, a name of static_call.RUNS (None: a graph on a GPU, where it can be). prompt_multiple: tokens to
         whose multiple prompts are padded, so that no instruction changes a shape (None: 32 where shapes are recorded, else 0)."""

@@ -28,7 +28,6 @@ def _always(depth: int) -> DepthSampler:
 SHALLOW = DepthSampler(mean=5.0, shallow_fraction=0.5, shallow_limit=4, limit=24)
 RECIPES = {
     "default": DEFAULT,
-    "wide": _reader("width 128, wider feed-forward maps", width=128, heads=8, head={"ffn_multiple": 4}),
     "unnamed": replace(DEFAULT, title="partial targets without the naming helper", naming_weight=0.0),
     "final": replace(DEFAULT, title="final target only", partial=False),
     "shallow": replace(DEFAULT, title="final target, half of the batches 1..4 deep, loss on a shallower state", partial=False,
