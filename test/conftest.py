@@ -1,9 +1,11 @@
 """Settings that must stand before anything of ROS or torch is imported."""
 
+import argparse
 import contextlib
 import gc
 import importlib.util
 import os
+from collections import Counter
 
 import pytest
 
@@ -72,9 +74,22 @@ OVER_DDS = {
     "test_recorder_node",
 }  # fmt: skip
 
-# These need both processors for themselves: processes, DDS, the clock. `make test` runs the others two at a time before. (The
-# fuzzing has real nodes, and a clock of its own; the installation compiles for a minute.)
+# These run against the clock: processes, DDS. They mostly wait (15 % of a core), so `make test` runs two lanes of them, each with
+# a ROS domain of its own, after what only computes. (The fuzzing has real nodes, and a clock of its own; the installation
+# compiles for a minute.)
 REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
+SECONDS = {}  # of a test, where it is far from 1 s
+
+
+def pytest_addoption(parser):
+    parser.addoption("--lane", metavar="K/N", type=_lane, help="only the K-th of N sets of files that last about equally long")
+
+
+def _lane(text: str) -> tuple[int, int]:
+    lane, _, lanes = text.partition("/")
+    if not (lane.isdigit() and lanes.isdigit() and 1 <= int(lane) <= int(lanes)):
+        raise argparse.ArgumentTypeError(f"expected K/N with 1 <= K <= N, got {text!r}")
+    return int(lane), int(lanes)
 
 
 def pytest_configure(config):
@@ -89,6 +104,7 @@ def pytest_handlecrashitem(crashitem, sched):
         database.set_test_reruns(crashitem, 0)
 
 
+@pytest.hookimpl(wrapper=True)
 def pytest_collection_modifyitems(config, items):
     for item in items:
         if item.path.stem in REAL_TIME:
@@ -97,6 +113,23 @@ def pytest_collection_modifyitems(config, items):
         for item in items:
             if item.path.stem in OVER_DDS:
                 item.add_marker(pytest.mark.flaky(reruns=1))
+    yield  # pytest takes out what the markers exclude
+    if config.option.lane:
+        items[:] = _in_lane(items, *config.option.lane)
+
+
+def _in_lane(items, lane, lanes):
+    """Whole files, the longest first, each to the lane that has least; tests keep their order."""
+    seconds = Counter()
+    for item in items:
+        seconds[item.path.stem] += SECONDS.get(item.path.stem, 1.0)
+    loads, own = [0.0] * lanes, set()
+    for stem, length in sorted(seconds.items(), key=lambda entry: (-entry[1], entry[0])):
+        least = loads.index(min(loads))
+        loads[least] += length
+        if least == lane - 1:
+            own.add(stem)
+    return [item for item in items if item.path.stem in own]
 
 
 @pytest.hookimpl(trylast=True)

@@ -93,7 +93,8 @@ def test_every_trajectory_contains_its_own_stop_and_both_arms_share_a_time_base(
 
 def test_the_monitor_and_the_gate_report(wire):
     uncertainty = wire.until(lambda: wire.heard["/monitor/uncertainty"], "an uncertainty")[-1]
-    assert uncertainty.window >= 1 and uncertainty.window_score >= 0.0 and not uncertainty.calibrated
+    assert uncertainty.window >= 1 and uncertainty.window_score >= 0.0
+    assert uncertainty.calibrated  # the shipped checkpoint's own file, for this instruction
     diagnostics = wire.until(lambda: wire.heard["/diagnostics"], "diagnostics")[-1]
     assert diagnostics.status and all(status.name and status.message for status in diagnostics.status)
     wire.until(lambda: wire.gate.mode == GateStatus.AUTO and wire.gate.passed >= 3, "three passed decisions")

@@ -5,6 +5,7 @@ import re
 import shlex
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ pytest.importorskip("xdist")
 pytest.importorskip("pytest_rerunfailures")
 
 ROOT = Path(__file__).resolve().parents[1]
-PARTS = re.findall(r"-m pytest test (-m .*)", (ROOT / "scripts" / "test.sh").read_text())
+PARTS = re.findall(r"-m pytest test (-m [^)\n]*)", (ROOT / "scripts" / "test.sh").read_text())
 FIRST = """
 import os, threading
 import pytest
@@ -78,3 +79,26 @@ def test_no_test_takes_the_others_with_it(tmp_path, options):
 
 def test_there_are_two_parts():
     assert len(PARTS) == 2 and all("-n " in part for part in PARTS)
+
+
+def test_lanes_hold_each_test_once_and_keep_a_file_together(tmp_path):
+    for name, count in {"a": 5, "b": 1, "c": 3, "d": 4}.items():
+        (tmp_path / f"test_{name}.py").write_text("".join(f"def test_{i}(): pass\n" for i in range(count)))
+    found = [_collected(tmp_path, f"{lane}/2") for lane in (1, 2)]
+    assert {name: count for part in found for name, count in part.items()} == {"a": 5, "b": 1, "c": 3, "d": 4}
+    assert [sorted(part) for part in found] == [["a", "b"], ["c", "d"]]  # 6 and 7 tests
+    assert _collected(tmp_path, "3/2") == {}
+
+
+def _collected(folder, lane):
+    """File -> number of tests, in the lane."""
+    words = ["-c", ROOT / "pyproject.toml", "--rootdir", folder, "-p", "conftest", folder, "--collect-only", "-q", "--lane", lane]
+    path = os.pathsep.join([str(ROOT / "test"), str(ROOT), os.environ.get("PYTHONPATH", "")])
+    run = subprocess.run(
+        [sys.executable, "-m", "pytest", *words],
+        env={**os.environ, "PYTHONPATH": path},
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+    return Counter(re.findall(r"^test_(\w+)\.py::", run.stdout, re.MULTILINE))
