@@ -78,7 +78,10 @@ OVER_DDS = {
 # a ROS domain of its own, after what only computes. (The fuzzing has real nodes, and a clock of its own; the installation
 # compiles for a minute.)
 REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
-SECONDS = {}  # of a test, where it is far from 1 s
+SECONDS = {  # of a test, where it is far from 1 s
+    "test_policy_imported": 15.0, "test_end_to_end": 4.5, "test_faults_model": 4.0, "test_faults_sensors": 4.0,
+    "test_faults_time": 3.0, "test_faults_process": 4.0, "test_gate_node": 0.3, "test_bringup": 0.2,
+}  # fmt: skip
 
 
 def pytest_addoption(parser):

@@ -139,6 +139,16 @@ class Rig:
             self.executor.spin_once(timeout_sec=0.02)
         return condition()
 
+    def decides_no_more(self, seconds):
+        """Whether no further decision comes within `seconds`, once the one that was under way is done."""
+        end, count = time.monotonic() + 5.0, -1
+        while count != len(self.decisions) and time.monotonic() < end:
+            count = len(self.decisions)
+            self.spin(0.4)
+        count = len(self.decisions)
+        self.spin(seconds)
+        return len(self.decisions) == count
+
     def call(self, kind, name, request, seconds=120.0):
         client = self.robot.create_client(kind, name)
         assert self.until(client.service_is_ready, seconds)

@@ -121,6 +121,7 @@ def test_a_hold_stops_both_arms_and_nothing_passes_until_the_resume_that_names_i
 
 def test_a_missing_camera_stops_the_decisions_and_the_arms(wire):
     wire.set_parameter("/sim_robot", "silent_camera", "top")
+    wire.until(lambda: wire.gate.mode != GateStatus.AUTO, "the gate to stop the arms")  # its stop is the last that passes
     nothing_moves(wire)
     decisions = len(wire.heard["/policy/convergence"])
     nothing_moves(wire)
