@@ -27,9 +27,9 @@ def replay(
 ) -> np.ndarray:
     """(M, J) positions of the emulation at the reports' times, NaN until it has taken a message.
 
-    sent: (stamp [ns], message) in their order. One counts from the report whose trajectory began at its stamp. One without a stamp
-    that is a single point counts from the report that commands it. Before anything else (a hold of the controller itself) the
-    emulation begins anew.
+    sent: (stamp [ns], message) in their order. One counts from the report whose trajectory began at its stamp, a single point
+    without a stamp from the report that commands it. Before anything else (a hold of the controller itself) the emulation begins
+    anew.
     """
     stamped = {stamp: message for stamp, message in sent if stamp}
     points = [message for stamp, message in sent if not stamp and len(message.points) == 1]

@@ -101,7 +101,7 @@ def numbers(recorded: StateRecorder, robot: RobotDescription, windows: dict[str,
 
 
 def _taken(times_ns: np.ndarray, begun_ns: np.ndarray, stamps_ns: Sequence[int]) -> list[tuple[int, float]]:
-    """(time [ns], how long [ms] after the moment that its plan counted from) of the update that took each message with a stamp."""
+    """(time [ns], how long [ms] after the moment that its plan counted from) of the update that took each stamped message."""
     known, changes = set(stamps_ns), np.flatnonzero(np.diff(begun_ns)) + 1
     taken = [i for i in changes if int(begun_ns[i]) in known]
     return [(int(times_ns[i]), float(times_ns[i] - begun_ns[i]) * 1e-6 - 1000.0 * HISTORY_S) for i in taken]

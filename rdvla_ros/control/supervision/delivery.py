@@ -1,7 +1,8 @@
 """How long it takes until the controllers follow what was sent to them, by their own reports.
 
-A motion must leave the running one after every controller has it: a controller that takes it later steps from where it is to where
-the motion is by then. Where the machine is busy the way takes tens of milliseconds, now and then. Times are seconds on the ROS clock.
+A motion must leave the running one after every controller has it: a controller that takes it later steps from where it is to
+where the motion is by then. Where the machine is busy the way takes tens of milliseconds, now and then. Times are seconds on the
+ROS clock.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ class Delivery:
 
     @property
     def longest_s(self) -> float:
-        """From sending until an update of the controller has taken it: the longest of the last messages, within LONGEST_S."""
-        return max(self._least_s + self._period_s, min(max(self._seen, default=0.0), LONGEST_S + self._period_s))
+        """From sending until an update of the controller has taken it: least_s more than the longest of the last messages took,
+        within LONGEST_S and a period."""
+        return min(max(self._seen, default=self._period_s) + self._least_s, LONGEST_S + self._period_s)
 
     def sent(self, arm: str, stamp_s: float, now_s: float) -> None:
         before_s, self._stamps[arm] = self._stamps.get(arm, 0.0), stamp_s
@@ -46,7 +48,7 @@ class Delivery:
         taken_s = stamp_s + from_start_s
         if at_s - last_s > UNPUNCTUAL * self._period_s:
             taken_s = min(taken_s, max(last_s, sent_s) + self._period_s)
-        self._seen.append(max(0.0, taken_s - sent_s))
+        self._seen.append(max(self._period_s, taken_s - sent_s))
 
     def forget(self) -> None:
         """The clock has jumped."""
