@@ -91,6 +91,8 @@ def test_smoothness_by_example_19():
     stepped.acceleration[:] = 1.0  # what the controller says of itself explains no such change
     rough = smoothness(stepped, times, [int(times[250])])
     assert rough.steps and rough.seams_step
+    late = np.concatenate([times[:250], times[250:] + 20_000_000])
+    assert not smoothness(states_of(late, position, velocity), late, []).steps, "ten updates are missing there"
     assert not smoothness(stepped, times, [int(times[10])]).seams_step  # it is not at that seam
 
 
