@@ -131,7 +131,9 @@ def _processes(soak: dict) -> list[str]:
 
 
 def plot(parts: dict[str, dict], path: Path) -> None:
-    """A histogram per measured time, and the memory over the soak."""
+    """A histogram per measured time, and the memory over the soak; nothing where there is neither."""
+    if not (set(parts) - {"trace", "all_killed", "boundaries"}):
+        return
     import matplotlib
 
     matplotlib.use("Agg")
