@@ -14,6 +14,8 @@ from rdvla_ros.bench.controllers import measure, mock, offline, report
 from rdvla_ros.bench.controllers.smoothness import smoothness
 from rdvla_ros.bench.controllers.states import SECOND, States, differences, shares, thinned
 from rdvla_ros.bench.motion.policy_loop import LoopOptions
+from rdvla_ros.bench.nodes import report as nodes_report
+from rdvla_ros.bench.nodes import trace
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.seam import make_seam
 from rdvla_ros.robot import ControllerRule, Joint, RobotDescription, shipped
@@ -89,6 +91,8 @@ def test_smoothness_by_example_19():
     stepped.acceleration[:] = 1.0  # what the controller says of itself explains no such change
     rough = smoothness(stepped, times, [int(times[250])])
     assert rough.steps and rough.seams_step
+    late = np.concatenate([times[:250], times[250:] + 20_000_000])
+    assert not smoothness(states_of(late, position, velocity), late, []).steps, "ten updates are missing there"
     assert not smoothness(stepped, times, [int(times[10])]).seams_step  # it is not at that seam
 
 
@@ -157,3 +161,41 @@ def test_what_others_send_into_the_emulation():
     assert ways["single points"]["smoothness"]["difference_acceleration"] > ways["this package"]["smoothness"]["acceleration"]
     assert ways["single points, stamped now"]["moved"] == 0.0, "they have passed when they arrive: all refused"
     assert ways["single points"]["moved"] > 0.1
+
+
+@pytest.mark.parametrize("stamped", [False, True])
+def test_single_points_are_followed_by_the_emulation_too(stamped):
+    """Nothing but its position tells which of the points without a stamp a controller has taken."""
+    robot = RobotDescription.load(shipped("config/aloha_sim.yaml"))
+    robot = replace(robot, controller=ControllerRule("jazzy", RATE_HZ))
+    recorded = offline.Recorded(
+        robot, list(offline.points(robot, LoopOptions(inference_s=0.2), 0.5, stamped=stamped)), unpunctual=0.4
+    )
+    found = measure.numbers(recorded, robot, {"all": [(0, 2**62)]})["all"]
+    assert found["off_the_emulation"] < 1e-9
+    assert found["emulation"]["acceleration"] == pytest.approx(found["reference"]["acceleration"], rel=1e-3)
+    assert (found["reference"]["acceleration"] < 1.0) if stamped else (found["emulation"]["acceleration"] > 100.0)
+
+
+def test_when_a_message_was_taken_counts_from_when_its_plan_began():
+    robot = replace(RobotDescription.load(shipped("config/aloha_sim.yaml")), controller=ControllerRule("jazzy", 100.0))
+    wire = offline.Wire(robot, make_seam({"method": "cut_and_blend"}), LoopOptions(inference_s=0.2, rows=8, rate_hz=100.0))
+    wire.run(2)
+    taken = measure.numbers(offline.Recorded(robot, wire.sent), robot, {"all": [(0, 2**62)]})["all"]["taken_ms"]
+    assert len(taken) == 2 * len(wire.sent) and all(5.9 <= ms <= 16.1 for ms in taken)  # 3 + 3 ms of the way, and an update
+
+
+def test_the_trace_of_a_hold_is_put_together_from_the_marks_of_three_processes():
+    marks = [
+        ("planned", 0.999),
+        ("taken", 1.002),
+        ("planned", 1.005),
+        ("reached", 1.0055),
+        ("published", 1.006),
+        ("reached", 1.010),
+    ]
+    marks += [("taken", 2.001), ("planned", 2.002)]  # this one was not published
+    (found,) = trace._matched([(1.0, 1.012), (2.0, 2.01)], marks)
+    assert found == {"call": 1.0, "taken": 1.002, "planned": 1.005, "published": 1.006, "reached": 1.010, "heard": 1.012}
+    legs = dict.fromkeys(nodes_report.LEGS, [0.001, 0.003])
+    assert "| stop planned | events | 2 | 2.0 | 2.9 | 3.0 | 3.0 |" in nodes_report.table({"trace": {"legs_s": {"events": legs}}})

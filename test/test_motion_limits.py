@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from rdvla_ros.bench.motion import limits as bench
-from rdvla_ros.bench.motion.random_chunks import Stream, run
+from rdvla_ros.bench.motion import random_chunks
+from rdvla_ros.bench.motion.random_chunks import Stream, Tally, run
 from rdvla_ros.control.motion.followed import MOVED_S, Present
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.control.motion.playback import Playback
 from rdvla_ros.control.motion.trajectory import PlanOptions, Reference, Trajectory, plan
+from rdvla_ros.control.supervision.delivery import Delivery
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.types import TrajectoryError
@@ -159,3 +161,57 @@ def test_after_a_hold_nothing_is_joined_until_the_arms_rest():
     tolerance = MOVED_S * LIMITS.velocity
     assert not Present(MIDDLE, 0 * MIDDLE, tolerance, 0.0, commanded=True).moving
     assert Present(MIDDLE, 1e-3 * LIMITS.velocity, tolerance, 0.0, commanded=True).moving
+
+
+# -- a slow way from the gate to the controllers
+
+SLOW = {"seeds": range(90_000, 90_006), "slow_s": 0.045}
+
+
+def slow_way():
+    """Decisions and holds whose messages take 45 to 50 ms from the gate to the controllers."""
+    tally = Tally()
+    for seed in SLOW["seeds"]:
+        stream = Stream(ROBOT, seed, slow_s=SLOW["slow_s"])
+        for _ in range(20):
+            stream.chunk()
+        tally.add(stream.finish())
+    return tally
+
+
+@pytest.mark.parametrize("rate_hz", [100.0, 250.0, 500.0, 1000.0])
+def test_a_slow_way_to_the_controllers_exceeds_no_limit(rate_hz, monkeypatch):
+    """At holds, boundaries and resumes; and without what the controllers' reports say of that way it would."""
+    monkeypatch.setattr(random_chunks, "RATES_HZ", (rate_hz,))
+    tally = slow_way()
+    assert tally.violations == [] and tally.holds >= 3 and tally.followed > 0.5 * tally.chunks
+    monkeypatch.setattr(Delivery, "longest_s", property(lambda self: 0.005 + 1.0 / rate_hz))
+    assert {"jerk"} <= {violation["what"] for violation in slow_way().violations}
+
+
+def test_the_way_to_the_controllers_is_read_from_their_reports():
+    way = Delivery(0.005, 0.01)
+    assert way.longest_s == pytest.approx(0.015), "of a controller that says nothing"
+    way.sent("left", 100.0, 100.04)
+    way.reported("left", 100.05, 7.0)  # it still follows what came before
+    way.reported("left", 100.07, 0.07)
+    assert way.longest_s == pytest.approx(0.035)
+    way.reported("left", 100.12, 0.12)  # once for each message
+    assert way.longest_s == pytest.approx(0.035)
+    way.sent("left", 101.0, 101.04)
+    way.reported("left", 101.2, 0.2)  # the first report for long: it took the message at some time before
+    assert way.longest_s == pytest.approx(0.035)
+    way.sent("left", 102.0, 102.04)
+    way.sent("left", 102.005, 102.045)  # two that no report tells apart
+    way.reported("left", 102.09, 0.09)
+    assert way.longest_s == pytest.approx(0.035)
+    way.sent("left", 103.0, 103.04)
+    way.reported("left", 103.49, 2.0)
+    way.reported("left", 103.5, 0.5)
+    assert way.longest_s == pytest.approx(0.07), "no stop waits longer"
+    for count in range(40):
+        at_s = 110.0 + count
+        way.sent("left", at_s, at_s + 0.04)
+        way.reported("left", at_s + 0.045, 0.0)
+        way.reported("left", at_s + 0.05, 0.05)
+    assert way.longest_s == pytest.approx(0.015), "a way that has become quick again"

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from rdvla_ros.bench.controllers import measure, mock, offline, report
 from rdvla_ros.bench.controllers.bridges import WAYS, Bridge
+from rdvla_ros.bench.controllers.late import LateMotions
 from rdvla_ros.bench.controllers.rig import Ears, running, specs
 from rdvla_ros.bench.machine import machine
 from rdvla_ros.bringup.launcher import free_domain
@@ -59,6 +60,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--holds", type=int, default=20, help="holds in motion")
     parser.add_argument("--inference", type=float, default=0.2, help="how long a decision takes, without --shipped-policy [s]")
     parser.add_argument("--bridges", type=float, default=20.0, help="seconds of each other way, on the mock or emulated")
+    parser.add_argument("--late", type=float, default=20.0, help="seconds in which motions reach the gate late, by 20 to 200 ms")
     parser.add_argument("--shipped-policy", action="store_true", help="the shipped checkpoint, seeing the simulated robot")
     parser.add_argument("--patient", action="store_true", help="time-outs for a machine that does much else")
     parser.add_argument("--longest", type=float, default=900.0, help="seconds after which boundaries end with what there is")
@@ -102,6 +104,8 @@ def _measured(options: argparse.Namespace, folder: Path, domain: Mapping[str, st
                 "update_rate_hz": robot.controller.update_rate_hz,
                 "ours": _ours(options, ears, robot, robot_file, folder, domain),
             }
+            if options.late:
+                result["late"] = _late(options, ears, robot, robot_file, folder, domain)
             if options.mock and options.bridges:
                 result["others"] = {name: _other(options, ears, robot, way) for name, way in WAYS.items()}
     finally:
@@ -126,6 +130,32 @@ def _ours(
         "holds": len(held),
         "held by the gate": reasons,
         "limits": measure.numbers(ears.states, robot, windows),
+        "smoothness": measure.smooth(ears.states, robot, spans),
+    }
+
+
+def _late(
+    options: argparse.Namespace, ears: Ears, robot: RobotDescription, robot_file: Path, folder: Path, domain: Mapping[str, str]
+) -> dict[str, Any]:
+    """The same while every motion comes late; what comes too late the gate refuses, and the arms end at rest meanwhile."""
+    motions = LateMotions(ears.node, ears.arms, options.seed)
+    listed = specs(robot_file, folder, shipped_policy=options.shipped_policy, patient=options.patient, late=True)
+    try:
+        with running(listed, ears, folder / "late", domain):
+            ears.states.forget()
+            motions.passed.clear()
+            begun_ns, end_s = time.time_ns(), time.monotonic() + options.late
+            while time.monotonic() < end_s:
+                ears.resume()
+                time.sleep(0.2)
+            spans = measure.span(begun_ns)
+            sent = len({stamp for arm in ears.states.sent.values() for stamp, _ in arm})
+    finally:
+        motions.close()
+    return {
+        "motions": len(motions.passed),
+        "messages to the controllers": sent,
+        "limits": measure.numbers(ears.states, robot, {"motions late by 20 to 200 ms": spans}),
         "smoothness": measure.smooth(ears.states, robot, spans),
     }
 

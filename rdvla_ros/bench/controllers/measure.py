@@ -14,6 +14,7 @@ from rdvla_ros.bench.controllers.recorder import StateRecorder
 from rdvla_ros.bench.controllers.rig import Ears
 from rdvla_ros.bench.controllers.smoothness import smoothness
 from rdvla_ros.bench.controllers.states import SECOND, shares, thinned
+from rdvla_ros.control.motion.handover import HISTORY_S
 from rdvla_ros.control.motion.limits import JointLimits
 from rdvla_ros.robot import RobotDescription
 
@@ -73,7 +74,8 @@ def numbers(recorded: StateRecorder, robot: RobotDescription, windows: dict[str,
         begun = states.begun_ns(stamps)
         times = begun + states.from_start_ns
         chosen = thinned(times)
-        emulated = replay(states, times, begun, dict(recorded.sent[arm.name]), arm, robot.controller.update_rate_hz)
+        emulated = replay(states, times, begun, recorded.sent[arm.name], arm, robot.controller.update_rate_hz)
+        took = _taken(times, begun, stamps)
         off = np.nan_to_num(np.abs(emulated - states.position).max(axis=1), nan=0.0)[chosen]
         states, times, begun = states.select(chosen), times[chosen], begun[chosen]
         rows = {
@@ -85,7 +87,8 @@ def numbers(recorded: StateRecorder, robot: RobotDescription, windows: dict[str,
             inside = np.zeros(len(times), dtype=bool)
             for begin_ns, end_ns in spans:
                 inside |= (times >= begin_ns) & (times <= end_ns)
-            row = found.setdefault(name, {"updates": 0, "off_the_emulation": 0.0, "missed": 0})
+            row = found.setdefault(name, {"updates": 0, "off_the_emulation": 0.0, "missed": 0, "taken_ms": []})
+            row["taken_ms"] += [round(ms, 1) for at, ms in took if any(begin <= at <= end for begin, end in spans)]
             row["updates"] += int(inside.sum())
             gaps = np.diff(times)[inside[1:]]
             row["missed"] += int(np.round(gaps / period_ns - 1.0).clip(0).sum())
@@ -95,6 +98,13 @@ def numbers(recorded: StateRecorder, robot: RobotDescription, windows: dict[str,
                 before = row.get(kind, dict.fromkeys(largest, 0.0))
                 row[kind] = {limit: max(share, before[limit]) for limit, share in largest.items()}
     return found
+
+
+def _taken(times_ns: np.ndarray, begun_ns: np.ndarray, stamps_ns: Sequence[int]) -> list[tuple[int, float]]:
+    """(time [ns], how long [ms] after the moment that its plan counted from) of the update that took each stamped message."""
+    known, changes = set(stamps_ns), np.flatnonzero(np.diff(begun_ns)) + 1
+    taken = [i for i in changes if int(begun_ns[i]) in known]
+    return [(int(times_ns[i]), float(times_ns[i] - begun_ns[i]) * 1e-6 - 1000.0 * HISTORY_S) for i in taken]
 
 
 def smooth(recorded: StateRecorder, robot: RobotDescription, windows: Windows) -> dict[str, Any]:

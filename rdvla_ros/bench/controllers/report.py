@@ -23,6 +23,8 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         for sender, limits in _senders(result, "limits"):
             for when, row in limits.items():
+                if not row["updates"]:
+                    continue
                 for kind, name in KINDS.items():
                     values = " | ".join(f"{row[kind][limit]:.2f}" for limit in LIMITS)
                     off = f"{row['off_the_emulation']:.0e}" if kind == "emulation" else ""
@@ -31,12 +33,15 @@ def table(results: list[dict[str, Any]]) -> str:
     lines.append("|" + "---|" * 9)
     for result in results:
         for sender, row in _senders(result, "smoothness"):
-            lines.append(f"| {result['update_rate_hz']:g} | {sender} | {_smooth(row)} |")
+            if row:
+                lines.append(f"| {result['update_rate_hz']:g} | {sender} | {_smooth(row)} |")
     return "\n".join(lines)
 
 
 def _senders(result: Mapping[str, Any], key: str) -> Iterator[tuple[str, Any]]:
     yield "this package", result["ours"][key]
+    if "late" in result:
+        yield "this package", result["late"][key]
     for name, other in result.get("others", {}).items():
         yield name, other[key]
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from rdvla_ros.bench.controllers.late import remappings
 from rdvla_ros.bench.controllers.recorder import StateRecorder
 from rdvla_ros.bench.nodes.listener import Listener
 from rdvla_ros.bringup.launcher import start
@@ -32,10 +33,11 @@ class Ears(Listener):
         super().close()
 
 
-def specs(robot_file: Path, folder: Path, *, shipped_policy: bool, patient: bool) -> list[ProcessSpec]:
+def specs(robot_file: Path, folder: Path, *, shipped_policy: bool, patient: bool, late: bool = False) -> list[ProcessSpec]:
     """The processes, in starting order. shipped_policy: the checkpoint that comes with the package, which sees through the
     simulated robot's cameras; that robot hears the same messages and is heard nowhere else. Without it a policy that needs no
-    network, and noise for pictures. patient: the time-outs of the simulated robot, for a machine that does much else."""
+    network, and noise for pictures. patient: the time-outs of the simulated robot, for a machine that does much else. late: the
+    policy's motions go past `LateMotions`."""
     robot = RobotDescription.load(robot_file)
     given: dict[str, Any] = {"robot": str(robot_file), "instruction": "swing"}
     if shipped_policy:
@@ -56,6 +58,8 @@ def specs(robot_file: Path, folder: Path, *, shipped_policy: bool, patient: bool
         gate = replace(gate, parameters={**gate.parameters, **SIM_GATE})
         policy = replace(policy, parameters={**policy.parameters, **SIM_POLICY})
     by_name[names.GATE] = replace(gate, parameters={**gate.parameters, **OPERATED})
+    if late:
+        policy = replace(policy, remappings=(*policy.remappings, *remappings([arm.name for arm in robot.arms])))
     by_name[names.POLICY] = policy if shipped_policy else replace(policy, executable=STAND_IN)
     return list(by_name.values())
 

@@ -2,9 +2,9 @@
 
 That example sends positions-only chunks of a mocked VLA policy into a joint_trajectory_controller and judges its reference:
 a velocity that changes from one report to the next by more than three times what the reported acceleration explains, and 0.05
-rad/s, is a step; a seam at which it changes by more than 0.15 rad/s is its "known limitation". Written anew here, with two
-differences: times are those at which the controller sampled, not those at which a report arrived, and the largest of all seams
-counts, not one.
+rad/s, is a step; a seam at which it changes by more than 0.15 rad/s is its "known limitation". Written anew here, with three
+differences: times are those at which the controller sampled, not those at which a report arrived; the largest of all seams
+counts, not one; and reports between which an update is missing say nothing.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from rdvla_ros.bench.controllers.states import SECOND, States, differences
 
 STEP_FACTOR, STEP_LEAST = 3.0, 0.05  # of the velocity [rad/s]
 SEAM_LIMIT = 0.15  # [rad/s]
+MISSING = 1.5  # periods between two reports
 BEFORE_NS, AFTER_NS = SECOND // 5, SECOND // 4  # of a seam
 
 
@@ -44,8 +45,9 @@ class Smoothness:
 
 def smoothness(states: States, times_ns: np.ndarray, seams_ns: Sequence[int]) -> Smoothness:
     """seams_ns: when a message replaced a motion."""
-    jumps = np.abs(np.diff(states.velocity, axis=0)).max(axis=1)
-    period_s = float(np.median(np.diff(times_ns))) / SECOND
+    gaps_s = np.diff(times_ns) / SECOND
+    period_s = float(np.median(gaps_s))
+    jumps = np.where(gaps_s <= MISSING * period_s, np.abs(np.diff(states.velocity, axis=0)).max(axis=1), 0.0)
     acceleration = float(np.nanmax(np.abs(states.acceleration)))
     seams = np.array(seams_ns, dtype=np.int64)
     near = np.zeros(len(jumps), dtype=bool)

@@ -22,9 +22,10 @@ from rdvla_ros.control.supervision.motion_check import LateError, MotionCheck, M
 from rdvla_ros.robot import ControllerRule, RobotDescription
 from rdvla_ros.types import TrajectoryError
 
-LEAD_S = 0.06  # as the policy node's default
+LEAD_S = 0.06  # as the policy node's default, where the way is not slow
 HOLD_LEAD_S = 0.02  # as the gate's
-REACH_S = MotionCheckOptions().reach_s  # longest way from the gate to a controller
+REACH_S = MotionCheckOptions().reach_s  # by which the ways from the gate to a controller differ
+SLOW_S = (0.0, 0.0, 0.0, 0.015, 0.045)  # and how long they take at least: busy machines, whose gate has seen that
 HOLDS = 0.05  # share of decisions that are holds
 STEPS_S = (0.1, 0.1, 0.05, 0.02)  # rows of a chunk at 10, 20 and 50 Hz
 WILDNESS = (0.0, 0.0, 0.003, 0.01, 0.03)  # noise of the rows, in seconds of the joints' largest speed
@@ -63,7 +64,7 @@ class Tally:
 class Stream:
     """One robot's stream; `chunk()` makes the next decision, or a hold, and `finish()` lets the last motion end."""
 
-    def __init__(self, description: RobotDescription, seed: int, seam: Seam | None = None):
+    def __init__(self, description: RobotDescription, seed: int, seam: Seam | None = None, slow_s: float | None = None):
         self.seed, self._random = seed, np.random.default_rng(seed)
         factors = (float(self._random.choice(x)) for x in (ACCELERATIONS, JERKS))
         controller = ControllerRule(str(self._random.choice(RULES)), float(self._random.choice(RATES_HZ)))
@@ -75,8 +76,12 @@ class Stream:
         how = {"rule": robot.controller.rule, "rate_hz": robot.controller.update_rate_hz}
         self._controllers = {arm: Playback(where[part], **how) for arm, part in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
-        self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S, observation_period_s=0.1)
+        self._slow_s = float(np.random.default_rng([seed, 1]).choice(SLOW_S)) if slow_s is None else slow_s
+        self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S + self._slow_s, observation_period_s=0.1)
         self._gate = MotionCheck(robot)
+        for arm, controller in self._controllers.items():  # it has seen how long its way takes
+            self._gate.delivery.sent(arm, -1.0, -0.9)
+            self._gate.delivery.reported(arm, -0.9 + self._slow_s + controller.period_s, 0.1 + self._slow_s + controller.period_s)
         self._now_s = 0.05
         self._speed = self._random.choice([0.1, 0.5, 1.0])
         self._wildness = self._random.choice(WILDNESS)
@@ -169,11 +174,12 @@ class Stream:
 
     def _pass(self, parts: dict[str, Trajectory], stamp_s: float, gate_s: float) -> None:
         """To every arm at a moment of its own."""
-        arrivals = {arm: float(gate_s + self._random.uniform(0.0, REACH_S)) for arm in self._controllers}
+        arrivals = {arm: float(gate_s + self._slow_s + self._random.uniform(0.0, REACH_S)) for arm in self._controllers}
         self._gate.passed(parts, stamp_s, gate_s)
         self._advance(arrivals)
         for arm, controller in self._controllers.items():
             controller.accept(parts[arm], stamp_s)
+            self._gate.delivery.reported(arm, controller.due_s, controller.due_s - stamp_s)
         self._now_s = max(self._now_s, *arrivals.values())
 
     def _advance(self, until_s: dict[str, float]) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from rdvla_ros.bench.nodes import parts, report
+from rdvla_ros.bench.nodes import parts, report, trace
 from rdvla_ros.bench.nodes.system import System, prefer
 from rdvla_ros.bringup.launcher import free_domain
 from rdvla_ros.bringup.processes import SIM_ROBOT
@@ -105,6 +105,14 @@ def _boundaries(options: argparse.Namespace, folder: Path, domain: dict) -> dict
         return {"runs": [parts.boundaries(system, _repeat(options, tick), robot, s) for s in INFERENCE_S]}
 
 
+def _trace(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
+    def system(where: Path, domain: dict) -> System:
+        return System(where, domain, stand_in=options.stand_in, priority=options.priority, traced=True)
+
+    with _Bar(2 * options.n) as tick:
+        return trace.trace(system, folder, domain, options.n, tick, options.seed)
+
+
 def _soak(options: argparse.Namespace, folder: Path, domain: dict) -> dict[str, Any]:
     seconds = 60.0 * options.minutes
     with _system(options, folder, domain) as system, _Bar(int(seconds / parts.SAMPLE_S)) as tick:
@@ -143,4 +151,5 @@ RUNS: dict[str, Callable] = {
     "all_killed": _all_killed,
     "boundaries": _boundaries,
     "soak": _soak,
+    "trace": _trace,
 }

@@ -24,6 +24,15 @@ TIMES = (
     ("soak", "to_spare_s", "a motion's arrival before it leaves the running one", {}),
 )
 
+LEGS = {
+    "taken": "call to the gate's callback",
+    "planned": "stop planned",
+    "published": "both messages published",
+    "reached": "to the controllers' process",
+    "heard": "published, to the bench",
+    "whole": "call to both messages in the bench",
+}
+
 
 def quantiles(times_s: list[float]) -> dict[str, float]:
     times = np.array(times_s)
@@ -78,7 +87,19 @@ def table(parts: dict[str, dict]) -> str:
         )
     for run in parts.get("boundaries", {}).get("runs", []):
         lines += _boundary(run)
+    lines += _legs(parts["trace"]) if "trace" in parts else []
     return "\n".join([*lines, *(_processes(parts["soak"]) if "soak" in parts else [])])
+
+
+def _legs(trace: dict) -> list[str]:
+    """Where the time of a hold goes, per executor."""
+    lines = ["", "| a hold's way [ms] | executor | n | p50 | p95 | p99 | max |", "|" + "---|" * 7]
+    for leg, title in LEGS.items():
+        for kind, legs in trace["legs_s"].items():
+            times = 1e3 * np.array(legs[leg])
+            values = " | ".join(f"{value:.1f}" for value in (*np.quantile(times, (0.5, 0.95, 0.99)), times.max()))
+            lines.append(f"| {title} | {kind} | {len(times)} | {values} |")
+    return lines
 
 
 def _boundary(run: dict) -> list[str]:
@@ -110,7 +131,9 @@ def _processes(soak: dict) -> list[str]:
 
 
 def plot(parts: dict[str, dict], path: Path) -> None:
-    """A histogram per measured time, and the memory over the soak."""
+    """A histogram per measured time, and the memory over the soak; nothing where there is neither."""
+    if not (set(parts) - {"trace", "all_killed", "boundaries"}):
+        return
     import matplotlib
 
     matplotlib.use("Agg")

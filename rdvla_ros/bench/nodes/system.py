@@ -19,6 +19,7 @@ from rdvla_ros.bringup.processes import SIM_ROBOT, ProcessSpec, processes
 from rdvla_ros.robot import RobotDescription, shipped
 
 STAND_IN = "rdvla_ros.bench.nodes.stand_in"  # a module, not installed as an executable
+TRACED = {"gate": "rdvla_ros.bench.nodes.traced_gate", "sim_robot": "rdvla_ros.bench.nodes.traced_robot"}
 START_S = 240.0
 OPERATED = {"start_mode": "hold", "auto_resume": False}  # the bench is the operator
 # The life signs' time-outs of real arms, the nodes' defaults. Where what is measured does not depend on them the bring-up's
@@ -29,7 +30,7 @@ STRICT_POLICY = {"gate_heartbeat_s": 0.07, "gate_timeout_s": 1.0, "decision_time
 
 class System:
     """stand_in: the policy node decides without a network (bench.control.stand_in). strict: time-outs as for real
-    arms. priority: see `prefer`. Use as a context manager."""
+    arms. priority: see `prefer`. traced: see traced.py. Use as a context manager."""
 
     def __init__(
         self,
@@ -40,6 +41,7 @@ class System:
         strict: bool = False,
         policy: Mapping[str, Any] | None = None,
         priority: int = 0,
+        traced: bool = False,
     ):
         self.folder, self._domain, self._priority = folder, dict(domain), priority
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,6 +53,8 @@ class System:
         specs["gate"] = replace(
             specs["gate"], parameters={**specs["gate"].parameters, **OPERATED, **(STRICT_GATE if strict else {})}
         )
+        if traced:
+            specs |= {node: replace(specs[node], executable=module) for node, module in TRACED.items() if node in specs}
         self._specs: dict[str, ProcessSpec] = specs
         self._running: dict[str, Processes] = {}
         self.ears = Listener(RobotDescription.load(shipped(SIM_ROBOT)), int(self._domain["ROS_DOMAIN_ID"]))

@@ -84,6 +84,15 @@ class Playback:
         self._ahead_s = 0.0 if rule == "humble" else 1.0 / rate_hz  # a command is the path so long after its update
         self._tick = 0
 
+    @property
+    def period_s(self) -> float:
+        return 1.0 / self._rate_hz
+
+    @property
+    def due_s(self) -> float:
+        """Of the next update."""
+        return self._at_tick(self._tick)
+
     def _ticks_before(self, at_s: float) -> int:
         return max(self._tick, int(np.ceil((at_s - self._begin_s) * self._rate_hz - 1e-6)))
 

@@ -16,6 +16,7 @@ from rdvla_ros.control.motion.limits import JointLimits, Tolerances, check_conti
 from rdvla_ros.control.motion.speed_estimate import Speeds
 from rdvla_ros.control.motion.stop import Onward, stop
 from rdvla_ros.control.motion.trajectory import EXACT, LONGEST_MOTION_S, LONGEST_STOP_S, Reference, Trajectory
+from rdvla_ros.control.supervision.delivery import Delivery
 from rdvla_ros.control.supervision.joining import Path, rejoin, repeated, repeats
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import TrajectoryError
@@ -35,7 +36,7 @@ class JumpError(TrajectoryError):
 class MotionCheckOptions:
     """longest_age_s: since the stamp. future_s: how far a stamp may lie ahead. state_age_s: how long a reported state is good.
     longest_s: the longest motion that may go on the wire at once.
-    reach_s: in this time the controllers have what passes.
+    reach_s: in this time the controllers have what passes, where their reports do not say that it takes longer (`Delivery`).
     join_s: a motion that begins ahead of now is begun this long after it passes.
     ramp_slack_s: where it is begun it may be off by what a joint's largest speed covers in this time, however soon its next point
     is due: two nodes do not know the arms' state to the last digit."""
@@ -63,7 +64,7 @@ class MotionCheck:
 
     def __init__(self, robot: RobotDescription, options: MotionCheckOptions = MotionCheckOptions()):
         self._options, self._period_s = options, robot.controller.period_s
-        self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
+        self.delivery = Delivery(options.reach_s, self._period_s)
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
         self._followed: dict[str, StampedMotion] = {}
@@ -78,8 +79,9 @@ class MotionCheck:
             for arm, tolerance in self.tolerances.items()
         }
 
-    def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
-        """What the arm's controller says that it commands."""
+    def report_controller(self, arm: str, commanded: Reference, now_s: float, from_start_s: float = 0.0) -> None:
+        """What the arm's controller says that it commands. from_start_s: since the start of what it follows, 0 if not said."""
+        self.delivery.reported(arm, now_s, from_start_s)
         self._reported[arm] = Present(commanded.position, commanded.velocity, self.tolerances[arm], now_s, commanded=True)
 
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
@@ -95,6 +97,7 @@ class MotionCheck:
         if reports:
             self._reported.clear()
             self._measured.clear()
+            self.delivery.forget()
 
     def reported(self, arm: str) -> bool:
         """Whether the arm's controller has said what it commands (since the last `forget` of reports)."""
@@ -126,6 +129,7 @@ class MotionCheck:
         for arm, part in parts.items():
             before = self.reference(arm, begin_s) if stamp_s + part.times_s[0] > begin_s else None
             points = part.times_s, part.positions, part.velocities
+            self.delivery.sent(arm, stamp_s, begin_s)
             self._grips[arm] = Reference.at_rest(part.positions[-1])
             self._followed[arm] = StampedMotion(Trajectory(part.joint_names, *points, before, begin_s - stamp_s), stamp_s)
 
@@ -149,7 +153,7 @@ class MotionCheck:
         if any(path is None for path in paths.values()):
             return None
         points_s = np.array(sorted({point_s for path in paths.values() for point_s in path.points_s}))
-        over = handover(now_s, max(lead_s, self._least_lead_s), points_s.tolist())
+        over = handover(now_s, max(lead_s, self.delivery.longest_s), points_s.tolist())
 
         def state(at_s: float) -> Reference:
             return _both([path.at(at_s) for path in paths.values()])
@@ -196,13 +200,13 @@ class MotionCheck:
     def _joined(self, parts: dict[str, Trajectory], stamp_s: float, now_s: float) -> Outgoing:
         """As they came, if each repeats what its arm follows until the controllers have it; otherwise joined to that here."""
         paths = {arm: self._known_path(arm, now_s) for arm in parts}
-        until_s = now_s + self._least_lead_s
+        until_s = now_s + self.delivery.longest_s
         if all(
             repeats(part, stamp_s, paths[arm], self.limits[arm], now_s, until_s, self._period_s) for arm, part in parts.items()
         ):
             return Outgoing(parts, stamp_s)
         points_s = sorted({point_s for path in paths.values() for point_s in path.points_s})
-        over = handover(now_s, max(self._options.join_s, self._least_lead_s), points_s)
+        over = handover(now_s, max(self._options.join_s, self.delivery.longest_s), points_s)
         motions = {arm: self._rejoined(arm, part, stamp_s, paths[arm], over) for arm, part in parts.items()}
         return Outgoing(motions, over.stamp_s)
 

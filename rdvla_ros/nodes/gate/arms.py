@@ -19,6 +19,8 @@ from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
 
+PLANNING_S, TRIES = 0.005, 2  # a stop is usually planned in 2 ms
+LONGEST_LEAD_S = 0.1
 ACKNOWLEDGE_S = 0.5  # longest wait at shutdown until the controllers have the last hold
 
 
@@ -60,10 +62,17 @@ class GateArms:
 
     def stop(self) -> str:
         """All arms to rest inside their limits, now; returns why not."""
-        now_s = self.ros_s()
-        stop = self.motion_check.stop(now_s, self._values.hold_lead_s)
-        if stop is None:
-            return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
+        way_s = self.motion_check.delivery.longest_s
+        lead_s = max(self._values.hold_lead_s, way_s + PLANNING_S)
+        for _ in range(TRIES):  # where this process had to wait, the stop would come after the moment that it begins at
+            now_s = self.ros_s()
+            stop = self.motion_check.stop(now_s, lead_s)
+            if stop is None:
+                return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
+            took_s = self.ros_s() - now_s
+            if took_s + way_s <= lead_s:
+                break
+            lead_s = min(way_s + 2.0 * took_s, LONGEST_LEAD_S)
         self.send(stop)
         for arm in self.tracking.values():  # else a resume that comes at once would hold again for what was before
             arm.begin_anew()
@@ -80,9 +89,11 @@ class GateArms:
         for arm in self.tracking.values():
             arm.forget()
 
-    def reported(self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float) -> None:
-        """A controller's report of what it commands."""
-        self.motion_check.report_controller(arm, reference, at_s)
+    def reported(
+        self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float, from_start_s: float = 0.0
+    ) -> None:
+        """A controller's report of what it commands, from_start_s after the start of what it follows (0: not said)."""
+        self.motion_check.report_controller(arm, reference, at_s, from_start_s)
         tolerance = self.motion_check.tolerances[arm]
         present = Present(reference.position, reference.velocity, tolerance, at_s, commanded=True)
         self.tracking[arm].reported(present, accepted, steady_s)
