@@ -85,6 +85,7 @@ def calibrate(
     known_scales: instruction -> {"mean": ..., "scale": ...} from other runs.
     """
     instructions, refused = {}, []
+    unknown = sum(one.succeeded is None for one in passages)
     empty = Calibration(manifest_sha256, today(), source, WINDOW, dict(weights), {})
     for text in dict.fromkeys(one.instruction for one in passages):
         runs = [one for one in passages if one.instruction == text and one.signals]
@@ -102,6 +103,8 @@ def calibrate(
             refused.append(f"'{text}': {len(good)} successful runs of {len(runs)}, expected at least {needed} false alarms.")
         if found:
             instructions[text] = Instruction(len(good), len(runs), mean, scale, found)
+    if unknown:
+        refused.append(f"Of {unknown} stretches nobody knows whether they succeeded: --all-succeeded, where all of them did.")
     if not instructions:
         raise CalibrationError(f"Nothing can be calibrated. {' '.join(refused) or 'There are no runs.'} Run more episodes.")
     return Calibration(manifest_sha256, today(), source, WINDOW, dict(weights), instructions), refused
