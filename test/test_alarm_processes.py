@@ -13,16 +13,25 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from gate_rig import ROBOT, ROBOT_FILE
 from process_rig import ProcessRig
 from rclpy.qos import QoSProfile
+from sensor_msgs.msg import Image
 from worker_cases import LIMIT
 
 from rdvla_ros.control.supervision.calibration import FILE, Calibration, Instruction, digest_of
 from rdvla_ros.control.supervision.interventions import ShortenHorizon, ThinkLonger
 from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
+from rdvla_ros.nodes.common import conversions
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
 
 pytestmark = pytest.mark.real_time
+PATIENT = {
+    "pause_after_s": 10.0,
+    "longest_pause_s": 20.0,
+    "max_observation_age_s": 1.2,
+}  # this machine may stand still for a moment
+WIDTH, HEIGHT = 80, 60
 HORIZON, AFTER, END_AFTER, WINDOW = 6, 2, 2, 2  # rows; decisions: until an alarm counts, until it is over, of the calibration
 
 
@@ -36,18 +45,26 @@ class AlarmRig(ProcessRig):
         self.node.create_subscription(Uncertainty, "/monitor/uncertainty", self.scores.append, 10)
         name = "/policy/set_instruction"
         self.clients[SetInstruction] = self.node.create_client(SetInstruction, name, qos_profile=QoSProfile(depth=10))
+        self.robot = folder / "robot.yaml"  # small pictures: a busy machine loses large ones
+        self.robot.write_text(ROBOT_FILE.read_text().replace("width: 320, height: 240", f"width: {WIDTH}, height: {HEIGHT}"))
         self.light(True)
+
+    def publish_images(self):
+        for camera in ROBOT.cameras:
+            message = Image(height=HEIGHT, width=WIDTH, step=3 * WIDTH, encoding="rgb8", data=self._pixels)
+            message.header.stamp, message.header.frame_id = conversions.stamp(self.now_s()), camera.frame_id
+            self._images[camera.name].publish(message)
 
     def light(self, bright):
         low, high = (60, 255) if bright else (5, 40)
-        pixels = np.random.default_rng(0).integers(low, high, 320 * 240 * 3, dtype=np.uint8)
+        pixels = np.random.default_rng(0).integers(low, high, HEIGHT * WIDTH * 3, dtype=np.uint8)
         self._pixels = array.array("B", pixels.tobytes())
         return len(self.decisions)
 
     def run(self, policy_does, monitor_does):
-        self.start("gate")
-        self.start("thoughtful policy", again="policy", on_alarm=policy_does, alarm_after=AFTER)
-        self.start("monitor", checkpoint=self.folder, on_alarm=monitor_does, alarm_after=AFTER)
+        self.start("gate", robot=self.robot)
+        self.start("thoughtful policy", again="policy", robot=self.robot, on_alarm=policy_does, alarm_after=AFTER, **PATIENT)
+        self.start("monitor", robot=self.robot, checkpoint=self.folder, on_alarm=monitor_does, alarm_after=AFTER)
         self.move()
         self.until(lambda: self.scores and self.usual(self.decisions[-1]), "decisions that are judged")
 
@@ -58,7 +75,7 @@ class AlarmRig(ProcessRig):
         """Dark, and the robot asks: its sentence."""
         self.light(False)
         self.until(lambda: self.status.mode == GateStatus.HOLD, "the robot to ask")
-        assert self.status.who == "monitor"
+        assert self.status.who == "monitor", self.status.reason
         return self.status.reason
 
     def moves_on(self):

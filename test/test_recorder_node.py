@@ -161,8 +161,8 @@ def test_bad_messages_are_kept_as_evidence_or_left_out_and_the_recording_goes_on
 
 
 def send_episodes(rig, count, decisions=3):
-    """Episodes of a simulated robot, 10 s each on its clock, that succeed but for every eighth one. A motion turns back in one of
-    eight steps in even episodes and in two in odd ones; in those that fail in every step."""
+    """Episodes of a simulated robot, 10 s each on its clock, that succeed but for every eighth one. A motion turns back once in
+    eight steps in even episodes and twice in odd ones; in those that fail with every step."""
     task = rig.node.create_publisher(TaskStage, names.SIM_TASK_STAGE, 10)
     chunks = {arm.name: rig.node.create_publisher(JointTrajectory, names.chunk(arm.name), 10) for arm in ROBOT.arms}
     rig.publishers += [task, *chunks.values()]
@@ -180,7 +180,7 @@ def send_episodes(rig, count, decisions=3):
         task.publish(at(TaskStage, begin_s, task="transfer_cube", episode=number + 1))
         for decision in range(decisions):
             observed_s = begin_s + 1.0 + decision
-            columns = 0.05 * np.cumsum([0.0, 1.0, *(1.0 if i < 8 - turns else (-1.0) ** i for i in range(8))])
+            columns = 0.05 * np.cumsum([0.0, 1.0, *(1.0 if i < 8 - turns else (-1.0) ** (i + turns + 1) for i in range(8))])
             for arm in ROBOT.arms:
                 points = [
                     JointTrajectoryPoint(
@@ -193,7 +193,7 @@ def send_episodes(rig, count, decisions=3):
                 message = at(JointTrajectory, observed_s, joint_names=list(arm.joint_names), points=points)
                 chunks[arm.name].publish(message)
             values = dict(sequence=3 * number + decision + 1, change=[math.nan, 1e-3], iterations=2, instruction="lift")
-            values |= dict(published=True, step_s=0.1, horizon=8, observation_stamp=conversions.stamp(observed_s))
+            values |= dict(published=True, step_s=0.1, horizon=9, observation_stamp=conversions.stamp(observed_s))
             rig.decisions.publish(at(Convergence, observed_s + 0.05, **values))
             rig.spin(0.02)
         task.publish(at(TaskStage, begin_s + 9.0, task="transfer_cube", episode=number + 1, best_stage=2 if failed else 4))
@@ -210,7 +210,7 @@ def test_a_calibration_is_made_from_what_the_recorder_recorded(rig, tmp_path, ca
     (study / "uncertainty.json").write_text(json.dumps(found))
     sending = send_episodes(rig, count)
     next(sending)
-    recorder = rig.record(folder)
+    recorder = rig.record(folder, sim=True)
     list(sending)
     rig.until(lambda: rows(folder, "decisions") == 3 * count and rows(folder, "task") >= 2 * count, "all rows")
     recorder.close()
@@ -221,7 +221,7 @@ def test_a_calibration_is_made_from_what_the_recorder_recorded(rig, tmp_path, ca
     known = made.instructions["lift"]
     assert (known.n, known.runs) == (9, 16), "14 of 16 succeeded; every third of them gives the scale"
     assert made.source == "1 recorded runs" and "9 successful runs of 16, expected at least 19 for 5%" in capsys.readouterr().out
-    calm, wild = ({"direction_reversals": share} for share in (1 / 8, 7 / 8))
+    calm, wild = ({"direction_reversals": share} for share in (1 / 7, 1.0))
     threshold = known.thresholds["0.1"]
     assert made.score(calm, known) < threshold < made.score(wild, known)
     assert calibrate.main([*words, "--check", str(output)]) == 0
