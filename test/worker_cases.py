@@ -60,7 +60,7 @@ DARK, LIMIT, LONG = 30.0, 16, 16  # mean of the top picture below which it is da
 
 
 def thoughtful(settings):
-    """Bright pictures settle at once, dark ones with the last iterations that are allowed; six rows of each chunk are executed."""
+    """Bright pictures settle at once, dark ones with the last iterations that are allowed; six rows of a chunk are executed."""
 
     def decide(observation, deadline_s, executed_steps, factor=1):
         made, limit = calm(observation, LONG), factor * LIMIT
