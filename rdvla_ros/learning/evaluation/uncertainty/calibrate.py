@@ -2,6 +2,7 @@
 
     rdvla study uncertainty --output runs/uncertainty --rounds 20
     rdvla calibrate --study runs/uncertainty --first-seed 52000 --output checkpoints/compact_aloha/calibration.json
+    rdvla calibrate --study runs/uncertainty --episodes runs/uncertainty runs/more --output <folder>/calibration.json
     rdvla calibrate --study runs/uncertainty --runs demo_runs/* --checkpoint <folder> --output <folder>/calibration.json
 
 The score is that of the study (--score: its logistic combination, or one signal); the thresholds come from runs that succeeded
@@ -130,7 +131,7 @@ def check(passages: Sequence[Passage], calibration: Calibration) -> str:
 def gather(arguments: argparse.Namespace) -> list[Passage]:
     if arguments.runs:
         return [one for path in arguments.runs for one in of_run(Run(path), arguments.all_succeeded)]
-    kept = load_all(arguments.study / EPISODES)
+    kept = [one for folder in arguments.episodes or [arguments.study] for one in load_all(folder / EPISODES)]
     last = arguments.first_seed + arguments.seeds
     return of_episodes([one for one in kept if arguments.first_seed <= one.about["seed"] < last])
 
@@ -144,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--score", default=LOGISTIC, help=f"'{LOGISTIC}', or one of {', '.join(SIGNALS)}")
     parser.add_argument("--first-seed", type=int, default=52000, help="of the study's nominal episodes; others chose the weights")
     parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--episodes", type=Path, nargs="+", help="studies whose nominal episodes are used; without: --study")
     parser.add_argument("--runs", type=Path, nargs="+", help="recorded runs instead of the study's episodes")
     parser.add_argument("--all-succeeded", action="store_true", help="the recorded runs did, where no task stage was recorded")
     parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS, help="shares of false alarms")

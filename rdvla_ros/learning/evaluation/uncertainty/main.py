@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from rdvla_ros.learning.evaluation.uncertainty.kept import EPISODES, load_all, missing, path_of, save
-from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, NOMINAL, kinds_of, planned
+from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, NOMINAL, Kind, kinds_of, planned
 from rdvla_ros.learning.evaluation.uncertainty.report import plot, tables
 from rdvla_ros.learning.evaluation.uncertainty.rows import measure
 from rdvla_ros.learning.evaluation.uncertainty.scores import Trace, traces
@@ -36,6 +36,14 @@ STUDIED = ("transfer_cube", "insertion")  # what the shipped checkpoint can do
 TIME_LIMIT_S, LATENCY_S = 10.0, 0.2  # latency: as through the nodes on two cores; chunks that overlap exist only with one
 
 
+def wanted(arguments: argparse.Namespace) -> list[tuple[str, Kind, int]]:
+    """(task, kind, seed) that the command asks for."""
+    if arguments.nominal:
+        first, count = arguments.nominal
+        return [(task, KINDS[NOMINAL], first + i) for i in range(count) for task in arguments.tasks]
+    return [(t, k, s) for t, k, s in planned(arguments.tasks, arguments.rounds) if k in kinds_of(t, arguments.kinds)]
+
+
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """The episodes that are not there yet, until --minutes are over."""
     import torch
@@ -44,12 +52,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 
     torch.set_num_threads(1)
     end_s = time.monotonic() + 60.0 * arguments.minutes
-    if arguments.nominal:
-        first, count = arguments.nominal
-        wanted = [(task, KINDS[NOMINAL], first + i) for i in range(count) for task in arguments.tasks]
-    else:
-        wanted = [(t, k, s) for t, k, s in planned(arguments.tasks, arguments.rounds) if k in kinds_of(t, arguments.kinds)]
-    left = list(missing(folder, wanted))
+    left = list(missing(folder, wanted(arguments)))
     if not left:
         return
     runner = Runner(arguments.checkpoint, arguments.robot, arguments.time_limit, arguments.latency)
