@@ -18,15 +18,23 @@ from rdvla_ros.srv import Resume
 
 TESTS = Path(__file__).resolve().parent
 # The policy node with a stand-in for the network: what it decides needs no torch, so that its process starts in a moment.
-POLICY = "from rdvla_ros.nodes.policy import node;node.PolicyNode.load = 'worker_cases:led';raise SystemExit(node.main())"
-PROGRAMS = {"gate": ["-m", "rdvla_ros.nodes.gate.node"], "policy": ["-c", POLICY]}
+POLICY = "from rdvla_ros.nodes.policy import node;node.PolicyNode.load = 'worker_cases:{}';raise SystemExit(node.main())"
+PROGRAMS = {
+    "gate": ["-m", "rdvla_ros.nodes.gate.node"],
+    "policy": ["-c", POLICY.format("led")],
+    "thoughtful policy": ["-c", POLICY.format("thoughtful")],
+    "monitor": ["-m", "rdvla_ros.nodes.monitor.node"],
+}
+MOVING = ("gate", "policy")  # what arms need to move
 VALUES = {
     "gate": {**PATIENT, "heartbeat_timeout_s": 1.5, "longest_age_s": 1.0, "clock_tolerance_s": 10.0, "predecessor_s": 60.0},
     "policy": {
         "checkpoint": "worker_cases", "instruction": "calm", "autostart": True, "gate_heartbeat_s": 1.5, "gate_timeout_s": 3.0,
         "decision_timeout_s": 20.0, "stall_s": 5.0, "pause_after_s": 2.0, "max_observation_age_s": 0.6, "frozen_frames": 0,
     },
+    "monitor": {},
 }  # fmt: skip
+VALUES["thoughtful policy"] = VALUES["policy"]
 LEASE_S = 3  # after so long without a sign of life the discovery forgets a process; 20 by default
 LEASE = f"<discovery_config><leaseDuration><sec>{LEASE_S}</sec></leaseDuration>" \
     "<leaseAnnouncement><sec>1</sec></leaseAnnouncement></discovery_config>"  # fmt: skip
@@ -85,7 +93,7 @@ class ProcessRig(GateRig):
 
     def move(self):
         """Start what is missing, lift the hold in force, and wait until the arms move."""
-        for name in PROGRAMS:
+        for name in MOVING:
             if name not in self.processes:
                 self.start(name)
         if "gate" not in self.log("gate") or not self.status:

@@ -14,8 +14,10 @@ pytest.importorskip("pyqtgraph", reason="needs pyqtgraph: make setup")
 from dashboard_rig import Window, start
 from gate_rig import ROBOT, GateRig
 
+from rdvla_ros.control.supervision.interventions import ASKS
 from rdvla_ros.msg import GateStatus, Heartbeat
 from rdvla_ros.nodes.common import names, qos
+from rdvla_ros.srv import Hold, SetInstruction
 
 
 def both(rig, window, condition, what, seconds=20.0):
@@ -65,6 +67,30 @@ def test_hold_resume_takeover_and_back_on_the_real_gate(rig, window):
     window.click(controls.takeovers[arm])
     both(rig, window, lambda: rig.status.mode == GateStatus.HOLD, "the arms to be given back")
     assert "gives the arms back" in rig.status.reason
+
+
+def test_another_instruction_ends_an_ask_of_the_robot_once_it_is_confirmed(rig, window):
+    told = []
+
+    def take(request, response):
+        told.append((request.instruction, request.who))
+        response.accepted, response.instruction, response.message = True, request.instruction, "The next decision follows it."
+        return response
+
+    rig.node.create_service(SetInstruction, f"/{names.POLICY_SET_INSTRUCTION}", take)
+    rig.go()
+    rig.call(Hold, reason=f"{ASKS} while moving left: the iterations are unusually high", who=names.MONITOR)
+    both(rig, window, lambda: ASKS in window.text() and window.controls.resume.isEnabled(), "the question to be shown")
+    line = window.controls.instruction
+    both(rig, window, window.station.acts._instruct.service_is_ready, "the policy's service")
+    line.edit.setText("sort the blocks")
+    window.click(line.send)
+    both(rig, window, lambda: told, "the instruction")
+    assert told == [("sort the blocks", "Anna")] and rig.status.mode == GateStatus.HOLD
+    both(rig, window, window.controls.question.isVisible, "the resume to be offered")
+    window.click(window.controls.question.yes)
+    both(rig, window, lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
+    assert rig.status.who == "Anna"
 
 
 def test_the_gates_causes_are_shown_word_for_word(rig, window):

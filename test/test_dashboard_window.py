@@ -19,6 +19,7 @@ from sensor_msgs.msg import Image
 
 from rdvla_ros.bringup import launcher
 from rdvla_ros.bringup.processes import processes
+from rdvla_ros.control.supervision.interventions import ASKS
 from rdvla_ros.dashboard.binding import Qt
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
@@ -303,12 +304,41 @@ def test_an_instruction_is_sent_and_remembered_and_a_refusal_is_shown(pair):
     for letter in "stack":
         pair.window.key(getattr(Qt.Key, f"Key_{letter.upper()}"))
     pair.window.key(Qt.Key.Key_Return)
-    assert asked(pair, SetInstruction).instruction == "stack"
+    request = asked(pair, SetInstruction)
+    assert (request.instruction, request.who) == ("stack", "Anna")
     pair.window.until_says("Anna: instruction 'stack' ✗ Refused: too long.")
     assert not line.edit.text()
     line.edit.setFocus()
     pair.window.key(Qt.Key.Key_Up)
     assert line.edit.text() == "stack"
+
+
+def instruct(pair, text):
+    pair.window.controls.instruction.edit.setText(text)
+    pair.window.click(pair.window.controls.instruction.send)
+    return asked(pair, SetInstruction)
+
+
+def test_an_instruction_that_answers_the_robots_question_offers_the_resume_unless_it_is_refused(pair):
+    controls = pair.window.controls
+    pair.be(HOLD, controls.resume.isEnabled, "a hold that can be lifted", reason="a hand in the way")
+    instruct(pair, "stack")
+    assert not controls.question.isVisible(), "a hold of a person: words alone answer nothing"
+    pair.be(HOLD, controls.resume.isEnabled, hold_id=8, reason=f"{ASKS} while moving left: ...", who="monitor")
+    pair.system.answer = {"accepted": False, "message": "Refused: too long."}
+    pair.system.requests.clear()
+    instruct(pair, "stack")
+    pair.window.until_says("✗ Refused")
+    pair.window.until(lambda: not controls.question.isVisible(), "the question to go away")
+    pair.system.answer = {"accepted": True}
+    pair.system.requests.clear()
+    instruct(pair, "sort")
+    pair.window.until(controls.question.isVisible, "the question")
+    assert "hold 8" in controls.question.words.text() and "'sort'" in controls.question.words.text()
+    assert not pair.system.asked(Resume), "not without a yes"
+    pair.window.click(controls.question.yes)
+    request = asked(pair, Resume)
+    assert (request.hold_id, request.who) == (8, "Anna")
 
 
 def test_an_act_that_nobody_answers_is_reported_as_not_known(pair):

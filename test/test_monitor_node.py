@@ -208,10 +208,18 @@ def test_a_calibrated_monitor_asks_with_a_sentence_and_names_what_it_does_not_kn
 
 
 @pytest.mark.parametrize(
-    "spoil", [lambda p: p.write_text("{"), lambda p: p.write_text(p.read_text().replace('"wave"', '"x": 1, "y"'))]
+    "spoil",
+    [
+        lambda text: "{",
+        lambda text: text.replace('"wave"', '"x": 1, "y"'),
+        lambda text: text.replace('"n": 19', '"n": 3'),
+        lambda text: text[: len(text) // 2],
+    ],
+    ids=["no JSON", "other fields", "too few runs", "half"],
 )
 def test_a_damaged_calibration_is_named_and_the_monitor_lives_on(calibrated, spoil):
-    spoil(calibrated / "calibration.json")
+    file = calibrated / "calibration.json"
+    file.write_text(spoil(file.read_text()))
     with contextlib.closing(MonitorRig(checkpoint=str(calibrated))) as rig:
         assert not rig.decide([math.nan, 5e-4], instruction="wave").calibrated
         assert "Uncalibrated: " in rig.until(lambda: (s := rig.part("policy")) and values(s).get("calibration"), "the word")
@@ -223,6 +231,33 @@ def test_a_calibration_of_another_checkpoint_is_named_and_not_used(calibrated):
         assert not rig.decide([math.nan, 5e-4], instruction="wave").calibrated
         said = rig.until(lambda: (s := rig.part("policy")) and values(s).get("calibration"), "the word")
         assert "expected a calibration of this checkpoint" in said
+
+
+def test_damaged_chunks_and_numbers_that_go_back_are_survived(calibrated):
+    def spoil(message, **fields):
+        for name, value in fields.items():
+            setattr(message, name, value)
+        return message
+
+    even, arm = [0.05 * i for i in range(9)], ROBOT.arms[0]
+    with contextlib.closing(MonitorRig(checkpoint=str(calibrated))) as rig:
+        for fields in (
+            {"points": []},
+            {"joint_names": ["x"]},
+            {"points": [JointTrajectoryPoint(positions=[math.nan] * 7, velocities=[0.0] * 7)] * 9},
+            {"points": [JointTrajectoryPoint(positions=[0.0] * 3), JointTrajectoryPoint()]},
+        ):
+            message = JointTrajectory(joint_names=list(arm.joint_names))
+            message.header.stamp = conversions.stamp(90.0)
+            rig.chunks[arm.name].publish(spoil(message, **fields))
+        for number in range(2):
+            chunks(rig, even, 100.0 + number)
+            score = rig.decide([math.nan, 1e-4 * (1 + number)], observed_s=100.0 + number, instruction="wave", step_s=0.1)
+        assert score.window == 2 and math.isfinite(score.score) and not score.alarm
+        rig.sequence = 0  # the policy was started anew
+        chunks(rig, even, 110.0)
+        score = rig.decide([math.nan, 5e-4], observed_s=110.0, instruction="wave", step_s=0.1)
+        assert (score.sequence, score.window) == (1, 1) and math.isfinite(score.score)
 
 
 def test_silent_parts_are_stale_and_a_silent_policy_is_well_while_the_gate_holds(rig):

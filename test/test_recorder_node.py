@@ -3,6 +3,7 @@ by the others."""
 
 import array
 import contextlib
+import json
 import math
 import subprocess
 import sys
@@ -24,6 +25,8 @@ from sensor_msgs.msg import Image, JointState
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from rdvla_ros.bringup.processes import BringupError, processes
+from rdvla_ros.control.supervision.calibration import Calibration, CalibrationError, digest_of
+from rdvla_ros.learning.evaluation.uncertainty import calibrate
 from rdvla_ros.msg import ControllerState, Convergence, GateStatus, TaskStage, Uncertainty
 from rdvla_ros.nodes.common import conversions, names
 from rdvla_ros.nodes.recorder.node import RecorderNode, trajectory_topics
@@ -155,6 +158,77 @@ def test_bad_messages_are_kept_as_evidence_or_left_out_and_the_recording_goes_on
     assert run.ended == "complete" and not recorder.failed
     assert set(run.table("decisions")["sequence"]) == {2**64 - 1, 1} and 250 in set(run.table("decisions")["stop_reason"])
     assert any(np.isnan(position).any() for position in run.table("joints")["position"])
+
+
+def send_episodes(rig, count, decisions=3):
+    """Episodes of a simulated robot, 10 s each on its clock, that succeed but for every eighth one. A motion turns back once in
+    eight steps in even episodes and twice in odd ones; in those that fail with every step."""
+    task = rig.node.create_publisher(TaskStage, names.SIM_TASK_STAGE, 10)
+    chunks = {arm.name: rig.node.create_publisher(JointTrajectory, names.chunk(arm.name), 10) for arm in ROBOT.arms}
+    rig.publishers += [task, *chunks.values()]
+    yield  # until the recorder listens
+
+    def at(kind, time_s, **fields):
+        message = kind(**fields)
+        message.header.stamp = conversions.stamp(time_s)
+        return message
+
+    for number in range(count):
+        begin_s, failed = 1000.0 + 10.0 * number, number % 8 == 7
+        turns = {1: 8, 0: 1 + number % 2}[int(failed)]
+        rig.gate.publish(at(GateStatus, begin_s, mode=GateStatus.AUTO, hold_id=1))
+        task.publish(at(TaskStage, begin_s, task="transfer_cube", episode=number + 1))
+        for decision in range(decisions):
+            observed_s = begin_s + 1.0 + decision
+            columns = 0.05 * np.cumsum([0.0, 1.0, *(1.0 if i < 8 - turns else (-1.0) ** (i + turns + 1) for i in range(8))])
+            for arm in ROBOT.arms:
+                points = [
+                    JointTrajectoryPoint(
+                        positions=[column] * 6 + [0.03],
+                        velocities=[0.0] * 7,
+                        time_from_start=conversions.duration(0.1 * row),
+                    )
+                    for row, column in enumerate(columns)
+                ]
+                message = at(JointTrajectory, observed_s, joint_names=list(arm.joint_names), points=points)
+                chunks[arm.name].publish(message)
+            values = dict(sequence=3 * number + decision + 1, change=[math.nan, 1e-3], iterations=2, instruction="lift")
+            values |= dict(published=True, step_s=0.1, horizon=9, observation_stamp=conversions.stamp(observed_s))
+            rig.decisions.publish(at(Convergence, observed_s + 0.05, **values))
+            rig.spin(0.02)
+        task.publish(at(TaskStage, begin_s + 9.0, task="transfer_cube", episode=number + 1, best_stage=2 if failed else 4))
+        rig.spin(0.02)
+
+
+def test_a_calibration_is_made_from_what_the_recorder_recorded(rig, tmp_path, capsys):
+    folder, study, checkpoint = tmp_path / "run", tmp_path / "study", tmp_path / "checkpoint"
+    count = 16
+    for place in (study, checkpoint):
+        place.mkdir()
+    (checkpoint / "manifest.json").write_text("{}")
+    found = {"weights": {"direction_reversals": 1.0}, "scalings": {}, "rows": []}
+    (study / "uncertainty.json").write_text(json.dumps(found))
+    sending = send_episodes(rig, count)
+    next(sending)
+    recorder = rig.record(folder, sim=True)
+    list(sending)
+    rig.until(lambda: rows(folder, "decisions") == 3 * count and rows(folder, "task") >= 2 * count, "all rows")
+    recorder.close()
+    words = ["--study", str(study), "--runs", str(folder), "--checkpoint", str(checkpoint)]
+    output = checkpoint / "calibration.json"
+    assert calibrate.main([*words, "--output", str(output)]) == 0
+    made = Calibration.load(output, digest_of(checkpoint)).for_alpha(0.1)
+    known = made.instructions["lift"]
+    assert (known.n, known.runs) == (9, 16), "14 of 16 succeeded; every third of them gives the scale"
+    assert made.source == "1 recorded runs" and "9 successful runs of 16, expected at least 19 for 5%" in capsys.readouterr().out
+    calm, wild = ({"direction_reversals": share} for share in (1 / 7, 1.0))
+    threshold = known.thresholds["0.1"]
+    assert made.score(calm, known) < threshold < made.score(wild, known)
+    assert calibrate.main([*words, "--check", str(output)]) == 0
+    assert "| lift | 10% | 0 of 14 (0..22 %) | 2 of 2" in capsys.readouterr().out
+    with pytest.raises(CalibrationError, match="9 successful runs of 16, expected at least 19 for 5% false alarms"):
+        calibrate.main([*words, "--alphas", "0.05", "--output", str(output)])
+    assert Calibration.load(output) == Calibration.load(output, digest_of(checkpoint)), "the file that was there stays"
 
 
 def test_a_full_disk_ends_the_process_with_one_line(tmp_path):

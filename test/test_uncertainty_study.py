@@ -1,5 +1,6 @@
 """The study ranks what it should, sees no length and no test seed, and its episodes can be kept and gone on from."""
 
+import argparse
 import json
 import math
 from dataclasses import replace
@@ -9,7 +10,7 @@ import numpy as np
 import pytest
 
 from rdvla_ros.control.supervision.calibration import Calibration, CalibrationError
-from rdvla_ros.learning.evaluation.uncertainty import calibrate, helped, passages, scores
+from rdvla_ros.learning.evaluation.uncertainty import calibrate, helped, main, passages, scores
 from rdvla_ros.learning.evaluation.uncertainty.episodes import Runner
 from rdvla_ros.learning.evaluation.uncertainty.kept import Kept, load, path_of, save
 from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, in_fit_part, planned
@@ -94,6 +95,12 @@ def test_no_seed_and_no_unseen_kind_is_in_the_fit_part():
     assert fit and all(kind.seen for kind, _ in fit)
     assert not {seed for _, seed in fit} & {seed for _, _, seed in every if not in_fit_part(seed)}
     assert {kind.name for _, kind, _ in every} == set(KINDS) and len({(t, k.name, s) for t, k, s in every}) == len(every)
+
+
+def test_nominal_episodes_of_chosen_seeds():
+    asked = argparse.Namespace(nominal=[55000, 2], tasks=["transfer_cube", "insertion"])
+    found = main.wanted(asked)
+    assert len(found) == 4 and all(kind.nominal for _, kind, _ in found) and {seed for _, _, seed in found} == {55000, 55001}
 
 
 def test_perturbations_follow_from_the_seed():

@@ -43,17 +43,33 @@ def decision(observation, **changes):
 _decided = []
 
 
-def calm(observation):
+def calm(observation, count=ROWS):
     """A legal motion of a few hundredths of a radian, another one every time; grippers half open."""
     _decided.append(1)
-    rows = np.tile(observation.positions, (ROWS, 1))
-    rows += 0.01 * np.sin(np.arange(1, ROWS + 1)[:, None] / 3 + len(_decided)) * np.linspace(0.5, 1.0, JOINTS)
+    rows = np.tile(observation.positions, (count, 1))
+    rows += 0.01 * np.sin(np.arange(1, count + 1)[:, None] / 3 + len(_decided)) * np.linspace(0.5, 1.0, JOINTS)
     rows[:, [6, 13]] = 0.25
     return decision(observation, chunk=ActionChunk(rows, STEP_S, observation.stamp_s))
 
 
 def led(settings):
     return (lambda observation, deadline_s, executed_steps: COMMANDS.get(observation.instruction, calm)(observation)), LOADED
+
+
+DARK, LIMIT, LONG = 30.0, 16, 16  # mean of the top picture below which it is dark; iterations; rows of a chunk
+
+
+def thoughtful(settings):
+    """Bright pictures settle at once, dark ones with the last iterations that are allowed; six rows of a chunk are executed."""
+
+    def decide(observation, deadline_s, executed_steps, factor=1):
+        made, limit = calm(observation, LONG), factor * LIMIT
+        iterations = limit - 1 if observation.images["top"].mean() < DARK else 3
+        change = np.geomspace(0.1, 1e-4 / len(_decided), iterations)  # other numbers in every decision, as from a live network
+        change[0] = np.nan
+        return replace(made, iterations=iterations, limit=limit, change=change, step_change=np.full(LONG, 1e-4))
+
+    return decide, replace(LOADED, chunk_length=LONG, horizon={"rule": "fixed", "length": 6})
 
 
 def failing_load(settings):

@@ -61,7 +61,7 @@ class Acts:
         self._begin(who, what, self._gate.client(SetMode), call)
 
     def instruct(self, who: str, text: str) -> None:
-        request = SetInstruction.Request(instruction=text)
+        request = SetInstruction.Request(instruction=text, who=who)
         self._begin(who, f"instruction '{text}'", self._instruct, lambda: self._instruct.call_async(request))
 
     def poll(self) -> None:

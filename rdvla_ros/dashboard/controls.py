@@ -147,6 +147,20 @@ class Controls(QtWidgets.QWidget):
         if not obstacles:
             self._acts.instruct(self.who, text)
             self.instruction.remember(text)
+            self._offer_to_go_on(text)
+
+    def _offer_to_go_on(self, text: str) -> None:
+        """Another instruction answers the robot's question; the arms move only once that is confirmed, as at every resume."""
+        snapshot, who = self._snapshot(), self.who
+        number = rules.asked_by_the_robot(snapshot)
+
+        def valid(now: Snapshot) -> bool:
+            refused = any(act.outcome and not act.good for act in now.acts[-1:])  # the newest one is this instruction
+            return not refused and not rules.resume_obstacles(now, who) and now.gate.hold_id == number
+
+        if number and valid(snapshot):
+            words = f"Lift hold {number} and go on with '{text}'? The arms may move."
+            self._ask(words, f"Yes, resume {number}", lambda: self._acts.resume(who, number), valid)
 
     # -- questions
 

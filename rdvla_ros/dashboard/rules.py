@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from rdvla_ros.control.supervision.interventions import ASKS
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.dashboard.freshness import State
 from rdvla_ros.dashboard.model import Snapshot
@@ -35,6 +36,13 @@ def resume_obstacles(snapshot: Snapshot, who: str) -> list[str]:
     if mode not in (Mode.HOLD, Mode.PAUSE):
         return ["There is no hold to lift."]
     return [*snapshot.gate.causes, *_name_obstacles(who)]
+
+
+def asked_by_the_robot(snapshot: Snapshot) -> int:
+    """Number of the hold in force where it is a question of the robot to a person; 0: it is none."""
+    gate = snapshot.gate
+    asks = not _gate_obstacles(snapshot) and known_mode(gate) is Mode.HOLD and gate.reason.startswith(ASKS)
+    return gate.hold_id if asks else 0
 
 
 def takeover_obstacles(snapshot: Snapshot, who: str) -> list[str]:

@@ -108,7 +108,7 @@ class DemoClient(Node):
 
     def instruct(self, text: str) -> None:
         """Tell the policy what to do from its next decision on."""
-        answer = self._call(self._instructing, SetInstruction.Request(instruction=text))
+        answer = self._call(self._instructing, SetInstruction.Request(instruction=text, who=WHO))
         if not answer.accepted:
             raise BringupError(f"{self._instructing.srv_name}: expected '{text}' to be taken, got: {answer.message}")
 

@@ -164,7 +164,7 @@ class Listener:
         return "" if answer.accepted else answer.message
 
     def instruct(self, text: str) -> None:
-        self.call(self._instructing, SetInstruction.Request(instruction=text))
+        self.call(self._instructing, SetInstruction.Request(instruction=text, who=WHO))
 
     # -- what is waited for
 

@@ -102,6 +102,9 @@ def make_intervention(settings: Mapping[str, Any]) -> Warn:
     return make_by_name(settings, "do", INTERVENTIONS, "intervention", InterventionError)
 
 
+ASKS = "The robot asks for help"  # how every question begins
+
+
 @dataclass(frozen=True)
 class Since:
     """The alarm in force: number of decisions and time [s] since its first decision, with the first one's assessment."""
@@ -150,6 +153,6 @@ def question(since: Since, stamp_s: float, doing: str = "") -> str:
     ago_s = max(0.0, stamp_s - since.stamp_s)
     at = f" while {doing}" if doing else ""
     return (
-        f"The robot asks for help{at}: {what[:1].lower()}{what[1:]}; for {ago_s:.1f} s, at '{since.instruction[:80]}'. "
+        f"{ASKS}{at}: {what[:1].lower()}{what[1:]}; for {ago_s:.1f} s, at '{since.instruction[:80]}'. "
         "Resume, take over, or give another instruction and resume"
     )

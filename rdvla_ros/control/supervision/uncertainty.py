@@ -172,8 +172,9 @@ class UncertaintyMonitor:
         name = max(parts, key=parts.get)
         plain, _, arm = name.partition("/")
         side = "unusually high" if self.calibration.weights[name] > 0 else "unusually low"
+        verb = "are" if plain.endswith("s") else "is"
         of = f" of arm {arm}" if arm else ""
-        return f"The {plain.replace('_', ' ')}{of} is {side}: score {worst:.2g}, alarm above {threshold.value:.2g}."
+        return f"The {plain.replace('_', ' ')}{of} {verb} {side}: score {worst:.2g}, alarm above {threshold.value:.2g}."
 
     def _arms(self, signals: Mapping[str, float] | None, known: Instruction | None) -> dict[str, float]:
         """arm -> exp of what its own signals add to the score, where there are such."""

@@ -84,6 +84,7 @@ class MonitorNode(NodeHooks, Node):
         )
         self._alarm = AlarmState(make_intervention({"do": values.on_alarm, "begin_after": values.alarm_after}))
         self._assessment: Assessment | None = None
+        self._instruction = ""  # of the last assessment
         self._decisions, self._gate = Heard(), Heard()
         self._controllers = {arm.name: Heard() for arm in robot.arms if arm.controller_state_topic}
         self._rejected = dict.fromkeys(self._controllers, 0)
@@ -133,7 +134,9 @@ class MonitorNode(NodeHooks, Node):
         self._judge.on_decision(message)
 
     def _on_judged(self, assessment: Assessment, decision: Convergence, moving: dict[str, float]) -> None:
-        self._assessment = assessment
+        if self._assessment is not None and decision.instruction != self._instruction:
+            self._alarm.reset()  # what was at another task does not count
+        self._assessment, self._instruction = assessment, decision.instruction
         self._uncertainty.publish(_uncertainty(assessment, decision))
         self._plain.send(decision, assessment.window_score)
         stamp_s = conversions.seconds(decision.header.stamp)

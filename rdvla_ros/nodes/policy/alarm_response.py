@@ -21,10 +21,11 @@ STALE_S = 3.0  # an alarm of which nothing has been heard for this time is over:
 
 
 class AlarmResponse:
-    """do: name of an intervention. Hears the monitor from its construction on."""
+    """do: name of an intervention. begin_after: decisions in a row with an alarm until it counts. Hears the monitor from its
+    construction on."""
 
-    def __init__(self, node: Node, do: str, guard: Guard):
-        self._state, self._guard = AlarmState(make_intervention({"do": do, "begin_after": 1})), guard
+    def __init__(self, node: Node, do: str, begin_after: int, guard: Guard):
+        self._state, self._guard = AlarmState(make_intervention({"do": do, "begin_after": begin_after})), guard
         self._heard_s = -math.inf
         subscription = node.create_subscription(Uncertainty, names.MONITOR_UNCERTAINTY, guard.wrap(self._hear), qos.RELIABLE)
         self.destroy = partial(node.destroy_subscription, subscription)

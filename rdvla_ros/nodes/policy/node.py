@@ -215,7 +215,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._motions = MotionSender(self, robot, self._values, self._arms, horizon)
         convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", qos.RELIABLE)
         self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
-        alarm = AlarmResponse(self, self._values.on_alarm, self._guard)
+        alarm = AlarmResponse(self, self._values.on_alarm, self._values.alarm_after, self._guard)
         self._motions.shortened = alarm.horizon
         self._resources.append(alarm.destroy)
         parts = Parts(
@@ -376,6 +376,8 @@ class PolicyNode(NodeHooks, LifecycleNode):
             problem = "" if result.successful else result.reason
         response.accepted, response.instruction = not problem, self._values.instruction
         response.message = f"Refused: {problem}. The instruction stays as it was." if problem else "The next decision follows it."
+        who, text = conversions.printable(request.who or "operator", 60), conversions.printable(request.instruction)
+        self.get_logger().info(f"Instruction '{text}' by {who}: {response.message}")
         return response
 
     def _tick(self) -> None:

@@ -202,6 +202,9 @@ class PolicyParameters(Schema):
         choices=("warn", "shorten_horizon", "think_longer"),
         change="unconfigured",
     )
+    alarm_after: int = parameter(
+        2, "decisions in a row with an alarm until on_alarm is done", low=1, high=100, change="unconfigured"
+    )
     stall_s: float = parameter(
         0.3, "decisions begun before the callbacks stood still for this duration are dropped", unit="s", low=0.05, high=10.0
     )

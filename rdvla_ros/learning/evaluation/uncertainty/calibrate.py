@@ -2,6 +2,7 @@
 
     rdvla study uncertainty --output runs/uncertainty --rounds 20
     rdvla calibrate --study runs/uncertainty --first-seed 52000 --output checkpoints/compact_aloha/calibration.json
+    rdvla calibrate --study runs/uncertainty --episodes runs/uncertainty runs/more --output <folder>/calibration.json
     rdvla calibrate --study runs/uncertainty --runs demo_runs/* --checkpoint <folder> --output <folder>/calibration.json
 
 The score is that of the study (--score: its logistic combination, or one signal); the thresholds come from runs that succeeded
@@ -85,6 +86,7 @@ def calibrate(
     known_scales: instruction -> {"mean": ..., "scale": ...} from other runs.
     """
     instructions, refused = {}, []
+    unknown = sum(one.succeeded is None for one in passages)
     empty = Calibration(manifest_sha256, today(), source, WINDOW, dict(weights), {})
     for text in dict.fromkeys(one.instruction for one in passages):
         runs = [one for one in passages if one.instruction == text and one.signals]
@@ -102,6 +104,8 @@ def calibrate(
             refused.append(f"'{text}': {len(good)} successful runs of {len(runs)}, expected at least {needed} false alarms.")
         if found:
             instructions[text] = Instruction(len(good), len(runs), mean, scale, found)
+    if unknown:
+        refused.append(f"Of {unknown} stretches nobody knows whether they succeeded: --all-succeeded, where all of them did.")
     if not instructions:
         raise CalibrationError(f"Nothing can be calibrated. {' '.join(refused) or 'There are no runs.'} Run more episodes.")
     return Calibration(manifest_sha256, today(), source, WINDOW, dict(weights), instructions), refused
@@ -127,7 +131,7 @@ def check(passages: Sequence[Passage], calibration: Calibration) -> str:
 def gather(arguments: argparse.Namespace) -> list[Passage]:
     if arguments.runs:
         return [one for path in arguments.runs for one in of_run(Run(path), arguments.all_succeeded)]
-    kept = load_all(arguments.study / EPISODES)
+    kept = [one for folder in arguments.episodes or [arguments.study] for one in load_all(folder / EPISODES)]
     last = arguments.first_seed + arguments.seeds
     return of_episodes([one for one in kept if arguments.first_seed <= one.about["seed"] < last])
 
@@ -141,6 +145,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--score", default=LOGISTIC, help=f"'{LOGISTIC}', or one of {', '.join(SIGNALS)}")
     parser.add_argument("--first-seed", type=int, default=52000, help="of the study's nominal episodes; others chose the weights")
     parser.add_argument("--seeds", type=int, default=1000)
+    parser.add_argument("--episodes", type=Path, nargs="+", help="studies whose nominal episodes are used; without: --study")
     parser.add_argument("--runs", type=Path, nargs="+", help="recorded runs instead of the study's episodes")
     parser.add_argument("--all-succeeded", action="store_true", help="the recorded runs did, where no task stage was recorded")
     parser.add_argument("--alphas", type=float, nargs="+", default=ALPHAS, help="shares of false alarms")

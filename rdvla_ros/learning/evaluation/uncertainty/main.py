@@ -5,7 +5,9 @@
 Runs episodes of every task, nominal and perturbed, keeps them below --output (the same command goes on where it stopped), and
 writes signals.parquet, uncertainty.json, uncertainty.md and uncertainty.png. Weights and thresholds are fitted on seeds 51000..
 and on some kinds of perturbation; everything is measured on seeds 52000.. and on those kinds and others. --no-episodes: only
-evaluate what is there.
+evaluate what is there. --nominal FIRST COUNT: run nominal episodes of these seeds and evaluate nothing, for 'rdvla calibrate':
+
+    rdvla study uncertainty --nominal 55000 60 --output runs/fresh
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from rdvla_ros.learning.evaluation.uncertainty.kept import EPISODES, load_all, missing, path_of, save
-from rdvla_ros.learning.evaluation.uncertainty.perturbations import kinds_of, planned
+from rdvla_ros.learning.evaluation.uncertainty.perturbations import KINDS, NOMINAL, Kind, kinds_of, planned
 from rdvla_ros.learning.evaluation.uncertainty.report import plot, tables
 from rdvla_ros.learning.evaluation.uncertainty.rows import measure
 from rdvla_ros.learning.evaluation.uncertainty.scores import Trace, traces
@@ -34,6 +36,14 @@ STUDIED = ("transfer_cube", "insertion")  # what the shipped checkpoint can do
 TIME_LIMIT_S, LATENCY_S = 10.0, 0.2  # latency: as through the nodes on two cores; chunks that overlap exist only with one
 
 
+def wanted(arguments: argparse.Namespace) -> list[tuple[str, Kind, int]]:
+    """(task, kind, seed) that the command asks for."""
+    if arguments.nominal:
+        first, count = arguments.nominal
+        return [(task, KINDS[NOMINAL], first + i) for i in range(count) for task in arguments.tasks]
+    return [(t, k, s) for t, k, s in planned(arguments.tasks, arguments.rounds) if k in kinds_of(t, arguments.kinds)]
+
+
 def run(arguments: argparse.Namespace, folder: Path) -> None:
     """The episodes that are not there yet, until --minutes are over."""
     import torch
@@ -42,8 +52,7 @@ def run(arguments: argparse.Namespace, folder: Path) -> None:
 
     torch.set_num_threads(1)
     end_s = time.monotonic() + 60.0 * arguments.minutes
-    wanted = [(t, k, s) for t, k, s in planned(arguments.tasks, arguments.rounds) if k in kinds_of(t, arguments.kinds)]
-    left = list(missing(folder, wanted))
+    left = list(missing(folder, wanted(arguments)))
     if not left:
         return
     runner = Runner(arguments.checkpoint, arguments.robot, arguments.time_limit, arguments.latency)
@@ -83,6 +92,7 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--tasks", nargs="+", choices=TASK_NAMES, metavar="TASK", default=STUDIED)
     parser.add_argument("--kinds", nargs="+", metavar="KIND", help="some kinds of perturbation only")
     parser.add_argument("--rounds", type=int, default=20, help="of some 15 episodes per task")
+    parser.add_argument("--nominal", type=int, nargs=2, metavar=("FIRST", "COUNT"), help="only nominal episodes of these seeds")
     parser.add_argument("--minutes", type=float, default=1e9, help="begin no further episode after this time")
     parser.add_argument("--time-limit", type=float, default=TIME_LIMIT_S, help="of an episode [s]")
     parser.add_argument("--latency", type=float, default=LATENCY_S, help="from an observation to its trajectory [s]")
@@ -92,6 +102,8 @@ def main(argv: list[str] | None = None) -> int:
     folder = arguments.output / EPISODES
     if not arguments.no_episodes:
         run(arguments, folder)
+    if arguments.nominal:
+        return 0
     found = traces(load_all(folder))
     write_signals(found, arguments.output / "signals.parquet")
     result = measure(found)
