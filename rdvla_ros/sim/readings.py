@@ -28,10 +28,10 @@ def check_sensors(sensors: Sequence[Sensor]) -> None:
 def wrist_wrenches(sim: AlohaSim) -> dict[str, np.ndarray]:
     """Arm -> (6,) force [N] and torque [Nm] between wrist and hand, at the hand's origin and in its frame.
 
-    As MuJoCo's force and torque sensors have it: what the hand exerts on the wrist has the opposite sign, the hand's weight and
-    inertia are part of it. Of the last step's beginning, where MuJoCo has all derived quantities. The state is not touched.
+    As MuJoCo's force and torque sensors have it: what the wrist exerts on the hand, of which the hand's weight and inertia are
+    part. The simulation is not touched.
     """
-    model, data, result = sim.model, sim.data, {}
+    model, data, result = sim.model, sim.derived(), {}
     mujoco.mj_rnePostConstraint(model, data)
     for arm in ARMS:
         body = model.body(WRIST_BODY.format(arm=arm)).id
