@@ -1,15 +1,17 @@
-"""LIBERO: the way to the simulator and back, the policies' conventions, and what an interrupted evaluation does. With LIBERO's own
-environment (make setup-libero) a real task is opened too."""
+"""LIBERO: the way to the simulator and back, the policies' conventions, and what an interrupted evaluation does. With LIBERO's
+own environment (make setup-libero) a real task is opened too."""
 
 from __future__ import annotations
 
 import json
 import sys
-from pathlib import Path
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from published_cases import statistics, write_folder
+from head_cases import write_published_folder
+from head_oracle import random_weights
+from published_cases import HEAD, statistics, write_folder
 
 from rdvla_ros.learning.evaluation import evaluate
 from rdvla_ros.learning.evaluation.libero import client, main, policies
@@ -84,9 +86,8 @@ def test_orders_and_pictures_pass_between_the_processes(simulator):
     assert seen.position.tolist() == [0.0, 0.0, 1.1] and list(seen.objects) == ["bowl"] and not seen.done
     assert seen.images["agentview"][3, 3].tolist() == [1, 2, 3], "turned by half a turn"
     assert seen.images["wrist"][3, 3].tolist() == [6, 7, 8]
-    assert simulator.step(np.tile([0, 0, 1.0, 0, 0, 0, -1], (9, 1))).position[2] == pytest.approx(1.35), (
-        "it stops when it is done"
-    )
+    after = simulator.step(np.tile([0, 0, 1.0, 0, 0, 0, -1], (9, 1)))
+    assert after.done and after.position[2] == pytest.approx(1.35), "it stops when it is done"
     with pytest.raises(LiberoError, match="LIBERO's process ended with code 3: robosuite says something"):
         simulator.open(1)
 
@@ -128,7 +129,8 @@ def test_a_published_folder_acts_in_libero_s_numbers(tmp_path):
     entry["proprio"] = {key: [*values, values[0]] for key, values in entry["proprio"].items()}
     for key, values in {"q01": [-0.5] * 6 + [0.0], "q99": [0.5] * 6 + [1.0], "mask": [True] * 6 + [False]}.items():
         entry["action"][key] = values
-    folder = write_folder(tmp_path, action_dim=7, proprio_dim=8)
+    folder, head = write_folder(tmp_path, joints=7), replace(HEAD, action_dim=7, proprio_dim=8)
+    write_published_folder(folder, head, *random_weights(head, 1), step="40000", prefix="module.model.")
     (folder / "dataset_statistics.json").write_text(json.dumps(numbers))
     policy = policies.PublishedPolicy(folder, None, execute=3)
     chunks = []
@@ -160,7 +162,7 @@ def test_libero_s_conventions():
 
 def test_the_real_simulator_opens_a_task(tmp_path):
     try:
-        Path(client.libero_python())
+        client.libero_python()
     except LiberoError as error:
         pytest.skip(str(error))
     config = LiberoConfig("libero_spatial", "random", limit=2)
