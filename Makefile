@@ -6,7 +6,7 @@ CHECKPOINT ?=
 TASK ?= transfer_cube
 ARGS ?=
 
-.PHONY: setup demo test test-ros check bench clean
+.PHONY: setup setup-libero demo test test-ros check bench clean
 .DEFAULT_GOAL := help
 
 help:
@@ -16,9 +16,13 @@ help:
 	@echo "make check   style and imports"
 	@echo "make bench   speed, as ratios against named baselines (ARGS=...)"
 	@echo "make setup   .venv/ and install/ only"
+	@echo "make setup-libero  .venv-libero/, the simulator of 'rdvla evaluate --suite' (340 MiB of scenes)"
 
 setup:
 	@bash scripts/setup.sh
+
+setup-libero:
+	@bash scripts/setup_libero.sh
 
 demo: setup
 	@exec scripts/run -m rdvla_ros.cli demo --episodes $(EPISODES) --seed $(SEED) --speed $(SPEED) --checkpoint "$(CHECKPOINT)" --task $(TASK) $(ARGS)

@@ -199,7 +199,8 @@ def _checkpoint_text(folder: Path, robot_file: Path | None) -> str:
 def _fit_text(folder: Path, robot: RobotDescription) -> str:
     from rdvla_ros.model.policy import Policy
 
-    Policy.load(folder).require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
+    names = (robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
+    Policy.load(folder).require_robot(*names, robot.sensor_sizes)
     return f"\nFits robot '{robot.name}'."
 
 

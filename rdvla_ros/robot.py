@@ -21,6 +21,15 @@ from rdvla_ros.types import RobotDescriptionError, nearest_names
 TRANSPORTS = ("raw", "compressed")
 REPRESENTATIONS = ("absolute", "relative")
 CONTROLLER_RULES = ("humble", "jazzy", "master")
+# message of a sensor -> how many numbers it carries (0: as many as `size` says)
+SENSOR_MESSAGES = {
+    "geometry_msgs/WrenchStamped": 6,
+    "geometry_msgs/Vector3Stamped": 3,
+    "sensor_msgs/FluidPressure": 1,
+    "sensor_msgs/Range": 1,
+    "std_msgs/Float32MultiArray": 0,
+    "std_msgs/Float64MultiArray": 0,
+}
 POLICY, POLICIES = "checkpoints/compact_aloha", {"follow_trail": "checkpoints/trail_aloha"}  # the rest: by task
 
 
@@ -91,6 +100,22 @@ class Camera:
 
 
 @dataclass(frozen=True)
+class Sensor:
+    """Further readings: force, touch, features of a sound. A policy reads them where it was trained with them.
+
+    message: of SENSOR_MESSAGES; a wrench is force x y z [N], then torque x y z [Nm]. size: how many numbers. arm: the arm whose
+    sensor it is, empty for none. frame_id is checked against the messages' when it is not empty.
+    """
+
+    name: str
+    topic: str
+    message: str
+    size: int
+    arm: str = ""
+    frame_id: str = ""
+
+
+@dataclass(frozen=True)
 class Rates:
     """Rates the robot delivers, and how old an input may be when a decision is made from it."""
 
@@ -126,6 +151,7 @@ class RobotDescription:
     representation: str  # 'absolute' or 'relative': what the policy's actions mean
     rates: Rates
     controller: ControllerRule = ControllerRule()
+    sensors: tuple[Sensor, ...] = ()
 
     @classmethod
     def load(cls, path: str | Path) -> RobotDescription:
@@ -145,7 +171,8 @@ class RobotDescription:
     @classmethod
     def from_dict(cls, data: Any, source: str = "robot description") -> RobotDescription:
         """Build from parsed YAML; `source` names it in errors."""
-        root = Section(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"), optional=("controller",))
+        optional = ("controller", "sensors")
+        root = Section(data, source).keys(required=("name", "arms", "cameras", "actions", "rates"), optional=optional)
         description = cls(
             name=root.text("name"),
             arms=tuple(_arm(node) for node in root.items("arms")),
@@ -153,6 +180,7 @@ class RobotDescription:
             representation=root.node("actions").keys(required=("representation",)).choice("representation", REPRESENTATIONS),
             rates=_rates(root.node("rates")),
             controller=_controller(root.node("controller")) if "controller" in root.data else ControllerRule(),
+            sensors=tuple(_sensor(node) for node in root.items("sensors")) if "sensors" in root.data else (),
         )
         _check_unique(source, "arm", [arm.name for arm in description.arms])
         _check_unique(source, "joint", list(description.joint_names))
@@ -162,6 +190,14 @@ class RobotDescription:
         _check_unique(source, "controller_state_topic", states)
         _check_unique(source, "camera", [camera.name for camera in description.cameras])
         _check_unique(source, "camera topic", [camera.topic for camera in resolved.cameras])
+        _check_unique(source, "sensor", [sensor.name for sensor in description.sensors])
+        _check_unique(source, "sensor topic", [sensor.topic for sensor in resolved.sensors])
+        arms = [arm.name for arm in description.arms]
+        for i, sensor in enumerate(description.sensors):
+            if sensor.arm and sensor.arm not in arms:
+                raise RobotDescriptionError(
+                    f"{source}: sensors[{i}]: arm: no arm '{sensor.arm}'. {nearest_names(sensor.arm, arms)}"
+                )
         return description
 
     def in_namespace(self, namespace: str) -> RobotDescription:
@@ -174,7 +210,9 @@ class RobotDescription:
         arms = tuple(replace(arm, **{field: full(getattr(arm, field)) for field in fields}) for arm in self.arms)
         grippers = (arm.gripper and replace(arm.gripper, joint_states_topic=full(arm.gripper.joint_states_topic)) for arm in arms)
         arms = tuple(replace(arm, gripper=gripper) for arm, gripper in zip(arms, grippers, strict=True))
-        return replace(self, arms=arms, cameras=tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras))
+        cameras = tuple(replace(camera, topic=full(camera.topic)) for camera in self.cameras)
+        sensors = tuple(replace(sensor, topic=full(sensor.topic)) for sensor in self.sensors)
+        return replace(self, arms=arms, cameras=cameras, sensors=sensors)
 
     @property
     def joints(self) -> tuple[Joint, ...]:
@@ -188,6 +226,11 @@ class RobotDescription:
     @property
     def camera_names(self) -> tuple[str, ...]:
         return tuple(camera.name for camera in self.cameras)
+
+    @property
+    def sensor_sizes(self) -> dict[str, int]:
+        """Sensor name -> how many numbers it brings."""
+        return {sensor.name: sensor.size for sensor in self.sensors}
 
     @property
     def gripper_joints(self) -> tuple[str, ...]:
@@ -319,6 +362,19 @@ def _camera(node: Section) -> Camera:
         height=node.count("height"),
         frame_id=node.text("frame_id", default=""),
     )
+
+
+def _sensor(node: Section) -> Sensor:
+    node.keys(required=("name", "topic", "message"), optional=("size", "arm", "frame_id"))
+    message = node.choice("message", tuple(SENSOR_MESSAGES))
+    fixed = SENSOR_MESSAGES[message]
+    if not fixed and "size" not in node.data:
+        raise RobotDescriptionError(f"{node.place}: missing key 'size': a {message} may carry any count of numbers.")
+    size = node.count("size") if "size" in node.data else fixed
+    if fixed and size != fixed:
+        raise RobotDescriptionError(f"{node.place}: size: a {message} carries {fixed} numbers, got {size}.")
+    texts = {key: node.text(key, default="") for key in ("arm", "frame_id")}
+    return Sensor(node.text("name"), node.topic("topic"), message, size, **texts)
 
 
 def _rates(node: Section) -> Rates:

@@ -16,7 +16,7 @@ from rdvla_ros.model.checkpoint import save_checkpoint
 def test_variants_train_and_go_on_where_they_stopped(tmp_path, monkeypatch, capsys):
     data = write_episodes(tmp_path / "data", count=5)
     checkpoint = save_checkpoint(tmp_path / "tiny", tiny_checkpoint())
-    small = {name: v for name, v in ablate.VARIANTS.items() if name not in ("d96", "d288")}
+    small = {name: v for name, v in ablate.VARIANTS.items() if name not in ("d96", "d288") and not v.readings}
     monkeypatch.setattr(ablate, "VARIANTS", small)
     words = ["--checkpoint", str(checkpoint), "--data", str(data), "--steps", "2", "--output", str(tmp_path / "out")]
     words += ["--variants", *small]
@@ -34,6 +34,19 @@ def test_variants_train_and_go_on_where_they_stopped(tmp_path, monkeypatch, caps
         ablate.main([*words, "--steps", "3"])
     with pytest.raises(TrainingError, match="variant 'unshard'.*unshared"):
         ablate.main([*words[: -len(small)], "unshard"])
+
+
+def test_readings_reach_the_heads_that_are_told_of_them(tmp_path):
+    data = write_episodes(tmp_path / "data", count=5)
+    checkpoint = save_checkpoint(tmp_path / "tiny", tiny_checkpoint())
+    words = ["--checkpoint", str(checkpoint), "--data", str(data), "--steps", "2", "--seeds", "1"]
+    variants = ["--variants", "default", "readings", "shuffled"]
+    told = ["--sensors", "force=observation.state", "touch=action"]
+    assert ablate.main([*words, "--output", str(tmp_path / "out"), *told, *variants]) == 0
+    results = json.loads((tmp_path / "out/ablations.json").read_text())["results"]
+    assert len({runs[0]["8"] for runs in results.values()}) == 3
+    with pytest.raises(TrainingError, match="variant 'readings' reads sensors: name them with --sensors"):
+        ablate.main([*words, "--output", str(tmp_path / "no"), *variants])
 
 
 def test_intervals_over_seeds_are_students():

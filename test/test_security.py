@@ -86,7 +86,11 @@ def look(node, names):
 
 
 # The monitor listens to the cameras once somebody asks for their thumbnails (test_monitor_outputs.py).
-ON_DEMAND = {("monitor", "subscribe"): {camera.topic for camera in ROBOT.in_namespace("/").cameras}}
+# The policy listens to the sensors that its checkpoint reads (test_policy_sensors.py).
+ON_DEMAND = {
+    ("monitor", "subscribe"): {camera.topic for camera in ROBOT.in_namespace("/").cameras},
+    ("policy", "subscribe"): {sensor.topic for sensor in ROBOT.in_namespace("/").sensors},
+}
 
 
 @pytest.mark.parametrize("enclave", ["gate", "policy", "monitor", "recorder"])

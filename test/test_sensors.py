@@ -68,7 +68,9 @@ def test_a_robot_without_the_sensor_is_refused(trained):
     fits = (description.joint_names, description.camera_names, description.representation, description.gripper_joints)
     with pytest.raises(CheckpointError, match="needs readings of sensor 'left_force', which the robot lacks"):
         policy.require_robot(*fits)
-    policy.require_robot(*fits, sensor_names=("right_force", "left_force"))
+    policy.require_robot(*fits, sensors={"right_force": 14, "left_force": 14, "more": 1})
+    with pytest.raises(CheckpointError, match="'left_force': the checkpoint was trained with 14 numbers, the robot's has 6"):
+        policy.require_robot(*fits, sensors={"right_force": 14, "left_force": 6})
 
 
 def test_a_manifest_that_contradicts_the_head_is_refused(trained, tmp_path):

@@ -164,7 +164,7 @@ def test_sizes_layers_and_files_that_do_not_fit_are_refused(folders, tmp_path):
     refused("safetensors files, found none", vlm_from_folder, copy, "smolvlm2", cameras(), (1,), 4)
     data = (copy / "pytorch_model.bin").read_bytes()
     (copy / "model.safetensors").write_bytes(data[:-100])
-    refused("could not read them", vlm_from_folder, copy, "smolvlm2", cameras(), (1,), 4)
+    refused("model.safetensors: not a whole safetensors file", vlm_from_folder, copy, "smolvlm2", cameras(), (1,), 4)
 
 
 def test_weights_that_are_missing_are_named(folders, tmp_path):

@@ -248,3 +248,12 @@ COMMANDS = {
         observation, chunk=ActionChunk(np.full((ROWS, JOINTS), np.nan), STEP_S, observation.stamp_s), change=np.array([np.inf])
     ),
 }
+
+
+def feeling(settings):
+    """Reads the force in the left wrist and says it."""
+
+    def decide(observation, deadline_s, executed_steps):
+        return replace(calm(observation), notes=(f"felt {observation.sensors['left_wrist_force'].tolist()}",))
+
+    return decide, replace(LOADED, sensor_names=("left_wrist_force",))

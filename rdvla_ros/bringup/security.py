@@ -84,6 +84,10 @@ class _Names:
         return {names.camera_info(camera.topic) for camera in self.robot.cameras}
 
     @property
+    def sensors(self) -> set[str]:
+        return {sensor.topic for sensor in self.robot.sensors}
+
+    @property
     def settings(self) -> set[str]:
         """Services: what the controllers are set to."""
         return {f"{node}/get_parameters" for arm in self.robot.arms for node in (arm.controller, arm.controller_manager)}
@@ -109,7 +113,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
         "robot": [
             _profile(
                 "robot",
-                publish=robot.states | robot.controllers | robot.images | robot.infos,
+                publish=robot.states | robot.controllers | robot.images | robot.infos | robot.sensors,
                 subscribe=robot.commands,
                 reply=robot.settings,
             )
@@ -122,6 +126,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 | {names.POLICY_CONVERGENCE, f"{names.POLICY}/transition_event"},
                 subscribe=robot.images
                 | robot.states
+                | robot.sensors
                 | robot.controllers
                 | {names.GATE_STATUS, names.GATE_HEARTBEAT, names.MONITOR_UNCERTAINTY},
                 reply={names.POLICY_SET_INSTRUCTION, *(f"{names.POLICY}/{name}" for name in LIFECYCLE)},

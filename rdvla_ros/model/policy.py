@@ -111,10 +111,17 @@ class Policy:
         camera_names: Sequence[str],
         representation: str,
         gripper_joints: Sequence[str] | None = None,
-        sensor_names: Sequence[str] = (),
+        sensors: Mapping[str, int] | None = None,
     ) -> None:
-        """CheckpointError unless this policy was trained for that robot. More cameras and sensors than needed are fine."""
-        require_robot(self.checkpoint, joint_names, camera_names, representation, gripper_joints, sensor_names)
+        """CheckpointError unless this policy was trained for that robot. More cameras and sensors than needed are fine. sensors:
+        name -> how many numbers it brings."""
+        require_robot(self.checkpoint, joint_names, camera_names, representation, gripper_joints, sensors or {})
+
+    @property
+    def sensor_names(self) -> tuple[str, ...]:
+        """The sensors that it reads."""
+        space = self.checkpoint.space.sensors
+        return () if space is None else tuple(space.widths)
 
     def reset(self) -> None:
         """Forget the decisions made: the next one starts as the first of an episode, and looks at as many chunks."""

@@ -100,6 +100,14 @@ def load_space(folder: str | Path, relative: np.ndarray, *, dataset: str | None 
     return ActionSpace(relative, scalers["proprio"], scalers["action"], std, Scaler(middle - half, middle + half))
 
 
+def load_scalers(folder: str | Path, *, dataset: str | None = None, bounds: str = "q01_q99") -> tuple[Scaler, Scaler]:
+    """Scaling of the proprioception and of the actions, whatever their numbers mean; what the mask takes out passes through."""
+    path = Path(folder) / FILE
+    if bounds not in BOUNDS:
+        raise CheckpointError(f"bounds: unknown '{bounds}'. {nearest_names(bounds, BOUNDS)}")
+    return tuple(_scaler(*_statistics(path, dataset, part, BOUNDS[bounds])) for part in ("proprio", "action"))
+
+
 def _scaler(low: np.ndarray, high: np.ndarray, mask: np.ndarray) -> Scaler:
     """-1 and 1 mean themselves where nothing is scaled."""
     return Scaler(np.where(mask, low, -1.0), np.where(mask, high + ROUNDING, 1.0))

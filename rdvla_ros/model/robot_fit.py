@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from rdvla_ros.model.checkpoint import Checkpoint
 from rdvla_ros.types import CheckpointError, nearest_names
@@ -14,7 +14,7 @@ def require_robot(
     camera_names: Sequence[str],
     representation: str,
     gripper_joints: Sequence[str] | None,
-    sensor_names: Sequence[str],
+    sensors: Mapping[str, int],
 ) -> None:
     """CheckpointError that names the first difference."""
     contract = checkpoint.contract
@@ -36,11 +36,15 @@ def require_robot(
                 f"The checkpoint needs camera '{camera}', which the robot lacks. {nearest_names(camera, camera_names)}"
             )
     space = checkpoint.space.sensors
-    for sensor in () if space is None else space.widths:
-        if sensor not in sensor_names:
+    for sensor, width in ({} if space is None else space.widths).items():
+        if sensor not in sensors:
             raise CheckpointError(
                 f"The checkpoint needs readings of sensor '{sensor}', which the robot lacks. "
-                f"{nearest_names(sensor, sensor_names)}"
+                f"{nearest_names(sensor, sensors)} docs/robot.md says how to describe it (sensors)."
+            )
+        if sensors[sensor] != width:
+            raise CheckpointError(
+                f"Sensor '{sensor}': the checkpoint was trained with {width} numbers, the robot's has {sensors[sensor]}."
             )
     if representation != contract.representation:
         raise CheckpointError(

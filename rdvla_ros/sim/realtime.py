@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import mujoco
 import numpy as np
 
-from rdvla_ros.robot import ControllerRule
+from rdvla_ros.robot import ControllerRule, Sensor
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.controller import JointTrajectoryController, Points
 from rdvla_ros.sim.interpolation import Desired
+from rdvla_ros.sim.readings import readings
 from rdvla_ros.sim.rendering import Renderer
 from rdvla_ros.sim.scene import JOINT_NAMES, AlohaSim
 from rdvla_ros.sim.tasks import get_task
@@ -151,6 +152,11 @@ class RealTimeRobot:
                 reached=sim.reached,
                 elapsed_s=sim.time_s,
             )
+
+    def readings(self, sensors: Sequence[Sensor]) -> tuple[float, dict[str, np.ndarray]]:
+        """ROS time of the last physics step, and what the sensors read."""
+        with self._lock:
+            return self._time_s, readings(self._sim, sensors)
 
     def picture_state(
         self, data: mujoco.MjData | None, model: mujoco.MjModel | None

@@ -48,6 +48,7 @@ class AlohaSim:
         self.timestep_s = float(self.model.opt.timestep)
         self._index_joints()
         self._renderer: Renderer | None = None
+        self._copy: mujoco.MjData | None = None
         self.max_stage = 0
         self.reached = False
         self.instruction, self.target = self.task.instruction_of(0), self.task.target(0)  # of the seed, from the reset on
@@ -136,6 +137,15 @@ class AlohaSim:
         """Position (3,) [m] and rotation matrix (3, 3) of a body in the world."""
         body_data = self.data.body(body)
         return body_data.xpos.copy(), body_data.xmat.reshape(3, 3).copy()
+
+    def derived(self) -> mujoco.MjData:
+        """A copy of the present state with all that follows from it (poses, contacts, accelerations). After a step MuJoCo has
+        these of the step's beginning."""
+        if self._copy is None:
+            self._copy = mujoco.MjData(self.model)
+        mujoco.mj_copyData(self._copy, self.model, self.data)
+        mujoco.mj_forward(self.model, self._copy)
+        return self._copy
 
     def snapshot(self) -> Snapshot:
         state = np.empty(mujoco.mj_stateSize(self.model, STATE))

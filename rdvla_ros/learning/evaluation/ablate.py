@@ -30,12 +30,14 @@ from tqdm import tqdm
 from rdvla_ros.learning.config import Augmentation, DataSettings, DepthSampler, TrainingError
 from rdvla_ros.learning.data.augment import BatchMaker
 from rdvla_ros.learning.data.dataset import Frames, Wanted, build_cache, open_cache
+from rdvla_ros.learning.data.lerobot import SENSORS
 from rdvla_ros.learning.evaluation.evaluate import DEFAULT_CHECKPOINT, DEFAULT_ROBOT
 from rdvla_ros.learning.training.recurrence import chunk_loss, unroll
 from rdvla_ros.learning.training.validation import head_error_by_depth
 from rdvla_ros.model.checkpoint import Checkpoint, load_checkpoint
 from rdvla_ros.model.config import HeadConfig
 from rdvla_ros.model.head import RDVLAHead
+from rdvla_ros.model.normalization import SensorSpace
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.types import nearest_names
 
@@ -46,7 +48,8 @@ LABEL_ROWS = 12
 @dataclass(frozen=True)
 class Variant:
     """head: changes of the head's configuration. depth: iterations drawn in training. warm_start: share of training batches
-    that begin with the state that the refinement of the same observations ended with, noise added."""
+    that begin with the state that the refinement of the same observations ended with, noise added. readings: what the head is
+    told of the sensors of --sensors: nothing, their readings ('given'), or those of another observation ('shuffled')."""
 
     title: str
     head: Mapping[str, Any] = field(default_factory=dict)
@@ -54,6 +57,7 @@ class Variant:
     backprop_depth: int = 4
     early_weight: float = 0.0
     warm_start: float = 0.0
+    readings: str = ""
 
 
 VARIANTS = {
@@ -71,24 +75,38 @@ VARIANTS = {
     "shallow": Variant("half of the batches 1..4 iterations deep", depth=DepthSampler(mean=8.0, shallow_fraction=0.5)),
     "early": Variant("loss on one shallower state too", early_weight=0.3),
     "warm": Variant("half of the batches start warm", warm_start=0.5),
+    "readings": Variant("default, with a token per sensor", readings="given"),
+    "shuffled": Variant("the same, with the readings of another observation", readings="shuffled"),
 }
 
 
 @dataclass(frozen=True)
 class Features:
     """What the frozen backbone makes of N observations. task, latents: layer -> (N, rows, C) float16; proprio (N, A);
-    target (N, H, A), normalised; held_out (N,) bool."""
+    target (N, H, A), normalised; held_out (N,) bool; readings (N, sum of widths), normalised, of the sensors."""
 
     task: dict[int, Tensor]
     latents: dict[int, Tensor]
     proprio: Tensor
     target: Tensor
     held_out: np.ndarray
+    readings: Tensor | None = None
+    widths: tuple[int, ...] = ()
+
+    def told(self, readings: str, seed: int) -> Features:
+        """With what a variant is told of the sensors."""
+        if not readings:
+            return dataclasses.replace(self, readings=None, widths=())
+        order = torch.randperm(len(self.readings), generator=torch.Generator().manual_seed(seed))
+        return self if readings == "given" else dataclasses.replace(self, readings=self.readings[order])
 
 
 @torch.no_grad()
 def features_of(checkpoint: Checkpoint, frames: Frames, batch_size: int = 64) -> Features:
-    maker = BatchMaker(frames, checkpoint.space, checkpoint.tokenizer, Augmentation(), checkpoint.contract.chunk_length)
+    widths, usable = frames.sensor_widths, ~frames.held_out
+    sensors = SensorSpace.fit(widths, frames.readings[usable]) if widths else None
+    space = dataclasses.replace(checkpoint.space, sensors=sensors)
+    maker = BatchMaker(frames, space, checkpoint.tokenizer, Augmentation(), checkpoint.contract.chunk_length)
     layers, backbone = checkpoint.model.head.config.context_layers, checkpoint.model.backbone.eval()
     parts: list[tuple] = []
     for indices in tqdm(
@@ -98,7 +116,9 @@ def features_of(checkpoint: Checkpoint, frames: Frames, batch_size: int = 64) ->
         task, latents = backbone(batch.images, batch.input_ids, layers)
         parts.append(({i: task[i].half() for i in layers}, {i: latents[i].half() for i in layers}, batch.proprio, batch.target))
     task, latents = ({i: torch.cat([part[k][i] for part in parts]) for i in layers} for k in (0, 1))
-    return Features(task, latents, torch.cat([p[2] for p in parts]), torch.cat([p[3] for p in parts]), frames.held_out)
+    proprio, target = (torch.cat([part[k] for part in parts]) for k in (2, 3))
+    readings = torch.from_numpy(sensors.encode(frames.readings).astype(np.float32)) if sensors else None
+    return Features(task, latents, proprio, target, frames.held_out, readings, tuple(widths.values()))
 
 
 def train_head(
@@ -106,7 +126,9 @@ def train_head(
 ) -> dict[int, float]:
     """depth -> error on the held-out observations, of a head trained from scratch."""
     torch.manual_seed(seed)
-    changes = {"context_dim": base.context_width, "backprop_depth": variant.backprop_depth, **variant.head}
+    features = features.told(variant.readings, seed)
+    own = {"context_dim": base.context_width, "backprop_depth": variant.backprop_depth, "sensors": features.widths}
+    changes = {**own, **variant.head}
     head = RDVLAHead(dataclasses.replace(base, **changes))
     optimiser = torch.optim.AdamW(head.parameters(), lr=learning_rate, weight_decay=0.02, betas=(0.9, 0.95), fused=True)
     usable, rng = np.flatnonzero(~features.held_out), np.random.default_rng(seed)
@@ -148,7 +170,7 @@ def _loss(
 def _encode(head: RDVLAHead, features: Features, indices: np.ndarray):
     layers = head.config.context_layers
     task, latents = ({i: states[i][indices].float() for i in layers} for states in (features.task, features.latents))
-    return head.encode(task, latents, features.proprio[indices])
+    return head.encode(task, latents, features.proprio[indices], features.readings[indices] if features.widths else None)
 
 
 def held_out_errors(head: RDVLAHead, features: Features, depths: Sequence[int] = DEPTHS) -> dict[int, float]:
@@ -197,7 +219,10 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--checkpoint", type=Path, default=DEFAULT_CHECKPOINT, help="its backbone is used, frozen")
     parser.add_argument("--data", type=Path, nargs="+", required=True, help="LeRobotDatasets (v3.0)")
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
-    parser.add_argument("--variants", nargs="+", default=list(VARIANTS), help=f"of {', '.join(VARIANTS)}")
+    parser.add_argument("--variants", nargs="+", help=f"of {', '.join(VARIANTS)}; without it all that the data allows")
+    parser.add_argument(
+        "--sensors", nargs="+", default=[], help="names of sensors in the data, or NAME=FEATURE; for the variants with readings"
+    )
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--batch-size", type=int, default=48)
@@ -205,14 +230,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="folder; variants and seeds there are not run again")
     arguments = parser.parse_args(argv)
+    sensors = dict((name.partition("=")[::2] if "=" in name else (name, SENSORS + name)) for name in arguments.sensors)
+    arguments.variants = arguments.variants or [name for name, v in VARIANTS.items() if sensors or not v.readings]
     for name in arguments.variants:
         if name not in VARIANTS:
             raise TrainingError(f"variant '{name}'. {nearest_names(name, VARIANTS)}")
+        if VARIANTS[name].readings and not sensors:
+            raise TrainingError(f"variant '{name}' reads sensors: name them with --sensors, such as left_wrist_force.")
     torch.set_num_threads(arguments.threads)
     arguments.output.mkdir(parents=True, exist_ok=True)
     checkpoint, robot = load_checkpoint(arguments.checkpoint), RobotDescription.load(arguments.robot)
     cameras = checkpoint.model.backbone.config.cameras
-    wanted = Wanted(DataSettings(), cameras, robot, LABEL_ROWS, arguments.held_out_every)
+    wanted = Wanted(DataSettings(sensors=sensors), cameras, robot, LABEL_ROWS, arguments.held_out_every)
     build_cache(arguments.data, arguments.output / "cache", wanted)
     features = features_of(checkpoint, open_cache(arguments.output / "cache", cameras))
     run(checkpoint.model.head.config, features, arguments)

@@ -1,7 +1,7 @@
 """`rdvla evaluate`: a checkpoint in closed loop in the simulator, over many seeds; rates with 95 % Wilson intervals.
 
 An output folder holds `episodes.jsonl` (one line per episode as soon as it is over: the same command goes on where it stopped),
-`report.json`, `report.png` and, when asked for, `seed_<n>.mp4`.
+`report.json`, `report.png` and, when asked for, `seed_<n>.mp4`. With --suite: LIBERO instead (rdvla evaluate --suite --help).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 import json
 import multiprocessing
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -81,7 +82,8 @@ def build_rollout(config: EvaluationConfig, policy_class: type[Policy] = Policy)
     torch.set_num_threads(1)
     robot = RobotDescription.load(config.robot)
     policy = policy_class.load(config.checkpoint, halting=config.halting, start=config.start, seed=config.seed_offset)
-    policy.require_robot(robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
+    names = (robot.joint_names, robot.camera_names, robot.representation, robot.gripper_joints)
+    policy.require_robot(*names, robot.sensor_sizes)
     horizon = make_horizon(config.horizon or policy.horizon_config)
     return Rollout(policy, AlohaSim(config.task), robot, horizon, config.rollout)
 
@@ -196,6 +198,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
+    if any(word.partition("=")[0] == "--suite" for word in (sys.argv[1:] if argv is None else argv)):
+        from rdvla_ros.learning.evaluation.libero.main import main as libero
+
+        return libero(argv)
     parser = argparse.ArgumentParser(prog="rdvla evaluate", description=__doc__)
     add_options(parser)
     parser.add_argument("--task", choices=sorted(TASKS), default="transfer_cube")

@@ -15,6 +15,7 @@ from rdvla_ros.learning.evaluation.conditions import Conditions, Eyes
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.sim.expert import STRATEGIES, Expert
+from rdvla_ros.sim.readings import readings
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE
 from rdvla_ros.types import Decision, Observation, TrajectoryError
@@ -73,6 +74,7 @@ class Rollout:
     ):
         self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
         self.limits = JointLimits.of_robot(robot)
+        self._sensors = [sensor for sensor in robot.sensors if sensor.name in policy.sensor_names]
         self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
         self.eyes = Eyes(sim, robot.cameras, config.conditions)
         self.film: Callable[[AlohaSim], None] | None = None  # called at every action step, to make pictures for people
@@ -119,9 +121,8 @@ class Rollout:
 
     def _observe(self) -> Observation:
         sim, told = self.sim, self.config.instruction
-        return Observation(
-            self.eyes.look(), self.robot.to_policy(sim.positions), sim.instruction if told is None else told, sim.time_s
-        )
+        positions, instruction = self.robot.to_policy(sim.positions), sim.instruction if told is None else told
+        return Observation(self.eyes.look(), positions, instruction, sim.time_s, readings(sim, self._sensors))
 
     def _horizon_steps(self, decision: Decision) -> int:
         rows = len(decision.chunk.positions)

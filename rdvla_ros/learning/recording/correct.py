@@ -55,9 +55,8 @@ class Corrector:
             memory = Memory(reference, velocity)
             labels = self.teacher.relabel(sim, memory)
             phase = self.teacher.expert.step(sim, memory)[1]
-            rows.append(
-                (self.teacher.pictures(sim), rollout.robot.to_policy(sim.positions), labels, reference, sim.stage(), phase)
-            )
+            positions, readings = rollout.robot.to_policy(sim.positions), self.teacher.readings(sim)
+            rows.append((self.teacher.pictures(sim), positions, readings, labels, reference, sim.stage(), phase))
             stayed = stayed + 1 if self.teacher.expert.strategy.finished(view) else 0
             return stayed * self.every < STAY_STEPS
 
@@ -66,11 +65,14 @@ class Corrector:
         return self._episode(seed, rows, result.max_stage) if rows else None
 
     def _episode(self, seed: int, rows: list[tuple], max_stage: int) -> Episode:
-        images, positions, labels, executed, stage, phase = zip(*rows, strict=True)
+        images, positions, readings, labels, executed, stage, phase = zip(*rows, strict=True)
         robot, sim = self.rollout.robot, self.rollout.sim
         return Episode(
             images=np.stack(images),
             positions=np.stack(positions).astype(np.float32),
+            readings=np.stack(readings).astype(np.float32),
+            sensor_names=np.array([sensor.name for sensor in robot.sensors], str),
+            sensor_sizes=np.array([sensor.size for sensor in robot.sensors], np.int64),
             labels=np.stack(labels),
             executed=np.stack(executed).astype(np.float32),
             stage=np.array(stage, np.int8),

@@ -20,6 +20,7 @@ from rdvla_ros.learning.recording.episodes import Episode, episode_path, save_ep
 from rdvla_ros.robot import RobotDescription, shipped
 from rdvla_ros.sim.disturbance import DISTURBANCES, Disturbance
 from rdvla_ros.sim.expert import PERIOD_S, Expert, Memory
+from rdvla_ros.sim.readings import readings
 from rdvla_ros.sim.scene import AlohaSim
 from rdvla_ros.sim.tasks import MAX_STAGE, TASKS, named_task
 
@@ -38,6 +39,7 @@ class Row:
 
     images: np.ndarray
     positions: np.ndarray
+    readings: np.ndarray
     labels: np.ndarray
     executed: np.ndarray
     stage: int
@@ -80,6 +82,10 @@ class Demonstrator:
         shots = [sim.render(camera.name, camera.width, camera.height) for camera in self.robot.cameras]
         return np.stack([cv2.resize(shot, self.size, interpolation=cv2.INTER_AREA) for shot in shots])
 
+    def readings(self, sim: AlohaSim) -> np.ndarray:
+        """(W,) of the robot's sensors, one after the other."""
+        return np.concatenate([np.zeros(0), *readings(sim, self.robot.sensors).values()])
+
     def record(self, seed: int, disturbed: bool = True) -> Episode | None:
         """One episode; None where the expert did not succeed in it."""
         rows = self.rows(seed, disturbed)
@@ -92,6 +98,7 @@ class Demonstrator:
             Row(
                 images=self.pictures(sim),
                 positions=self.robot.to_policy(sim.positions),
+                readings=self.readings(sim),
                 labels=self.relabel(sim, memory),
                 executed=memory.reference,
                 stage=sim.stage(),
@@ -133,6 +140,9 @@ class Demonstrator:
         return Episode(
             images=column("images", np.uint8),
             positions=column("positions", np.float32),
+            readings=column("readings", np.float32),
+            sensor_names=np.array([sensor.name for sensor in self.robot.sensors], str),
+            sensor_sizes=np.array([sensor.size for sensor in self.robot.sensors], np.int64),
             labels=column("labels", np.float32),
             executed=column("executed", np.float32),
             stage=column("stage", np.int8),

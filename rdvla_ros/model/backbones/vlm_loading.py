@@ -98,9 +98,11 @@ def _normalisation(folder: Path, entry: Family) -> tuple[tuple[float, ...], tupl
 def _weights(folder: Path, config: VlmConfig) -> torch.nn.Module:
     import transformers
 
-    files = list(folder.glob("*.safetensors"))
+    files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise CheckpointError(f"{folder}: expected weights in safetensors files, found none. Pickled weights are not read.")
+    for file in files:
+        _check_whole(file)
     require_memory(2 * sum(file.stat().st_size for file in files), folder)
     entry = family(config.family)
     level = transformers.logging.get_verbosity()
@@ -127,6 +129,17 @@ def _weights(folder: Path, config: VlmConfig) -> torch.nn.Module:
         named = f"missing {', '.join(missing[:4]) or 'none'}; of another size {', '.join(wrong[:2]) or 'none'}"
         raise CheckpointError(f"{folder}: the weights are not those of config.json: {named}.")
     return model
+
+
+def _check_whole(file: Path) -> None:
+    """CheckpointError unless its header and its length agree; reads the header only."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, "pt"):
+            pass
+    except (SafetensorError, OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: not a whole safetensors file ({error}). Copy or download it again.") from error
 
 
 def _json(path: Path) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import re
 import time
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -180,7 +181,7 @@ class PolicyNode(NodeHooks, LifecycleNode):
                 f"max_observation_age_s: expected less than the chunk's {chunk_s:g} s, got {self._max_age_s:g}: "
                 "every row would be past."
             )
-        self._subscribe(robot)
+        self._subscribe(robot, policy.sensor_names)
         self._advertise(robot, horizon_rule(values, policy.horizon))
         self.get_logger().info(
             f"Configured for {robot.name} ({len(robot.joint_names)} joints, cameras {', '.join(robot.camera_names)}) "
@@ -197,12 +198,12 @@ class PolicyNode(NodeHooks, LifecycleNode):
         self._resources.append(partial(keeper.close, CLOSE_S))
         return keeper
 
-    def _subscribe(self, robot: RobotDescription) -> None:
+    def _subscribe(self, robot: RobotDescription, sensors: Sequence[str]) -> None:
         values = self._values
         slop_s = values.slop_s or free_running_slop_s(len(robot.cameras), robot.rates.camera_hz)
         options = Options(slop_s, values.joint_gap_s, values.future_s, zero_stamps=values.zero_stamps)
         checks = Checks(values.frozen_frames, values.corrupt_images, values.joint_jump_factor, values.joint_merge_s)
-        self._inputs = Observations(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction)
+        self._inputs = Observations(self, robot, options, checks, self._now, self._guard.log, self._on_contradiction, sensors)
         measured = partial(self._inputs.measured, self._max_age_s)
         self._arms = ArmStates(self, robot, lambda: self._now().ros_s, measured, self._guard)
         self._resources += [self._inputs.destroy, self._arms.destroy]

@@ -1,4 +1,4 @@
-"""The subscriptions to a robot's cameras and joint states, synchronised, and what is missing when they are not."""
+"""The subscriptions to a robot's cameras, joint states and sensors, synchronised, and what is missing when they are not."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from rdvla_ros.compat import message_filters
 from rdvla_ros.control.supervision.freshness import Skew, skew
 from rdvla_ros.control.supervision.input_quality import CorruptImages, FrozenFrames, digest
-from rdvla_ros.nodes.common import conversions, images, qos
+from rdvla_ros.nodes.common import conversions, images, qos, readings
 from rdvla_ros.nodes.common.graph import alternating, node_names
 from rdvla_ros.nodes.common.joint_samples import ArmSamples
 from rdvla_ros.nodes.common.moment import Moment
@@ -53,7 +53,8 @@ class Checks:
 class Observations:
     """Subscribes on construction. Callbacks registered with `on_matched` get every complete set.
 
-    on_contradiction(sentence): input came that shows that the robot is not what it should be.
+    on_contradiction(sentence): input came that shows that the robot is not what it should be. sensors: names of those that the
+    policy reads; the robot's others are not listened to, and may be silent.
     """
 
     def __init__(
@@ -65,6 +66,7 @@ class Observations:
         clock: Callable[[], Moment],
         log: Callable[[str, str], None],
         on_contradiction: Callable[[str], None],
+        sensors: Sequence[str] = (),
     ):
         self._node, self._robot, self._checks = node, robot, checks
         self._clock, self._on_contradiction = clock, on_contradiction
@@ -98,7 +100,16 @@ class Observations:
             )
             for group in self._groups
         }
-        self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused)
+        read = {
+            sensor.name: (
+                sensor.topic,
+                self._subscribe(readings.TYPES[sensor.message], sensor.topic, 10),
+                partial(readings.reading, sensor=sensor),
+            )
+            for sensor in robot.sensors
+            if sensor.name in sensors
+        }
+        self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused, read)
 
     def on_matched(self, callback: Callable[[Matched], None]) -> None:
         self.synchronizer.registerCallback(callback)
@@ -111,7 +122,7 @@ class Observations:
             if flaw:
                 self.doubts += (f"the image of camera '{camera.name}' is corrupt ({flaw})",)
         positions = self._robot.to_policy(self._in_robot_order(matched.positions))
-        return Observation(images=pixels, positions=positions, instruction=instruction, stamp_s=matched.stamp_s)
+        return Observation(pixels, positions, instruction, matched.stamp_s, matched.readings)
 
     def _decoded(self, message: Any, camera: Camera, used: bool) -> tuple[np.ndarray, str]:
         """An image and its flaw. Every image is judged once: where it is used, or where it comes while its camera is in doubt."""

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -39,12 +40,13 @@ def free_running_slop_s(cameras: int, camera_hz: float) -> float:
 @dataclass(frozen=True)
 class Matched:
     """One set of inputs. images: camera -> message; positions: arm -> (J,); stamp_s: oldest stamp (ROS clock);
-    received_s: when its oldest part came (steady clock)."""
+    received_s: when its oldest part came (steady clock). readings: sensor -> (w,)."""
 
     images: Mapping[str, Any]
     positions: Mapping[str, np.ndarray]
     stamp_s: float
     received_s: float
+    readings: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def header(self) -> Header:
@@ -72,6 +74,7 @@ DEFAULTS = Options()
 class Synchronizer(message_filters.SimpleFilter):
     """cameras: name -> (topic, filter, prepare); joints: arm -> (topic, filter, prepare), where prepare(message) returns what
     is kept (for joints a (J,) array) or raises ObservationError (OtherJoints: a message that is not for this arm is no fault).
+    sensors: name -> the same, treated as joints are; a message without a header counts from when it came.
     clock() -> Moment. log(severity, text): 'warning' or 'error'. on_refused(error): for every message that is not taken."""
 
     def __init__(
@@ -82,6 +85,7 @@ class Synchronizer(message_filters.SimpleFilter):
         log: Callable[[str, str], None],
         options: Options = DEFAULTS,
         on_refused: Callable[[Exception], None] = lambda error: None,
+        sensors: Mapping[str, tuple[str, Any, Callable]] = MappingProxyType({}),
     ) -> None:
         super().__init__()
         self._on_refused = on_refused
@@ -92,6 +96,7 @@ class Synchronizer(message_filters.SimpleFilter):
         self._reported: dict[tuple[str, str], float] = {}
         self._cameras = {n: Stream(n, topic, prepare, options.image_depth) for n, (topic, _, prepare) in cameras.items()}
         self._joints = {n: Stream(n, topic, prepare, options.joint_depth) for n, (topic, _, prepare) in joints.items()}
+        self._sensors = {n: Stream(n, topic, prepare, options.joint_depth) for n, (topic, _, prepare) in sensors.items()}
         self._matched_s = now_s = clock().steady_s
         for stream in self._streams():
             stream.last_good_s = now_s
@@ -99,6 +104,8 @@ class Synchronizer(message_filters.SimpleFilter):
             source.registerCallback(self._receive, self._cameras[name])
         for name, (_, source, _) in joints.items():
             source.registerCallback(self._receive, self._joints[name])
+        for name, (_, source, _) in sensors.items():
+            source.registerCallback(self._receive, self._sensors[name])
 
     def latest(self) -> Matched | None:
         """The newest complete set; None before the first and after a jump of the stamps."""
@@ -131,10 +138,11 @@ class Synchronizer(message_filters.SimpleFilter):
         if waiting_s <= after_s or not newest:
             return ""
         apart_s = (newest[-1][0] - newest[0][0]) / NANOSECONDS
+        around = "joint states and readings" if self._sensors else "joint states"
         return (
             f"no inputs of one moment in {waiting_s:.1f} s: the newest stamp of {newest[0][1]} lies {apart_s:.3f} s before that "
             f"of {newest[-1][1]}; expected images within {self._options.slop_s:g} s (parameter slop_s) of each other "
-            f"and joint states around them within {self._options.joint_gap_s:g} s (joint_gap_s). Are the clocks of "
+            f"and {around} around them within {self._options.joint_gap_s:g} s (joint_gap_s). Are the clocks of "
             "their hosts synchronised?"
         )
 
@@ -160,7 +168,7 @@ class Synchronizer(message_filters.SimpleFilter):
                 self._report(name, "callback", "error", f"{name} failed on synchronised inputs: {type(error).__name__}: {error}")
 
     def _streams(self) -> list[Stream]:
-        return [*self._cameras.values(), *self._joints.values()]
+        return [*self._cameras.values(), *self._joints.values(), *self._sensors.values()]
 
     def _flush(self) -> None:
         for stream in self._streams():
@@ -187,12 +195,13 @@ class Synchronizer(message_filters.SimpleFilter):
             self.signalMessage(matched)
 
     def _take(self, message: Any, value: Any, stream: Stream, now: Moment) -> Matched | None:
+        stamp = message.header.stamp if hasattr(message, "header") else conversions.stamp(now.ros_s)
         try:
-            stamp_ns = stream.checked_stamp_ns(message.header.stamp, now, self._options)
+            stamp_ns = stream.checked_stamp_ns(stamp, now, self._options)
         except StampJump as jump:
             self._flush()
             self._report("", "jump", "error", str(jump))
-            stamp_ns = stream.checked_stamp_ns(message.header.stamp, now, self._options)
+            stamp_ns = stream.checked_stamp_ns(stamp, now, self._options)
         stream.take(stamp_ns, value, now)
         if stream is self._cameras.get(stream.name):
             self._pending = self._images_around(stamp_ns) or self._pending
@@ -213,19 +222,22 @@ class Synchronizer(message_filters.SimpleFilter):
         return sum(stamps) // len(stamps), chosen
 
     def _completed(self) -> Matched | None:
-        """The waiting images with the joints at their mean time, once the joints are known there."""
+        """The waiting images with the joints and the readings at their mean time, once these are known there."""
         if self._pending is None:
             return None
         stamp_ns, chosen = self._pending
-        joints = {n: s.interpolated(stamp_ns, self._options.joint_gap_s * NANOSECONDS) for n, s in self._joints.items()}
-        if any(value is None for value in joints.values()):
+        gap_ns = self._options.joint_gap_s * NANOSECONDS
+        joints = {n: s.interpolated(stamp_ns, gap_ns) for n, s in self._joints.items()}
+        sensors = {n: s.interpolated(stamp_ns, gap_ns) for n, s in self._sensors.items()}
+        if any(value is None for value in (*joints.values(), *sensors.values())):
             return None
         self._pending, self._matched_s = None, self._clock().steady_s
         self._latest = Matched(
             images={name: value for name, (_, _, value) in chosen.items()},
             positions={arm: value for arm, (_, value) in joints.items()},
             stamp_s=min(sample_ns for sample_ns, _, _ in chosen.values()) / NANOSECONDS,
-            received_s=min([s for _, s, _ in chosen.values()] + [s for s, _ in joints.values()]),
+            received_s=min(s for s, *_ in (*joints.values(), *sensors.values(), *(part[1:] for part in chosen.values()))),
+            readings={name: value for name, (_, value) in sensors.items()},
         )
         return self._latest
 

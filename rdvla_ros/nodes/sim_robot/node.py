@@ -10,6 +10,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+from geometry_msgs.msg import WrenchStamped
 from rcl_interfaces.msg import ParameterValue
 from rcl_interfaces.srv import GetParameters
 from rclpy.clock import Clock, ClockType
@@ -22,9 +23,11 @@ from rdvla_ros.msg import ControllerState, TaskStage
 from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
+from rdvla_ros.nodes.common.readings import wrench_message
 from rdvla_ros.robot import Arm, Camera, RobotDescription
 from rdvla_ros.sim import SimulationError
 from rdvla_ros.sim.controller import Points
+from rdvla_ros.sim.readings import check_sensors
 from rdvla_ros.sim.realtime import ArmState, CameraSetting, CameraThread, Picture, RealTimeRobot, RobotState, camera_matrix
 from rdvla_ros.sim.rendering import MAX_HEIGHT, MAX_WIDTH
 from rdvla_ros.sim.tasks import TASK_NAMES
@@ -71,6 +74,7 @@ class SimRobotNode(NodeHooks, Node):
             wall_s=lambda: self._wall.now().nanoseconds / conversions.NANOSECONDS,
             on_problem=lambda text: self.get_logger().error(text),
         )
+        check_sensors(self._robot.sensors)
         self._advertise()
         camera_hz = values.camera_hz or rates.camera_hz
         settings = [CameraSetting(camera.name, camera.width, camera.height) for camera in self._robot.cameras]
@@ -111,6 +115,7 @@ class SimRobotNode(NodeHooks, Node):
             for arm in arms
             if arm.controller_state_topic
         }
+        self._wrenches = {s.name: self.create_publisher(WrenchStamped, s.topic, 10) for s in self._robot.sensors}
         for arm in arms:
             self.create_subscription(JointTrajectory, arm.trajectory_topic, functools.partial(self._on_trajectory, arm), 10)
         for node in dict.fromkeys([name for arm in arms for name in (arm.controller, arm.controller_manager)]):
@@ -179,6 +184,16 @@ class SimRobotNode(NodeHooks, Node):
         for arm in self._robot.arms:
             if arm.name in self._states:
                 self._states[arm.name].publish(_controller_state(arm, state.arms[arm.name], stamp))
+        self._publish_wrenches()
+
+    def _publish_wrenches(self) -> None:
+        """Computed only where somebody listens: most policies read no force."""
+        heard = [s for s in self._robot.sensors if self._wrenches[s.name].get_subscription_count()]
+        if heard:
+            stamp_s, readings = self._body.readings(heard)
+            for sensor in heard:
+                frame = sensor.frame_id or f"{sensor.arm}_hand"
+                self._wrenches[sensor.name].publish(wrench_message(readings[sensor.name], conversions.stamp(stamp_s), frame))
 
     def _publish_stage(self) -> None:
         self._stage.publish(_task_stage(self._body.state()))

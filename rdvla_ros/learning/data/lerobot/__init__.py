@@ -17,7 +17,7 @@ INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
-STATE, ACTION, IMAGES = "observation.state", "action", "observation.images."
+STATE, ACTION, IMAGES, SENSORS = "observation.state", "action", "observation.images.", "observation.sensors."
 # Ours, beside the standard ones. Chunk: what the expert would command for the next steps from this very state, row after row;
 # other tools leave both alone (they take only what begins with 'observation' and 'action').
 EXPERT_CHUNK, EXPERT_PHASE, TASK_STAGE = "expert.chunk", "expert.phase", "task_stage"

@@ -80,7 +80,8 @@ class ProcessWorker:
         if images is None:
             future.set_exception(WorkerLost(self._why_lost))
             return future
-        names = self.loaded.result(0).camera_names
+        loaded = self.loaded.result(0)
+        names = loaded.camera_names
         with self._lock:
             self._sequence += 1
             sequence = self._sequence
@@ -96,6 +97,7 @@ class ProcessWorker:
                 deadline_s,
                 executed_steps,
                 factor,
+                {name: tuple(map(float, observation.sensors[name])) for name in loaded.sensor_names},
             )
             Packet(order=vars(order)).send(self._channel)
         except Exception as error:

@@ -35,6 +35,7 @@ def settings(parameters: PolicyParameters, robot: RobotDescription) -> dict[str,
         "camera_names": robot.camera_names,
         "representation": robot.representation,
         "gripper_joints": robot.gripper_joints,
+        "sensors": robot.sensor_sizes,
     }
     values = {name: getattr(parameters, name) for name in READ}
     return {**values, "robot": fits, "memory_bytes": parameters.worker_memory_mib * MIB}
@@ -60,6 +61,7 @@ def load_policy(settings: Mapping[str, Any]) -> tuple[Decider, Loaded]:
         step_s=contract.step_s,
         horizon=policy.horizon_config,
         camera_names=tuple(contract.camera_names),
+        sensor_names=policy.sensor_names,
     )
     return partial(decide, policy, inspect.signature(policy.decide).parameters), loaded
 

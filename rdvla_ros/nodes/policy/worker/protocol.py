@@ -11,7 +11,7 @@ import mmap
 import os
 import socket
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
@@ -27,7 +27,8 @@ class Loaded:
     """What a node must know of the policy that its process has loaded.
 
     identity: of the files it was read from, so that another checkpoint under the same name is noticed. horizon: settings of
-    control.horizon.make_horizon. chunk_length H rows of step_s [s] each. camera_names: the images it looks at.
+    control.horizon.make_horizon. chunk_length H rows of step_s [s] each. camera_names: the images it looks at. sensor_names: the
+    sensors that it reads.
     """
 
     name: str
@@ -36,10 +37,11 @@ class Loaded:
     step_s: float
     horizon: Mapping[str, Any]
     camera_names: tuple[str, ...]
+    sensor_names: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, data: Mapping[str, Any]) -> Loaded:
-        return cls(**{**data, "camera_names": tuple(data["camera_names"])})
+        return cls(**{**data, **{key: tuple(data[key]) for key in ("camera_names", "sensor_names")}})
 
 
 @dataclass(frozen=True)
@@ -113,11 +115,13 @@ class Order:
     deadline_s: float | None = None
     executed_steps: int | None = None
     factor: int = 1  # times as many iterations as usual
+    sensors: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
 
     def observation(self, images: Images) -> Observation:
         """Its images are the shared memory itself, valid until the answer is sent."""
         views = {name: images.views[name] for name in self.images}
-        return Observation(views, np.array(self.positions, dtype=np.float64), self.instruction, self.stamp_s)
+        sensors = {name: np.array(values, dtype=np.float64) for name, values in self.sensors.items()}
+        return Observation(views, np.array(self.positions, dtype=np.float64), self.instruction, self.stamp_s, sensors)
 
 
 @dataclass(frozen=True)
