@@ -32,7 +32,7 @@ PATIENT = {
     "max_observation_age_s": 1.2,
 }  # this machine may stand still for a moment
 WIDTH, HEIGHT = 80, 60
-HORIZON, AFTER, END_AFTER, WINDOW = 6, 2, 2, 2  # rows; decisions: until an alarm counts, until it is over, of the calibration
+HORIZON, AFTER, END_AFTER, WINDOW = 5, 2, 2, 2  # rows; decisions: until an alarm counts, until it is over, of the calibration
 
 
 class AlarmRig(ProcessRig):
@@ -78,10 +78,10 @@ class AlarmRig(ProcessRig):
         assert self.status.who == "monitor", self.status.reason
         return self.status.reason
 
-    def moves_on(self):
+    def moves_on(self, decisions=2):
         assert self.status.mode == GateStatus.AUTO
         count, received = len(self.decisions), self.received_count()
-        self.until(lambda: len(self.decisions) >= count + 4 and self.received_count() > received, "motions")
+        self.until(lambda: len(self.decisions) >= count + decisions and self.received_count() > received, "motions")
         assert self.status.mode == GateStatus.AUTO, self.status.reason
 
     def resume(self, who="Anna"):
@@ -132,7 +132,7 @@ def test_an_ask_says_why_and_waits_for_a_resume_a_takeover_or_another_instructio
     for words in ("asks for help while moving left and right", "iterations are unusually high", "for ", " s, at 'calm'"):
         assert words in sentence, sentence
     hold = rig.status.hold_id
-    rig.spin_for(1.0)
+    rig.spin_for(0.5)
     assert (rig.status.mode, rig.status.hold_id, rig.status.reason) == (GateStatus.HOLD, hold, sentence), "it waits"
     assert rig.resting()
 
@@ -156,6 +156,6 @@ def test_an_ask_says_why_and_waits_for_a_resume_a_takeover_or_another_instructio
     rig.spin_for(0.5)
     assert rig.status.mode == GateStatus.HOLD, "words alone move no arm"
     rig.resume()
-    rig.moves_on()  # dark still: nothing that was at the task before counts
+    rig.moves_on(4)  # dark still: nothing that was at the task before counts
     assert rig.decisions[-1].instruction == "do as always"
     assert "Instruction 'do as always' by Anna" in rig.log("policy")

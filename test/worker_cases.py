@@ -60,7 +60,7 @@ DARK, LIMIT, LONG = 30.0, 16, 16  # mean of the top picture below which it is da
 
 
 def thoughtful(settings):
-    """Bright pictures settle at once, dark ones with the last iterations that are allowed; six rows of a chunk are executed."""
+    """Bright pictures settle at once, dark ones with the last iterations that are allowed; five rows of a chunk are executed."""
 
     def decide(observation, deadline_s, executed_steps, factor=1):
         made, limit = calm(observation, LONG), factor * LIMIT
@@ -69,7 +69,7 @@ def thoughtful(settings):
         change[0] = np.nan
         return replace(made, iterations=iterations, limit=limit, change=change, step_change=np.full(LONG, 1e-4))
 
-    return decide, replace(LOADED, chunk_length=LONG, horizon={"rule": "fixed", "length": 6})
+    return decide, replace(LOADED, chunk_length=LONG, horizon={"rule": "fixed", "length": 5})
 
 
 def failing_load(settings):
