@@ -42,7 +42,7 @@ class Env:
     def step(self, action):
         print("robosuite says something on standard output")
         self.at = self.at + 0.05 * np.array(action[:3])
-        return self.look(), 0.0, bool(self.at[2] > 1.3), {{}}
+        return self.look(), 0.0, bool(self.at[2] > 1.32), {{}}
 
 class Scenes(simulator.Libero):
     def suite(self, name):

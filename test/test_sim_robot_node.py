@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+from geometry_msgs.msg import WrenchStamped
 from rcl_interfaces.srv import GetParameters
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
@@ -118,6 +119,16 @@ def test_pictures_are_of_the_described_size_and_show_something(rig):
     assert (image.width, image.height, image.encoding, image.step) == (last.width, last.height, "rgb8", 3 * last.width)
     assert image.header.frame_id == last.frame_id and len(image.data) == image.step * image.height
     assert np.frombuffer(image.data, dtype=np.uint8).std() > 10
+
+
+def test_the_wrist_force_is_published_to_whoever_listens(rig):
+    sensor = ROBOT.sensors[1]
+    rig._hear(WrenchStamped, sensor.topic)
+    rig.until(lambda: len(rig.heard[sensor.topic]) >= 10, "wrist forces")
+    force = np.array([[m.wrench.force.x, m.wrench.force.y, m.wrench.force.z] for m in rig.heard[sensor.topic][-5:]])
+    assert np.linalg.norm(force, axis=1) == pytest.approx(3.3, abs=1.0), "the weight of the hand [N]"
+    assert (np.diff(stamps(rig.heard[sensor.topic])) > 0).all()
+    assert rig.heard[sensor.topic][-1].header.frame_id == "right_hand"
 
 
 def test_camera_info_fits_the_camera(rig):

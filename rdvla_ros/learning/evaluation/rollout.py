@@ -74,7 +74,8 @@ class Rollout:
     ):
         self.policy, self.sim, self.robot, self.horizon, self.config = policy, sim, robot, horizon, config
         self.limits = JointLimits.of_robot(robot)
-        self._sensors = [sensor for sensor in robot.sensors if sensor.name in policy.sensor_names]
+        read = getattr(policy, "sensor_names", ())  # what stands in for a policy need have none
+        self._sensors = [sensor for sensor in robot.sensors if sensor.name in read]
         self._options = PlanOptions(may_lag=robot.gripper_joints)  # as the policy node plans
         self.eyes = Eyes(sim, robot.cameras, config.conditions)
         self.film: Callable[[AlohaSim], None] | None = None  # called at every action step, to make pictures for people
