@@ -58,7 +58,7 @@ COMMANDS = {
     "calibrate": Command("rdvla_ros.learning.evaluation.uncertainty.calibrate", "where the alarm begins, for a checkpoint"),
     "ablate": Command("rdvla_ros.learning.evaluation.ablate", "what each part of the head is worth"),
     "bench head": Command("rdvla_ros.bench.head.main", "speed of the recurrent head against the published way"),
-    "bench depth": Command("rdvla_ros.bench.head.depth_cost", "what iterations cost in training and in a decision"),
+    "bench depth": Command("rdvla_ros.bench.depth_cost", "what iterations cost in training and in a decision"),
     "bench policy": Command("rdvla_ros.bench.policy.main", "a whole decision of the published architecture, stage by stage"),
     "bench control": Command("rdvla_ros.bench.nodes.main", "the nodes: holds, deaths, deadlines, memory, processor"),
     "bench transport": Command("rdvla_ros.bench.nodes.transport", "camera images over UDP and shared memory: loss, latency"),

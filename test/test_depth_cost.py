@@ -2,7 +2,7 @@
 
 import pytest
 
-from rdvla_ros.bench.head import depth_cost
+from rdvla_ros.bench import depth_cost
 from rdvla_ros.model.policy import Policy
 from rdvla_ros.robot import shipped_policy
 

@@ -57,6 +57,7 @@ ALLOWED = {
     "bringup": {"sim", "nodes", "robot", "types"},
     "demo": {"bringup", "control", "nodes.common", "robot", "types", "video"} | GENERATED,
     "bench": {"bringup", "model", "sim", "nodes", "control", "compat", "robot", "types"} | GENERATED,
+    "bench.depth_cost": {"bench", "learning.counting", "learning.training", "model", "robot", "types"},
     "bench.dashboard": {"bench", "bringup", "dashboard", "nodes", "robot", "types"} | GENERATED,
     "dashboard": {"control", "nodes.common", "robot", "types"} | GENERATED,
     "cli": {"model", "learning.data", "robot", "types"},
