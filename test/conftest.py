@@ -71,7 +71,7 @@ OVER_DDS = {
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
     "test_faults_config", "test_security", "test_namespaces", "test_transport", "test_fuzzing", "test_sim_realtime",
     "test_executor", "test_policy_imported", "test_dashboard_gate", "test_dashboard_window", "test_monitor_outputs",
-    "test_recorder_node",
+    "test_recorder_node", "test_alarm_processes", "test_policy_sensors",
 }  # fmt: skip
 
 # These run against the clock: processes, DDS. They mostly wait (15 % of a core), so `make test` runs two lanes of them, each with
@@ -81,6 +81,7 @@ REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_kee
 SECONDS = {  # of a test, where it is far from 1 s
     "test_policy_imported": 15.0, "test_end_to_end": 4.5, "test_faults_model": 4.0, "test_faults_sensors": 4.0,
     "test_faults_time": 3.0, "test_faults_process": 4.0, "test_gate_node": 0.3, "test_bringup": 0.2,
+    "test_alarm_processes": 6.0, "test_policy_sensors": 2.0,
 }  # fmt: skip
 
 

@@ -25,7 +25,6 @@ from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
 
-pytestmark = pytest.mark.real_time
 PATIENT = {
     "pause_after_s": 10.0,
     "longest_pause_s": 20.0,
