@@ -124,7 +124,7 @@ def test_a_tiny_run_learns_all_three(parts):  # noqa: F811
     wide = widened(narrow, wide_config(KNOWN, 16), directions)
     ones = dict.fromkeys(norms_of(first, lambda head: decided(head, *tokens_of(2))), 1.0)
     joint = direct_sum(first, wide, Sizes(ones, ones, ones, ones), torch.zeros(JOINTS))
-    settings = Settings(steps=12, batch=4, depth=DepthSampler(mean=3.0, shallow_fraction=0.0, limit=4), seen_share=0.0)
+    settings = Settings(steps=6, batch=2, depth=DepthSampler(mean=2.0, shallow_fraction=0.0, limit=4), seen_share=0.0)
     naming = nn.Linear(joint.config.hidden_dim, 2 * NARROW)
     trainer = JointTrainer(joint, PadTokens(NARROW), lessons, settings, naming, directions, observed, seed=2)
     known = joined([observed, observed.with_tokens(torch.zeros(40, 0, CONTEXT))])
@@ -132,6 +132,6 @@ def test_a_tiny_run_learns_all_three(parts):  # noqa: F811
     known = known.with_tokens(torch.zeros(80, PADS + 1, CONTEXT))
     trainer.teach(Teacher(first, PADS + 1, KnownSettings(batch=16)), known, torch.arange(80))
     before = trainer.error(joint, torch.arange(80))
-    losses = [trainer.take_step() for _ in range(12)]
+    losses = [trainer.take_step() for _ in range(6)]
     assert {"start", "naming", "way", "known"} == set(losses[0])
     assert trainer.error(joint, torch.arange(80)) < before
