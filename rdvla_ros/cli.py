@@ -50,6 +50,9 @@ COMMANDS = {
     "study trail-policy": Command(
         "rdvla_ros.learning.evaluation.trail_policy.main", "the checkpoint that follows trails: it decides again while it moves"
     ),
+    "study three-tasks": Command(
+        "rdvla_ros.learning.evaluation.three_tasks.main", "one checkpoint for three tasks: two heads become one"
+    ),
     "study pictures": Command("rdvla_ros.learning.evaluation.pictures.main", "the same from pictures of the top camera"),
     "study uncertainty": Command(
         "rdvla_ros.learning.evaluation.uncertainty.main", "does any signal of a decision predict that its episode fails?"

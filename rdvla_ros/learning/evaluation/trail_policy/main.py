@@ -57,23 +57,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     folder.mkdir(parents=True, exist_ok=True)
     seeds = range(FIRST_MOTION_SEED, FIRST_MOTION_SEED + arguments.motions)
     motions = motions_of(seeds, robot, folder / "motions.npz")
-    paths = PressPaths(motions, _rest(robot))
+    paths = PressPaths(motions, rest(robot))
     pictures = sights(robot, VIEW, paths, range(FIRST_SEED, FIRST_SEED + arguments.scenes), folder / "sights.pt")
     reader = load_symbols(arguments.symbols, arguments.recipe)
     checkpoint = new_checkpoint(reader, robot, paths, motions)
     tokens, lessons = symbol_tokens(reader), Lessons(checkpoint.space, paths, pictures)
     head, backbone, named = checkpoint.model.head, checkpoint.model.backbone, named_by(checkpoint)
     moving = Trainer(head, tokens, named, lessons, Settings(steps=arguments.steps[0]))
-    _run(moving, folder / "moving.pt", "moving")
+    run(moving, folder / "moving.pt", "moving")
     head.load_state_dict(moving.average)
     tokens.requires_grad_(False)
     stem = backbone.stems[VIEW.name]
     EyeTrainer(stem, tokens, pictures, arguments.steps[1]).run(folder / "seeing.pt")
     print(f"Words: {teach_words(backbone.text.beside, checkpoint.tokenizer, tokens):.1e} of the variance is not explained.")
-    lessons.tokens = _seen(stem, pictures)
+    lessons.tokens = seen(stem, pictures)
     settings = Settings(steps=arguments.steps[2], learning_rate=5e-4, naming_weight=0.0)
     together = Trainer(head, tokens, named, lessons, settings, seed=1)
-    _run(together, folder / "together.pt", "together")
+    run(together, folder / "together.pt", "together")
     head.load_state_dict(together.average)
     notes = {
         "robot": robot.name,
@@ -88,16 +88,18 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _rest(robot: RobotDescription) -> torch.Tensor:
+def rest(robot: RobotDescription) -> torch.Tensor:
+    """(A,) references at the start [policy units]."""
     sim = AlohaSim("follow_trail")
     sim.reset(0)
     return torch.from_numpy(robot.to_policy(sim.reference))
 
 
-def _run(trainer: Trainer, path: Path, title: str) -> None:
+def run(trainer: Trainer, path: Path, title: str, until: int | None = None) -> None:
+    """To the last step, or to step `until`; from where `path` is, and saved there."""
     if path.is_file():
         trainer.restore(path)
-    steps, saved, recent = trainer.settings.steps, time.monotonic(), []
+    steps, saved, recent = until or trainer.settings.steps, time.monotonic(), []
     progress = tqdm(total=steps, initial=trainer.progress.step, desc=title, unit="step", mininterval=2.0)
     while trainer.progress.step < steps:
         recent = [*recent[1 - SHOWN :], trainer.take_step()]
@@ -111,7 +113,7 @@ def _run(trainer: Trainer, path: Path, title: str) -> None:
 
 
 @torch.no_grad()
-def _seen(stem: CameraStem, pictures: Sights) -> torch.Tensor:
+def seen(stem: CameraStem, pictures: Sights) -> torch.Tensor:
     """(N, P, D) tokens of the stem that stands still now."""
     parts = (part.float() / 127.5 - 1.0 for part in pictures.views.split(100))
     return torch.cat([stem.eval()(part.contiguous(memory_format=torch.channels_last)) for part in parts])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,15 +66,22 @@ def sights(robot: RobotDescription, view: CameraInput, paths: PressPaths, seeds:
 
 
 def _of_scene(robot: RobotDescription, view: CameraInput, paths: PressPaths, sim: AlohaSim, seed: int) -> list[tuple]:
+    return [
+        (_look(robot, view, sim), torch.tensor(pad), torch.tensor(time_s)) for pad, time_s in moments(robot, paths, sim, seed)
+    ]
+
+
+def moments(robot: RobotDescription, paths: PressPaths, sim: AlohaSim, seed: int) -> Iterator[tuple[int, float]]:
+    """(pad, time_s) of a scene's two pictures; the simulator shows it until the next one is asked for."""
     rng, scene = np.random.default_rng((seed, 11)), trail_scene(seed)
     sim.reset(seed)
     ends = np.flatnonzero(scene.following == np.arange(len(scene.following)))
     pad, time_s = int(rng.choice(ends)), float(rng.uniform(0.1, END_S))
-    found = [(_look(robot, view, sim), torch.tensor(pad), torch.tensor(0.0))]
+    yield pad, 0.0
     place = torch.from_numpy(normalised(scene.places[pad]))[None, None]
     position = PressPaths.at(paths.rows(place, (place[..., 0] > 0).long()), torch.tensor([time_s]))[0, 0].double().numpy()
     sim.put_arms(robot.from_policy(position + rng.normal(0.0, NOISE_RAD, position.shape)))
-    return [*found, (_look(robot, view, sim), torch.tensor(pad), torch.tensor(time_s))]
+    yield pad, time_s
 
 
 def _look(robot: RobotDescription, view: CameraInput, sim: AlohaSim) -> Tensor:

@@ -21,13 +21,12 @@ from rdvla_ros.model.context import HeadContext
 from rdvla_ros.model.head import RDVLAHead
 
 LONGEST_TRAINED = 5  # hops
-LATE_S, EARLY_SHARE = 1.2, 0.3  # of the later decisions; the horizon lets few be made before
 
 
 @dataclass(frozen=True)
 class Settings:
     """batch: scenes of a step. decoded: states of a decision that are decoded and supervised. seen_share: of the batches are
-    of real pictures, once the eye can see."""
+    of real pictures, once the eye can see. late_s: early_share of the later decisions are made sooner than that."""
 
     steps: int = 1000
     batch: int = 64
@@ -36,6 +35,8 @@ class Settings:
     backprop_depth: int = 6
     learning_rate: float = 1e-3
     naming_weight: float = 0.1
+    late_s: float = 1.2
+    early_share: float = 0.3
     depth: DepthSampler = DepthSampler(mean=5.0, shallow_fraction=0.0, limit=24)
 
 
@@ -46,15 +47,24 @@ class Progress:
 
 
 class Trainer:
-    """Head and symbol tokens; the backbone stands still."""
+    """Head and symbol tokens; the backbone stands still. naming: the helper of an earlier training (None: a fresh one)."""
 
-    def __init__(self, head: RDVLAHead, tokens: PadTokens, named: Named, lessons: Lessons, settings: Settings, seed: int = 0):
+    def __init__(
+        self,
+        head: RDVLAHead,
+        tokens: PadTokens,
+        named: Named | None,
+        lessons: Lessons,
+        settings: Settings,
+        seed: int = 0,
+        naming: nn.Linear | None = None,
+    ):
         self.head, self.tokens, self.named, self.lessons = head, tokens, named, lessons
         self.settings, self.seed = settings, seed
         width = head.config.hidden_dim
-        self.naming = nn.Linear(width, 2 * width)
+        self.naming = nn.Linear(width, 2 * width) if naming is None else naming
         self.modules = {"head": head, "tokens": tokens, "naming": self.naming}
-        parameters = [p for module in self.modules.values() for p in module.parameters()]
+        parameters = [p for module in self.modules.values() for p in module.parameters() if p.requires_grad]
         self._parameters = parameters
         self.optimiser = torch.optim.AdamW(
             parameters, lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.95), fused=True
@@ -148,8 +158,8 @@ class Trainer:
     ) -> Tensor:
         """A later decision: from the scratchpad that earlier ones left, or (rarely) from a drawn one with every pad in view."""
         head, count = self.head, len(batch.start)
-        early = rng.random(count) < EARLY_SHARE
-        drawn = np.where(early, rng.uniform(0.1, LATE_S, count), rng.uniform(LATE_S, END_S + 0.5, count))
+        early, late_s = rng.random(count) < self.settings.early_share, self.settings.late_s
+        drawn = np.where(early, rng.uniform(0.1, late_s, count), rng.uniform(late_s, END_S + 0.5, count))
         time_s = torch.from_numpy(drawn).float() if seen is None else seen.time_s
         if rng.random() < COLD_SHARE:
             later = self.lessons.on_the_way(batch, rng, time_s) if seen is None else seen
