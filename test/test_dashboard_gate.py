@@ -88,6 +88,7 @@ def test_another_instruction_ends_an_ask_of_the_robot_once_it_is_confirmed(rig, 
     both(rig, window, lambda: told, "the instruction")
     assert told == [("sort the blocks", "Anna")] and rig.status.mode == GateStatus.HOLD
     both(rig, window, window.controls.question.isVisible, "the resume to be offered")
+    both(rig, window, lambda: "'sort the blocks' ✓" in window.text(), "the policy's answer")
     window.click(window.controls.question.yes)
     both(rig, window, lambda: rig.status.mode == GateStatus.AUTO, "AUTO")
     assert rig.status.who == "Anna"

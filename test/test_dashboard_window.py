@@ -330,10 +330,21 @@ def test_an_instruction_that_answers_the_robots_question_offers_the_resume_unles
     instruct(pair, "stack")
     pair.window.until_says("✗ Refused")
     pair.window.until(lambda: not controls.question.isVisible(), "the question to go away")
+    pair.system.hangs.set()
+    pair.system.requests.clear()
+    controls.instruction.edit.setText("fold")
+    pair.window.click(controls.instruction.send)
+    pair.window.until(controls.question.isVisible, "the question")
+    pair.window.click(controls.question.yes)
+    assert controls.question.isVisible(), "nobody knows yet whether the policy takes it"
+    pair.window.until_says("'fold' ✗ no answer")
+    assert not pair.system.asked(Resume) and not controls.question.isVisible()
+    pair.system.hangs.clear()
     pair.system.answer = {"accepted": True}
     pair.system.requests.clear()
     instruct(pair, "sort")
     pair.window.until(controls.question.isVisible, "the question")
+    pair.window.until_says("'sort' ✓")
     assert "hold 8" in controls.question.words.text() and "'sort'" in controls.question.words.text()
     assert not pair.system.asked(Resume), "not without a yes"
     pair.window.click(controls.question.yes)

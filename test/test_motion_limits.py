@@ -165,7 +165,7 @@ def test_after_a_hold_nothing_is_joined_until_the_arms_rest():
 
 # -- a slow way from the gate to the controllers
 
-SLOW = {"seeds": range(90_000, 90_006), "slow_s": 0.045}
+SLOW = {"seeds": range(60_000, 60_006), "slow_s": 0.045}
 
 
 def slow_way():
@@ -192,6 +192,9 @@ def test_a_slow_way_to_the_controllers_exceeds_no_limit(rate_hz, monkeypatch):
 def test_the_way_to_the_controllers_is_read_from_their_reports():
     way = Delivery(0.005, 0.01)
     assert way.longest_s == pytest.approx(0.015), "of a controller that says nothing"
+    way.sent("left", 99.9, 99.94)
+    way.reported("left", 100.02, 0.12)  # the first of all: which was the first to follow it is not known
+    assert way.longest_s == pytest.approx(0.015)
     way.sent("left", 100.0, 100.04)
     way.reported("left", 100.05, 7.0)  # it still follows what came before
     way.reported("left", 100.07, 0.07)

@@ -42,7 +42,7 @@ def test_the_wrench_is_that_of_mujoco_s_own_sensors_and_reading_it_changes_nothi
             spec.add_sensor(name=f"{arm} {kind}", type=kind, objtype=mujoco.mjtObj.mjOBJ_SITE, objname=arm)
     model = spec.compile()
     data = mujoco.MjData(model)
-    sim.reset(80000)
+    sim.reset(70000)
     sim.set_reference(sim.positions + 0.3)  # both arms in motion, fingers too
     sim.step(20)
     before = sim.snapshot()
@@ -55,7 +55,7 @@ def test_the_wrench_is_that_of_mujoco_s_own_sensors_and_reading_it_changes_nothi
 
 
 def test_a_hand_at_rest_weighs_what_it_weighs(sim):
-    sim.reset(80000)
+    sim.reset(70000)
     sim.step(200)
     for arm, wrench in wrist_wrenches(sim).items():
         mass = sim.model.body_subtreemass[sim.model.body(WRIST_BODY.format(arm=arm)).id]
@@ -75,9 +75,9 @@ def test_force_goes_from_a_demonstration_to_a_decision(tmp_path, monkeypatch):
     monkeypatch.setattr(Demonstrator, "perform", _first_steps)
     folder = tmp_path / "set"
     parts = recording_folder(folder)
-    for seed in range(80000, 80004):
+    for seed in range(70000, 70004):
         save_episode(parts, demonstrator.record(seed))
-    episode = load_episode(parts / "episode_080001.npz")
+    episode = load_episode(parts / "episode_070001.npz")
     assert list(episode.sensors()) == list(FEATURES) and episode.readings.shape == (len(episode.positions), 12)
     assert np.ptp(episode.readings, axis=0).max() > 0.05, "an arm that begins to move is felt"
     assemble(folder, "aloha_sim")
@@ -91,13 +91,13 @@ def test_force_goes_from_a_demonstration_to_a_decision(tmp_path, monkeypatch):
     )
     sim = demonstrator.sim
     horizon = make_horizon({"rule": "fixed", "length": 4})
-    result = Rollout(policy, sim, robot(), horizon, RolloutConfig(time_limit_s=0.3)).run(80005)
+    result = Rollout(policy, sim, robot(), horizon, RolloutConfig(time_limit_s=0.3)).run(70005)
     assert result.decisions == 1 and policy.sensor_names == tuple(FEATURES)
     without = Rollout(policy, sim, dataclasses.replace(robot(), sensors=()), horizon)
     with pytest.raises(ObservationError, match="No reading of sensor 'left_wrist_force'"):
-        without.run(80005)
-    save_episode(parts, dataclasses.replace(episode, seed=80009, readings=None, sensor_names=np.array([], str)))
-    assert load_episode(parts / "episode_080009.npz").sensors() == {}
+        without.run(70005)
+    save_episode(parts, dataclasses.replace(episode, seed=70009, readings=None, sensor_names=np.array([], str)))
+    assert load_episode(parts / "episode_070009.npz").sensors() == {}
     with pytest.raises(EpisodeError, match="expected sensors .'left_wrist_force', 'right_wrist_force'. as in"):
         assemble(folder, "aloha_sim")
 
@@ -112,7 +112,7 @@ def _first_steps(self, seed, disturbed=True):
 
 
 def test_readings_follow_the_sensors_of_the_description(sim):
-    sim.reset(80000)
+    sim.reset(70000)
     both = readings(sim, robot().sensors)
     assert list(both) == list(FEATURES) and all(values.shape == (6,) for values in both.values())
     assert readings(sim, ()) == {}

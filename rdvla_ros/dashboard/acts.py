@@ -60,9 +60,10 @@ class Acts:
         call = partial(self._gate.set_mode, int(Mode.TAKEOVER), f"{what} from the dashboard", who, arms)
         self._begin(who, what, self._gate.client(SetMode), call)
 
-    def instruct(self, who: str, text: str) -> None:
+    def instruct(self, who: str, text: str) -> int:
+        """-> the act's number."""
         request = SetInstruction.Request(instruction=text, who=who)
-        self._begin(who, f"instruction '{text}'", self._instruct, lambda: self._instruct.call_async(request))
+        return self._begin(who, f"instruction '{text}'", self._instruct, lambda: self._instruct.call_async(request))
 
     def poll(self) -> None:
         """Time-outs, and holds that are asked for again. In the node's thread."""
@@ -75,7 +76,7 @@ class Acts:
             elif ask.insists and now_s - ask.sent_s > AGAIN_S:
                 self._send(ask, now_s)
 
-    def _begin(self, who: str, what: str, client: Any, call: Callable[[], Any], insists: bool = False) -> None:
+    def _begin(self, who: str, what: str, client: Any, call: Callable[[], Any], insists: bool = False) -> int:
         now_s = time.monotonic()
         number = self._model.begin_act(time.time(), who, what)
         ask = _Ask(number, who, what, client, call, begun_s=now_s, insists=insists)
@@ -83,6 +84,7 @@ class Acts:
             self._asks[number] = ask
         self._send(ask, now_s)
         self._node.get_logger().info(f"Operator '{who}': {what}.")
+        return number
 
     def _send(self, ask: _Ask, now_s: float) -> None:
         ask.sent_s = now_s

@@ -42,7 +42,7 @@ class Controls(QtWidgets.QWidget):
     def __init__(self, acts: Acts, arms: Sequence[str], operator: str, snapshot: Callable[[], Snapshot]):
         super().__init__()
         self._acts, self._arms, self._snapshot = acts, tuple(arms), snapshot
-        self._asked: tuple[Callable[[], None], Callable[[Snapshot], bool]] | None = None
+        self._asked: tuple[Callable[[], None], Callable[[Snapshot], bool], Callable[[Snapshot], bool]] | None = None
         self.hold = QtWidgets.QPushButton(objectName="hold")
         self.hold.setSizePolicy(QtWidgets.QSizePolicy.Policy.Minimum, QtWidgets.QSizePolicy.Policy.Expanding)
         self.hold_word, self.hold_hint = Label("■ HOLD", level="huge"), Label("")
@@ -145,27 +145,38 @@ class Controls(QtWidgets.QWidget):
         obstacles = rules.instruction_obstacles(self._snapshot(), self.who, text)
         self.instruction.say(" ".join(obstacles))
         if not obstacles:
-            self._acts.instruct(self.who, text)
+            number = self._acts.instruct(self.who, text)
             self.instruction.remember(text)
-            self._offer_to_go_on(text)
+            self._offer_to_go_on(text, number)
 
-    def _offer_to_go_on(self, text: str) -> None:
+    def _offer_to_go_on(self, text: str, instructed: int) -> None:
         """Another instruction answers the robot's question; the arms move only once that is confirmed, as at every resume."""
         snapshot, who = self._snapshot(), self.who
         number = rules.asked_by_the_robot(snapshot)
 
         def valid(now: Snapshot) -> bool:
-            refused = any(act.outcome and not act.good for act in now.acts[-1:])  # the newest one is this instruction
+            refused = any(act.number == instructed and act.outcome and not act.good for act in now.acts)
             return not refused and not rules.resume_obstacles(now, who) and now.gate.hold_id == number
+
+        def accepted(now: Snapshot) -> bool:
+            return any(act.number == instructed and act.good for act in now.acts)
 
         if number and valid(snapshot):
             words = f"Lift hold {number} and go on with '{text}'? The arms may move."
-            self._ask(words, f"Yes, resume {number}", lambda: self._acts.resume(who, number), valid)
+            self._ask(words, f"Yes, resume {number}", lambda: self._acts.resume(who, number), valid, accepted)
 
     # -- questions
 
-    def _ask(self, words: str, yes: str, act: Callable[[], None], valid: Callable[[Snapshot], bool]) -> None:
-        self._asked = (act, valid)
+    def _ask(
+        self,
+        words: str,
+        yes: str,
+        act: Callable[[], None],
+        valid: Callable[[Snapshot], bool],
+        ready: Callable[[Snapshot], bool] = lambda now: True,
+    ) -> None:
+        """The question goes when it is not valid any more; until it is ready, "yes" does nothing and it stays."""
+        self._asked = (act, valid, ready)
         self.question.words.set(words)
         self.question.yes.setText(yes)
         self._stack.setCurrentWidget(self.question)
@@ -173,6 +184,8 @@ class Controls(QtWidgets.QWidget):
 
     def _on_yes(self) -> None:
         asked, snapshot = self._asked, self._snapshot()
+        if asked is not None and asked[1](snapshot) and not asked[2](snapshot):
+            return
         self.drop_question()
         if asked is not None and asked[1](snapshot):
             asked[0]()

@@ -80,6 +80,7 @@ class Stream:
         self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S + self._slow_s, observation_period_s=0.1)
         self._gate = MotionCheck(robot)
         for arm, controller in self._controllers.items():  # it has seen how long its way takes
+            self._gate.delivery.reported(arm, -0.9 + self._slow_s, 0.0)
             self._gate.delivery.sent(arm, -1.0, -0.9)
             self._gate.delivery.reported(arm, -0.9 + self._slow_s + controller.period_s, 0.1 + self._slow_s + controller.period_s)
         self._now_s = 0.05
@@ -179,6 +180,7 @@ class Stream:
         self._advance(arrivals)
         for arm, controller in self._controllers.items():
             controller.accept(parts[arm], stamp_s)
+            self._gate.delivery.reported(arm, controller.due_s - controller.period_s, 0.0)  # they report every update
             self._gate.delivery.reported(arm, controller.due_s, controller.due_s - stamp_s)
         self._now_s = max(self._now_s, *arrivals.values())
 

@@ -64,6 +64,7 @@ class MotionCheck:
 
     def __init__(self, robot: RobotDescription, options: MotionCheckOptions = MotionCheckOptions()):
         self._options, self._period_s = options, robot.controller.period_s
+        self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
         self.delivery = Delivery(options.reach_s, self._period_s)
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
@@ -79,9 +80,8 @@ class MotionCheck:
             for arm, tolerance in self.tolerances.items()
         }
 
-    def report_controller(self, arm: str, commanded: Reference, now_s: float, from_start_s: float = 0.0) -> None:
-        """What the arm's controller says that it commands. from_start_s: since the start of what it follows, 0 if not said."""
-        self.delivery.reported(arm, now_s, from_start_s)
+    def report_controller(self, arm: str, commanded: Reference, now_s: float) -> None:
+        """What the arm's controller says that it commands."""
         self._reported[arm] = Present(commanded.position, commanded.velocity, self.tolerances[arm], now_s, commanded=True)
 
     def report_measured(self, arm: str, position: np.ndarray, now_s: float) -> None:
@@ -200,7 +200,9 @@ class MotionCheck:
     def _joined(self, parts: dict[str, Trajectory], stamp_s: float, now_s: float) -> Outgoing:
         """As they came, if each repeats what its arm follows until the controllers have it; otherwise joined to that here."""
         paths = {arm: self._known_path(arm, now_s) for arm in parts}
-        until_s = now_s + self.delivery.longest_s
+        until_s = (
+            now_s + self._least_lead_s
+        )  # not the learned way: a policy leaves at the time that it was told, and would be refused
         if all(
             repeats(part, stamp_s, paths[arm], self.limits[arm], now_s, until_s, self._period_s) for arm, part in parts.items()
         ):

@@ -18,6 +18,7 @@ from rdvla_ros.control.supervision.tracking import ArmTracking
 from rdvla_ros.nodes.common import conversions
 from rdvla_ros.nodes.gate.parameters import GateParameters
 from rdvla_ros.robot import RobotDescription
+from rdvla_ros.types import TrajectoryError
 
 PLANNING_S, TRIES = 0.005, 2  # a stop is usually planned in 2 ms
 LONGEST_LEAD_S = 0.1
@@ -63,16 +64,22 @@ class GateArms:
     def stop(self) -> str:
         """All arms to rest inside their limits, now; returns why not."""
         way_s = self.motion_check.delivery.longest_s
-        lead_s = max(self._values.hold_lead_s, way_s + PLANNING_S)
+        lead_s, stop = max(self._values.hold_lead_s, way_s + PLANNING_S), None
         for _ in range(TRIES):  # where this process had to wait, the stop would come after the moment that it begins at
             now_s = self.ros_s()
-            stop = self.motion_check.stop(now_s, lead_s)
-            if stop is None:
+            try:
+                planned = self.motion_check.stop(now_s, lead_s)
+            except TrajectoryError:
+                if stop is None:
+                    raise
+                break  # the one before is late, but it is a stop
+            if planned is None:
                 return "No stop was sent: nothing is known of the arms yet. Nothing passes to them."
+            stop = planned
             took_s = self.ros_s() - now_s
             if took_s + way_s <= lead_s:
                 break
-            lead_s = min(way_s + 2.0 * took_s, LONGEST_LEAD_S)
+            lead_s = max(lead_s, min(way_s + 2.0 * took_s, LONGEST_LEAD_S))
         self.send(stop)
         for arm in self.tracking.values():  # else a resume that comes at once would hold again for what was before
             arm.begin_anew()
@@ -90,10 +97,12 @@ class GateArms:
             arm.forget()
 
     def reported(
-        self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float, from_start_s: float = 0.0
+        self, arm: str, reference: Reference, accepted: int | None, at_s: float, steady_s: float, follows: tuple[float, float]
     ) -> None:
-        """A controller's report of what it commands, from_start_s after the start of what it follows (0: not said)."""
-        self.motion_check.report_controller(arm, reference, at_s, from_start_s)
+        """A controller's report of what it commands. follows: its own stamp, and how long after the start of what it follows
+        (0: not said)."""
+        self.motion_check.delivery.reported(arm, *follows)
+        self.motion_check.report_controller(arm, reference, at_s)
         tolerance = self.motion_check.tolerances[arm]
         present = Present(reference.position, reference.velocity, tolerance, at_s, commanded=True)
         self.tracking[arm].reported(present, accepted, steady_s)

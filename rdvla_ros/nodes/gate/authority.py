@@ -12,7 +12,7 @@ from typing import Any
 from rdvla_ros.control.motion.trajectory import LONGEST_MOTION_S, LONGEST_STOP_S
 from rdvla_ros.control.supervision.modes import Answer, GateModes, Mode
 from rdvla_ros.control.supervision.pairing import Pairing
-from rdvla_ros.nodes.gate.arms import GateArms
+from rdvla_ros.nodes.gate.arms import LONGEST_LEAD_S, GateArms
 from rdvla_ros.nodes.gate.parameters import GateParameters
 
 STOP_OWED_S = LONGEST_MOTION_S + LONGEST_STOP_S  # what was on the wire has come to rest by then
@@ -131,7 +131,9 @@ class Authority:
             self.since_ros_s = self._output.ros_s()
             if stops:
                 answer = self._stopped(answer)
-            if began_s is not None and time.monotonic() - began_s > LONGEST_STOP_S + self._values.hold_lead_s:
+            if began_s is not None and time.monotonic() - began_s > LONGEST_STOP_S + max(
+                LONGEST_LEAD_S, self._values.hold_lead_s
+            ):
                 self._output.forget()  # the arms may have been moved by hand
         if answer.changed or not answer.accepted:
             self._on_change(answer)

@@ -195,11 +195,11 @@ class RobotMonitor:
         measured, measured_s = self._positions.get(arm.name, (None, -1e9))
         fresh = time.monotonic() - measured_s <= self._values.joint_timeout_s
         at_s, accepted = reported_at_s(message, self._arms.ros_s()), getattr(message, "accepted", None)
-        from_start_s = conversions.seconds(message.reference.time_from_start)
+        follows = conversions.seconds(message.header.stamp), conversions.seconds(message.reference.time_from_start)
         before_s, before = self._last.get(arm.name, (at_s, reference.position))
         self._last[arm.name] = at_s, reference.position
         doubt = incredible(reference, arm, measured if fresh else None)
         self._incredible[arm.name] = doubt or stands_still(reference, arm, before, at_s - before_s)
         if not self._incredible[arm.name]:
             with self._lock:
-                self._arms.reported(arm.name, reference, accepted, at_s, time.monotonic(), from_start_s)
+                self._arms.reported(arm.name, reference, accepted, at_s, time.monotonic(), follows)

@@ -41,6 +41,10 @@ class AlarmResponse:
         if self._state.see(judged, conversions.seconds(message.header.stamp), "") and self._state.rule.name != "warn":
             self._guard.report("alarm", f"The monitor's alarm: {self._state.rule.name} until it is over.")
 
+    def reset(self) -> None:
+        """A resume, another instruction: an alarm of before does not count."""
+        self._state.reset()
+
     @property
     def _active(self) -> bool:
         return self._state.active is not None and time.monotonic() - self._heard_s < STALE_S

@@ -79,6 +79,7 @@ class DecisionLoop:
         self._used: Matched | None = None
         self._last_stamp_s: float | None = None  # of the observation whose decision moves the arms now
         self._idle_decision_s = -np.inf
+        self._instruction = ""
         self.active = False
 
     def begin(self) -> None:
@@ -99,6 +100,8 @@ class DecisionLoop:
         self.unsettled = ""
         self._unsettled.succeeded()
         self._infeasible.succeeded()
+        if self._p.alarm:
+            self._p.alarm.reset()
 
     def refused(self) -> None:
         """The motion that was sent last did not reach the controllers."""
@@ -131,6 +134,9 @@ class DecisionLoop:
         except ObservationError as error:
             self._p.guard.report(str(error).split(":")[0], f"No decision: {conversions.printable(str(error))}")
             return
+        if values.instruction != self._instruction and self._p.alarm:
+            self._p.alarm.reset()
+        self._instruction = values.instruction
         factor = self._p.alarm.factor() if self._p.alarm else 1
         more = {"factor": factor} if factor != 1 else {}
         executed = self._executed_steps(observation)
