@@ -33,8 +33,11 @@ class LateMotions:
             for arm in arms
         ]
         self.passed: set[int] = set()
+        self._timers: list[threading.Timer] = []
 
     def close(self) -> None:
+        for timer in self._timers:
+            timer.cancel()
         for subscription in self._inputs:
             self._node.destroy_subscription(subscription)
         for output in self._outputs.values():
@@ -46,4 +49,5 @@ class LateMotions:
         self.passed.add(stamp)
         timer = threading.Timer(late_s, self._outputs[arm].publish, (message,))
         timer.daemon = True
+        self._timers = [*(other for other in self._timers if other.is_alive()), timer]
         timer.start()

@@ -97,6 +97,9 @@ def _legs(trace: dict) -> list[str]:
     for leg, title in LEGS.items():
         for kind, legs in trace["legs_s"].items():
             times = 1e3 * np.array(legs[leg])
+            if not len(times):
+                lines.append(f"| {title} | {kind} | 0 | | | | |")
+                continue
             values = " | ".join(f"{value:.1f}" for value in (*np.quantile(times, (0.5, 0.95, 0.99)), times.max()))
             lines.append(f"| {title} | {kind} | {len(times)} | {values} |")
     return lines
