@@ -109,7 +109,7 @@ def test_the_numbers_of_a_decision_are_shown_and_age(pair):
         "50 ms",
         "pick up the red cube",
     ):
-        assert words in pair.window.text()
+        pair.window.until_says(words)
     pair.window.until_says("OLD: 4 of 16", "the curves are old")
 
 

@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lerobot_cases import (
     COLUMNS,
@@ -201,6 +201,7 @@ def test_any_column_of_any_table_is_read_or_named(original, place, cells, droppe
 
 @settings(max_examples=60, deadline=None)
 @given(st.sampled_from([INFO, STATS, TASKS, EPISODES, DATA]), st.integers(0, 4000), st.binary(max_size=20), st.booleans())
+@example(EPISODES, 140, b"\x80", False)  # text that is no UTF-8
 def test_any_bytes_in_any_file_are_read_or_named(stored, name, at, noise, cut):
     with tempfile.TemporaryDirectory() as home:
         folder = Path(shutil.copytree(stored, Path(home) / "set"))

@@ -58,7 +58,7 @@ def test_a_missing_file_is_refused(make_rig, parameters, words):
     ("change", "words"),
     [
         (lambda data: data["arms"].reverse(), "Checkpoint for another robot: joint 0"),
-        (lambda data: data["arms"].pop(), "Checkpoint for another robot: it has 14 joints"),
+        (lambda data: (data["arms"].pop(), data["sensors"].pop()), "Checkpoint for another robot: it has 14 joints"),
         (lambda data: data["cameras"].pop(), "The checkpoint needs camera 'right_wrist'"),
         (lambda data: data["actions"].update(representation="absolute"), "The checkpoint's actions are relative"),
     ],

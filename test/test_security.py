@@ -58,11 +58,13 @@ def used(tmp_path_factory):
         executor.add_node(node)
     assert nodes["policy"].trigger_configure() is SUCCESS
     wanted = {arm.controller_state_topic for arm in ROBOT.arms}
-    opened = {}
-    for _ in range(500):  # until the graph knows of all
+    opened, same = {}, 0
+    for _ in range(500):  # until the graph knows of all, and has learned nothing more for half a second
         executor.spin_once(timeout_sec=0.02)
-        opened = {name: look(others, [name, f"{name}_side"]) for name in nodes}
-        if all(wanted <= opened[name]["subscribe"] for name in nodes):
+        before, opened = opened, {name: look(others, [name, f"{name}_side"]) for name in nodes}
+        same = same + 1 if opened == before else 0
+        known = all(wanted <= opened[name]["subscribe"] and "/rosout" in opened[name]["publish"] for name in nodes)
+        if known and same >= 25:
             break
     yield opened
     nodes["policy"].close()

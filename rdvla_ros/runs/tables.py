@@ -70,6 +70,7 @@ def read_table(folder: Path, table: str) -> pa.Table:
             continue
         try:
             found.append(pq.ParquetFile(path).read())
+            found[-1].validate(full=True)
         except (pa.ArrowException, OSError) as error:
             raise RunError(
                 f"{path}: expected a parquet table, got a file that cannot be read ({error}). Copy the run again."

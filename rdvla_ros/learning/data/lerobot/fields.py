@@ -56,7 +56,9 @@ def read_table(path: Path, columns: list[str] | None = None) -> pa.Table:
             for name in columns or ():
                 if name not in names:
                     raise DatasetError(f"{path}: expected a column '{name}', found {listed(names)}. {AGAIN}")
-            return file.read(columns=columns)
+            table = file.read(columns=columns)
+            table.validate(full=True)  # text that is none is found here, not by whoever reads it
+            return table
     except (pa.ArrowException, OSError, ValueError) as error:
         text = " ".join(str(error).split())
         raise DatasetError(f"{path}: expected a parquet table, found a file that cannot be read ({text}).") from error
