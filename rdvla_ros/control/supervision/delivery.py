@@ -1,6 +1,6 @@
 """How long it takes until the controllers follow what was sent to them, by their own reports.
 
-A hold must leave the running motion after every controller has it: a controller that takes it later steps from where it is to
+A motion must leave the running motion after every controller has it: a controller that takes it later steps from where it is to
 where the motion is by then. Where the machine is busy the way takes tens of milliseconds, now and then. Times are seconds on the
 ROS clock.
 """

@@ -64,7 +64,6 @@ class MotionCheck:
 
     def __init__(self, robot: RobotDescription, options: MotionCheckOptions = MotionCheckOptions()):
         self._options, self._period_s = options, robot.controller.period_s
-        self._least_lead_s = options.reach_s + self._period_s  # an update takes what came before it
         self.delivery = Delivery(options.reach_s, self._period_s)
         self.limits = {arm.name: JointLimits.of_joints(arm.joints) for arm in robot.arms}
         self.all_limits = JointLimits.of_robot(robot)
@@ -200,9 +199,7 @@ class MotionCheck:
     def _joined(self, parts: dict[str, Trajectory], stamp_s: float, now_s: float) -> Outgoing:
         """As they came, if each repeats what its arm follows until the controllers have it; otherwise joined to that here."""
         paths = {arm: self._known_path(arm, now_s) for arm in parts}
-        until_s = (
-            now_s + self._least_lead_s
-        )  # not the learned way: a policy leaves at the time that it was told, and would be refused
+        until_s = now_s + self.delivery.longest_s
         if all(
             repeats(part, stamp_s, paths[arm], self.limits[arm], now_s, until_s, self._period_s) for arm, part in parts.items()
         ):
