@@ -16,7 +16,7 @@ def read_requirements(name):
 
 shipped = {
     f"rdvla_ros.share.{folder.replace('/', '.')}": folder
-    for folder in ("config", "checkpoints/compact_aloha", "checkpoints/trail_aloha")
+    for folder in ("config", "checkpoints/compact_aloha", "checkpoints/trail_aloha", "checkpoints/three_tasks")
 }
 
 setup(
