@@ -374,6 +374,8 @@ def _sensor(node: Section) -> Sensor:
     if fixed and size != fixed:
         raise RobotDescriptionError(f"{node.place}: size: a {message} carries {fixed} numbers, got {size}.")
     texts = {key: node.text(key, default="") for key in ("arm", "frame_id")}
+    if texts["frame_id"] and message.startswith("std_msgs/"):
+        raise RobotDescriptionError(f"{node.place}: frame_id: a {message} has no header and names no frame. Leave frame_id out.")
     return Sensor(node.text("name"), node.topic("topic"), message, size, **texts)
 
 

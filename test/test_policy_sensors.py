@@ -10,6 +10,7 @@ from geometry_msgs.msg import Vector3Stamped, WrenchStamped
 from policy_rig import QUICK, ROBOT, paused
 from std_msgs.msg import Float32MultiArray
 
+from rdvla_ros.nodes.common.conversions import Contradiction
 from rdvla_ros.nodes.common.readings import reading, wrench_message
 from rdvla_ros.robot import Sensor
 from rdvla_ros.types import ObservationError
@@ -48,6 +49,14 @@ def test_a_decision_is_made_from_the_force_of_its_moment_and_a_doubtful_or_silen
     assert rig.rests()
 
 
+def test_a_second_publisher_of_a_sensor_holds_the_arms(make_rig):
+    rig = touched(make_rig(load=FEELING)).start()
+    assert rig.until(lambda: rig.sent["left"]), rig.log
+    touched(rig)
+    assert rig.until(lambda: rig.said("decisions would alternate between their readings")), rig.log
+    assert rig.until(lambda: rig.said("Hold: ")), rig.log
+
+
 def test_without_the_sensor_s_messages_nothing_is_decided_and_the_topic_is_named(make_rig):
     rig = make_rig(load=FEELING).start()
     assert rig.until(lambda: rig.said(f"Waiting for {LEFT.topic}: nothing received")), rig.log
@@ -65,9 +74,9 @@ def test_numbers_of_each_message_and_what_is_refused():
     assert reading(Float32MultiArray(data=[1.0, 2.0, 3.0]), skin).tolist() == [1.0, 2.0, 3.0]
     vector = Sensor("v", "v", "geometry_msgs/Vector3Stamped", 3, frame_id="skin")
     assert reading(stamped(Vector3Stamped), vector).tolist() == [0.0, 0.0, 0.0]
-    with pytest.raises(ObservationError, match="skin: expected 3 numbers of sensor 'skin', got 2"):
+    with pytest.raises(Contradiction, match="skin: expected 3 numbers of sensor 'skin', got 2"):
         reading(Float32MultiArray(data=[1.0, 2.0]), skin)
     with pytest.raises(ObservationError, match="number 1 is inf"):
         reading(Float32MultiArray(data=[1.0, np.inf, 0.0]), skin)
-    with pytest.raises(ObservationError, match="expected frame_id 'skin' of sensor 'v', got ''"):
+    with pytest.raises(Contradiction, match="expected frame_id 'skin' of sensor 'v', got ''"):
         reading(Vector3Stamped(), vector)

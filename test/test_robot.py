@@ -173,3 +173,9 @@ def test_topics_without_a_leading_slash_lie_in_the_namespace_of_the_node(data):
 def test_one_topic_written_in_two_ways_is_found(data):
     data["arms"][1]["trajectory_topic"] = "/" + data["arms"][0]["trajectory_topic"]
     assert "stands 2 times" in refusal(data)
+
+
+def test_a_frame_needs_a_header(data):
+    damaged = copy.deepcopy(data)
+    damaged["sensors"][0] |= {"message": "std_msgs/Float32MultiArray", "size": 3, "frame_id": "skin"}
+    assert "has no header and names no frame" in refusal(damaged)

@@ -253,10 +253,11 @@ def run(base: HeadConfig, features: Features, arguments: argparse.Namespace) -> 
     path = arguments.output / "ablations.json"
     notes = {"checkpoint": arguments.checkpoint.name, "steps": arguments.steps, "batch_size": arguments.batch_size}
     notes |= {"observations": int((~features.held_out).sum()), "held_out": int(features.held_out.sum())}
-    before = json.loads(path.read_text()) if path.is_file() else {**notes, "results": {}}
+    notes["sensors"] = sorted(arguments.sensors)
+    before = {"sensors": []} | json.loads(path.read_text()) if path.is_file() else {**notes, "results": {}}
     for key, value in notes.items():
-        if before[key] != value:
-            raise TrainingError(f"{path}: its heads had {key} {before[key]}, these have {value}. Choose another --output.")
+        if before.get(key) != value:
+            raise TrainingError(f"{path}: its heads had {key} {before.get(key)}, these have {value}. Choose another --output.")
     results: dict[str, list] = before["results"]
     jobs = [(seed, name) for seed in range(arguments.seeds) for name in arguments.variants if len(results.get(name, ())) <= seed]
     for seed, name in tqdm(jobs, desc="heads", unit="head"):

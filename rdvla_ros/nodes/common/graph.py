@@ -14,13 +14,13 @@ def node_names(publishers: Sequence[Any]) -> str:
     return ", ".join(sorted(names)) or "a node whose name is not known yet"
 
 
-def alternating(topic: str, publishers: Sequence[Any]) -> str:
-    """One sentence where a camera's topic has several publishers (endpoint infos); empty where it has one or none."""
+def alternating(topic: str, publishers: Sequence[Any], what: str = "images") -> str:
+    """One sentence where a camera's, or sensor's, topic has several publishers (endpoint infos); else empty."""
     if len(publishers) < 2:
         return ""
     return (
         f"{topic}: expected one publisher, got {len(publishers)} ({node_names(publishers)}): decisions would alternate between "
-        "their images. Stop all but one. (One that was killed is listed for 20 s.)"
+        f"their {what}. Stop all but one. (One that was killed is listed for 20 s.)"
     )
 
 

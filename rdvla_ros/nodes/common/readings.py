@@ -10,6 +10,7 @@ from geometry_msgs.msg import Vector3, Vector3Stamped, Wrench, WrenchStamped
 from sensor_msgs.msg import FluidPressure, Range
 from std_msgs.msg import Float32MultiArray, Float64MultiArray
 
+from rdvla_ros.nodes.common.conversions import Contradiction, printable
 from rdvla_ros.robot import SENSOR_MESSAGES, Sensor
 from rdvla_ros.types import ObservationError
 
@@ -39,10 +40,11 @@ NUMBERS = {
 
 
 def reading(message: Any, sensor: Sensor) -> np.ndarray:
-    """(w,) float64 numbers of the sensor; ObservationError where they are in doubt: another count, NaN, another frame."""
+    """(w,) float64 numbers of the sensor; ObservationError where they are in doubt; a Contradiction where they are another
+    sensor's: another count, another frame."""
     values = np.asarray(NUMBERS[type(message)](message), dtype=np.float64)
     if values.shape != (sensor.size,):
-        raise ObservationError(f"{sensor.topic}: expected {sensor.size} numbers of sensor '{sensor.name}', got {values.size}.")
+        raise Contradiction(f"{sensor.topic}: expected {sensor.size} numbers of sensor '{sensor.name}', got {values.size}.")
     if not np.isfinite(values).all():
         bad = int(np.flatnonzero(~np.isfinite(values))[0])
         raise ObservationError(
@@ -50,8 +52,9 @@ def reading(message: Any, sensor: Sensor) -> np.ndarray:
         )
     frame = message.header.frame_id if hasattr(message, "header") else ""
     if sensor.frame_id and frame != sensor.frame_id:
-        raise ObservationError(
-            f"{sensor.topic}: expected frame_id '{sensor.frame_id}' of sensor '{sensor.name}', got '{frame[:60]}'."
+        raise Contradiction(
+            f"{sensor.topic}: expected frame_id '{sensor.frame_id}' of sensor '{sensor.name}', got '{printable(frame, 60)}'. "
+            "Are two sensors swapped?"
         )
     return values
 

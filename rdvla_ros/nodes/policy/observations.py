@@ -109,6 +109,7 @@ class Observations:
             for sensor in robot.sensors
             if sensor.name in sensors
         }
+        self._sensor_topics = {sensor.topic: "readings" for sensor in robot.sensors if sensor.name in sensors}
         self.synchronizer = Synchronizer(cameras, joints, clock, log, options, self._refused, read)
 
     def on_matched(self, callback: Callable[[Matched], None]) -> None:
@@ -148,9 +149,10 @@ class Observations:
         ]
 
     def look(self) -> list[str]:
-        """Looks up the graph; one sentence per camera whose topic has several publishers, kept as `alternating`."""
-        cameras = (alternating(c.topic, self._node.get_publishers_info_by_topic(c.topic)) for c in self._robot.cameras)
-        self.alternating = [*filter(None, cameras)]
+        """Looks up the graph; one sentence per camera or sensor whose topic has several publishers, kept as `alternating`."""
+        topics = {camera.topic: "images" for camera in self._robot.cameras} | self._sensor_topics
+        found = (alternating(topic, self._node.get_publishers_info_by_topic(topic), what) for topic, what in topics.items())
+        self.alternating = [*filter(None, found)]
         return self.alternating
 
     def corrupt(self) -> list[str]:

@@ -13,6 +13,7 @@ import multiprocessing
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -145,8 +146,15 @@ def _here(config: LiberoConfig, jobs: Sequence[tuple[int, int]], films: dict, wo
         os.environ.setdefault(name, "1")
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(workers, len(jobs)), context, initializer=_start, initargs=(config,)) as pool:
-        for job in as_completed([pool.submit(_run, *job, films.get(job)) for job in jobs]):
-            yield job.result()
+        try:
+            for job in as_completed([pool.submit(_run, *job, films.get(job)) for job in jobs]):
+                yield job.result()
+        except BrokenProcessPool as error:
+            raise LiberoError(
+                "A process of the rollouts ended. With --workers 1 its reason is shown; what was run is kept."
+            ) from error
+        finally:  # after an error nothing more is begun, for it would not be kept
+            pool.shutdown(cancel_futures=True)
 
 
 def _over_ray(
@@ -202,6 +210,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--videos", type=int, default=0, help="rollouts to film, from the first on")
     parser.add_argument("--output", type=Path, required=True, help="folder; rollouts there are not run again")
     arguments = parser.parse_args(argv)
+    for name, least in {"rollouts": 1, "execute": 1, "iterations": 1, "steps": 0, "workers": 1, "videos": 0}.items():
+        if (value := getattr(arguments, name)) < least:
+            parser.error(f"--{name}: expected at least {least}, got {value}")
     suite = NAMES.get(arguments.suite, arguments.suite)
     config = LiberoConfig(
         suite, arguments.checkpoint, arguments.dataset, arguments.execute, arguments.iterations, arguments.steps
