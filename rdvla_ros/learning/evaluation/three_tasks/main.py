@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--episodes", type=int, default=40, help="of the known policy, of each task")
     parser.add_argument("--own", type=int, default=12, help="episodes of the new policy, of each task after each round")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs=2, default=(1800, 1000), metavar=("WIDE", "JOINT"))
+    parser.add_argument("--steps", type=int, nargs=2, default=(1800, 1600), metavar=("WIDE", "JOINT"))
     parser.add_argument("--robot", type=Path, default=DEFAULT_ROBOT)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--output", type=Path, required=True, help="states of the training, and checkpoint/ at the end")
