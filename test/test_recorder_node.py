@@ -57,11 +57,13 @@ class Rig:
         self.motions = node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
         self.publishers = [self.gate, self.decisions, self.motions, *self.joints.values(), *self.states.values()]
         self.publishers += self.images.values()
+        self.recorders = []
 
     def record(self, folder, **values):
         values = {"robot": str(ROBOT_FILE), "folder": str(folder), "flush_s": 0.2, "least_free_mb": 0, **values}
         overrides = [Parameter(name, value=value) for name, value in values.items()]
         self.recorder = RecorderNode(context=self.context, parameter_overrides=overrides)
+        self.recorders.append(self.recorder)
         self.executor.add_node(self.recorder)
         self.until(lambda: all(p.get_subscription_count() for p in self.publishers), "the recorder to listen")
         return self.recorder
@@ -101,6 +103,8 @@ class Rig:
 
     def close(self):
         self.executor.shutdown(timeout_sec=1.0)
+        for recorder in self.recorders:  # one that is left over keeps the name of the next one's log
+            recorder.destroy_node()
         self.node.destroy_node()
         self.context.try_shutdown()
 
