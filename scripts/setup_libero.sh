@@ -1,12 +1,11 @@
 #!/usr/bin/env bash
-# .venv-libero/: the simulator of 'rdvla evaluate --suite'. Its Python must be 3.10 or 3.11: mujoco 2.3.7 has no later wheels.
+# .venv-libero/: the simulator of 'rdvla evaluate --suite'. Its Python must be 3.11: mujoco 2.3.7 has no later wheels, the
+# pinned packages no earlier ones.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 python=${PYTHON_LIBERO:-}
-for name in python3.11 python3.10; do
-  [ -n "$python" ] || { command -v "$name" >/dev/null && "$name" -c '' 2>/dev/null && python=$name; } || true
-done
-[ -n "$python" ] || { echo "LIBERO needs Python 3.10 or 3.11, found neither. PYTHON_LIBERO=<path> names one." >&2; exit 1; }
+[ -n "$python" ] || { python3.11 -c '' 2>/dev/null && python=python3.11; } || true
+[ -n "$python" ] || { echo "LIBERO needs Python 3.11, found none. PYTHON_LIBERO=<path> names one." >&2; exit 1; }
 mark=$(cat requirements-libero*.txt scripts/setup_libero.sh | sha256sum | cut -d' ' -f1)
 [ "$(cat .venv-libero/.rdvla-mark 2>/dev/null)" != "$mark" ] || exit 0
 "$python" -m venv --clear .venv-libero

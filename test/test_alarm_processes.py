@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("rclpy", reason="needs ROS 2")
 pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setup")
 
+import rclpy
 from gate_rig import ROBOT, ROBOT_FILE
 from process_rig import ProcessRig
 from rclpy.qos import QoSProfile
@@ -23,6 +24,8 @@ from rdvla_ros.control.supervision.calibration import FILE, Calibration, Instruc
 from rdvla_ros.control.supervision.interventions import ShortenHorizon, ThinkLonger
 from rdvla_ros.msg import Convergence, GateStatus, Uncertainty
 from rdvla_ros.nodes.common import conversions
+from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.policy.alarm_response import AlarmResponse
 from rdvla_ros.srv import Hold, Resume, SetInstruction, SetMode
 
 PATIENT = {
@@ -158,3 +161,17 @@ def test_an_ask_says_why_and_waits_for_a_resume_a_takeover_or_another_instructio
     rig.moves_on(4)  # dark still: nothing that was at the task before counts
     assert rig.decisions[-1].instruction == "do as always"
     assert "Instruction 'do as always' by Anna" in rig.log("policy")
+
+
+def test_an_alarm_of_before_a_resume_or_another_instruction_does_not_count():
+    context = rclpy.Context()
+    rclpy.init(context=context)
+    node = rclpy.create_node("alone", context=context)
+    response = AlarmResponse(node, "think_longer", 1, Guard(node))
+    alarm = Uncertainty(sequence=1, score=9.0, window_score=9.0, window=1, alarm_threshold=1.0, calibrated=True, alarm=True)
+    response._hear(alarm)
+    assert response.factor() == ThinkLonger().factor
+    response.reset()
+    assert response.factor() == 1
+    node.destroy_node()
+    context.try_shutdown()

@@ -212,8 +212,16 @@ def test_the_way_to_the_controllers_is_read_from_their_reports():
     way.reported("left", 103.49, 2.0)
     way.reported("left", 103.5, 0.5)
     assert way.longest_s == pytest.approx(0.07), "no stop waits longer"
+    way.reported("left", 113.4, 0.0)
+    assert way.longest_s == pytest.approx(0.07), "seen within the last 10 s"
+    way.reported("left", 113.6, 0.0)
+    assert way.longest_s == pytest.approx(0.015), "forgotten, although nothing was sent since"
+    way.sent("left", 114.0, 114.04)
+    way.reported("left", 114.3, 0.0)
+    way.reported("left", 114.31, 0.31)
+    assert way.longest_s == pytest.approx(0.07)
     for count in range(40):
-        at_s = 110.0 + count
+        at_s = 115.0 + 0.1 * count
         way.sent("left", at_s, at_s + 0.04)
         way.reported("left", at_s + 0.045, 0.0)
         way.reported("left", at_s + 0.05, 0.05)
