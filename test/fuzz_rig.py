@@ -38,10 +38,20 @@ SLACK = 0.05  # share of a limit that rounding and the tolerance of what passes 
 
 
 class Clock:
-    """Steady seconds, and a ROS clock that may jump."""
+    """Steady seconds, which all rigs of a process share as nodes share a host's, and a ROS clock that may jump."""
+
+    _steady_s = 1000.0
 
     def __init__(self):
-        self.steady_s, self.ahead_s = 1000.0, 1.7e9
+        self.ahead_s = 1.7e9
+
+    @property
+    def steady_s(self):
+        return Clock._steady_s
+
+    @steady_s.setter
+    def steady_s(self, value):
+        Clock._steady_s = value
 
     @property
     def ros_s(self):

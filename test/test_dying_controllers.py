@@ -3,6 +3,7 @@ under a clock of the test's own: the times are exact."""
 
 import contextlib
 
+import numpy as np
 import pytest
 
 pytest.importorskip("rclpy", reason="needs ROS 2")
@@ -16,6 +17,7 @@ from test_doubtful_inputs import ready
 from rdvla_ros.bringup.processes import SIM_GATE
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.nodes.common import conversions, names
+from rdvla_ros.types import TrajectoryError
 
 LEFT, RIGHT = ROBOT.arms
 PERIOD_S, WITHIN_S = 0.02, 0.3
@@ -177,3 +179,30 @@ def test_a_gate_that_is_always_kept_waiting_judges_all_the_same():
     with moving(**STRICT) as gate:
         assert wait(gate, 0.2, beats=True) is None
         assert wait(gate, 0.3, beats=False, period_s=0.04) is not None and "No heartbeat of /policy" in gate.state.reason
+
+
+# -- a stop that comes late is sent all the same
+
+
+@pytest.mark.parametrize("second", ["is refused", "is late too"])
+def test_a_stop_that_was_planned_too_late_is_sent_where_no_better_one_can_be(monkeypatch, second):
+    with moving(**STRICT) as gate:
+        check = gate.node._arms.motion_check
+        plan, plans = check.stop, []
+
+        def late(now_s, lead_s):
+            gate.clock.steady_s += 0.15  # the process had to wait
+            if plans and second == "is refused":
+                raise TrajectoryError("no stop from here")
+            plans.append(plan(now_s, lead_s))
+            return plans[-1]
+
+        before = {name: output.count for name, output in gate.outputs.items()}
+        with monkeypatch.context() as patched:
+            patched.setattr(check, "stop", late)
+            assert gate.call("hold", reason="a test", who="test").accepted
+        assert len(plans) == (1 if second == "is refused" else 2)
+        assert {name: output.count for name, output in gate.outputs.items()} == {name: n + 1 for name, n in before.items()}
+        assert gate.state.mode is Mode.HOLD and "No stop" not in gate.state.reason and not gate.broken
+        gate.run(1.0)
+        assert all(np.abs(gate.desired(arm).velocity).max() < 1e-6 for arm in ROBOT.arms)

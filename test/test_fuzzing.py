@@ -22,6 +22,7 @@ from fuzz_messages import NUMBERS, SPOILS, TEXTS, whole
 from fuzz_rig import FuzzedGate, FuzzedPolicy
 from gate_rig import HOME, ROBOT, motion
 
+from rdvla_ros.control.supervision.heartbeat import WITHIN_S
 from rdvla_ros.control.supervision.modes import Mode
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import conversions, names
@@ -130,11 +131,11 @@ def go(gate):
 
 
 def recover(gate):
-    """Everything as it should be: within a second the operator can resume and a motion passes."""
+    """Everything as it should be: once nobody beats twice any more, the operator can resume and a motion passes."""
     gate.clock.ahead_s = 1.7e9
     gate.call("hold", reason="a test", who="test")
     gate.by_hand(HOME)
-    gate.run(0.8, period_s=0.2)
+    gate.run(WITHIN_S + 0.2, period_s=0.2)
     assert go(gate), gate.state
     before = {name: output.count for name, output in gate.outputs.items()}
     send_motion(gate, [], messages.Spoil(0, 0, 0, 0.0, ""))
@@ -297,6 +298,7 @@ def policy_recover(policy):
     policy.by_hand(HOME)
     for name in ("instruction", "publish_unconverged", "while_held", "held_period_s", "deadline_s"):
         policy.parameter(name, getattr(PolicyParameters(instruction="calm"), name))
+    policy.run(WITHIN_S + 0.1) if policy.node._configured else None  # beats whose numbers went back are two gates until then
     policy_go(policy)
     count = policy.sent()
     for _ in range(3):  # after a start the streams' delays have to become known first
@@ -316,6 +318,20 @@ def test_whatever_comes_the_policy_lives_sends_nothing_beyond_a_limit_and_goes_o
         policy.tally["cases"] = policy.tally.get("cases", 0) + 1
         assert not [text for text in policy.complaints if SURPRISE.search(text)]
         assert not policy.broken, (step, policy.broken)
+
+
+@pytest.mark.parametrize("which", ["gate", "policy"])
+def test_after_beats_of_two_senders_there_is_a_way_back(gate, policy, which):
+    """Numbers that go back and forth are two senders, which hold the arms; once they are one again, a resume helps."""
+    node, back = {"gate": (gate, recover), "policy": (policy, policy_recover)}[which]
+    back(node)
+    node.beats += 100
+    heart = node.node._watch.heart if which == "gate" else node.node._heart
+    topic = names.POLICY_HEARTBEAT if which == "gate" else names.GATE_HEARTBEAT
+    for count in (50, 40, 30, 20):
+        heart._on_heard(topic, messages.beat(count, node.clock.ros_s))
+    assert "More than one sender" in heart.peers[topic].lost(node.clock.steady_s)
+    back(node)
 
 
 def fail(*_):

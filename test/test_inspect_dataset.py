@@ -109,6 +109,20 @@ def test_inspect_reads_as_the_given_configuration_says(folder, tmp_path, capsys)
     assert "5 by the time stamps, 10 by info.json" in capsys.readouterr().out
 
 
+def test_inspect_lists_sensors_with_the_range_of_those_that_are_used(folder, tmp_path, capsys):
+    (tmp_path / "train.yaml").write_text("data: {sensors: {left_force: observation.state}}")
+    assert _inspect(folder, "--config", str(tmp_path / "train.yaml")) == 0
+    out = capsys.readouterr().out
+    assert "sensors          1" in out and "observation.state  [14] float32, sensor left_force, " in out
+    (tmp_path / "train.yaml").write_text("data: {sensors: {left_force: observation.stat, right_force: action}}")
+    assert _inspect(folder, "--config", str(tmp_path / "train.yaml")) == 1
+    printed = capsys.readouterr()
+    assert (
+        "no sensor 'left_force'" in printed.err
+        and "action  [14] float32, sensor right_force, which cannot be read" in printed.out
+    )
+
+
 @settings(max_examples=40, deadline=None)
 @given(st.sampled_from(COLUMNS), st.sampled_from(PLACES), VALUES)
 def test_inspect_never_breaks(original, column, place, value):

@@ -51,6 +51,21 @@ def test_a_policy_is_trained_with_readings_and_decides_by_them(trained):
     assert not np.array_equal(chunks[0], chunks[2]) and not np.array_equal(chunks[0], chunks[3])
 
 
+def test_a_decision_says_which_readings_were_cut(trained):
+    policy = Policy.load(trained[0])
+    space = policy.checkpoint.space.sensors
+    left, right = np.split(0.5 * (space.scaler.low + space.scaler.high), 2)
+    sensors = {"left_force": left, "right_force": right.copy()}
+    assert policy.decide(observation(sensors=sensors)).notes == ()
+    sensors["right_force"][3] += 1.01 * 1.5 * (space.scaler.high - space.scaler.low)[17]  # three times half the range, and more
+    (note,) = policy.decide(observation(sensors=sensors)).notes
+    assert note.startswith("sensor 'right_force' reads ") and "(number 4 of 14)" in note
+    cut = space.scaler.denormalise(space.encode_named(sensors))[17]
+    assert f"takes it for {cut:.4g}" in note
+    sensors["right_force"][3] -= 0.02 * 1.5 * (space.scaler.high - space.scaler.low)[17]
+    assert policy.decide(observation(sensors=sensors)).notes == ()
+
+
 def test_readings_that_are_missing_or_broken_stop_the_decision(trained):
     policy = Policy.load(trained[0])
     for sensors, words in (

@@ -97,6 +97,22 @@ class SensorSpace:
         """(..., W) -> (..., W), -1..1 within the range of the data, cut at SENSOR_REACH."""
         return np.clip(self.scaler.normalise(readings), -SENSOR_REACH, SENSOR_REACH)
 
+    def beyond(self, readings: Mapping[str, np.ndarray]) -> tuple[str, ...]:
+        """One sentence for each sensor whose reading `encode` cuts: the policy does not see how large it is."""
+        sentences, begin = [], 0
+        for name, width in self.widths.items():
+            low, high = self.scaler.low[begin : begin + width], self.scaler.high[begin : begin + width]
+            begin, values = begin + width, np.asarray(readings[name], dtype=np.float64)
+            least, greatest = (0.5 * (reach + 1.0) * (high - low) + low for reach in (-SENSOR_REACH, SENSOR_REACH))
+            outside = np.flatnonzero((values < least) | (values > greatest))
+            if outside.size:
+                i = outside[0]
+                sentences.append(
+                    f"sensor '{name}' reads {values[i]:.4g} (number {i + 1} of {width}) where the demonstrations lie in "
+                    f"{low[i]:.4g} .. {high[i]:.4g}: the policy takes it for {np.clip(values[i], least[i], greatest[i]):.4g}"
+                )
+        return tuple(sentences)
+
     def encode_named(self, readings: Mapping[str, np.ndarray]) -> np.ndarray:
         """name -> (w,) of one moment -> (W,); ObservationError where one is missing, of another size or not finite."""
         parts = []

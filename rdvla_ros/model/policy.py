@@ -218,6 +218,8 @@ class Policy:
         change = refinement.change[0].double().cpu().numpy()
         step_change = refinement.step_change
         unknown = self.checkpoint.tokenizer.unknown_words(observation.instruction)
+        space = self.checkpoint.space.sensors
+        notes = (f"words this checkpoint never saw: {', '.join(unknown)}",) if unknown else ()
         return Decision(
             chunk=ActionChunk(targets, self.contract.step_s, observation.stamp_s),
             refinement=refinement,
@@ -230,7 +232,7 @@ class Policy:
             stop_reason=StopReason(int(refinement.stop_reason[0])),
             converged=bool(refinement.halted[0]),
             spread=float("nan") if refinement.spread is None else float(refinement.spread[0]),
-            notes=(f"words this checkpoint never saw: {', '.join(unknown)}",) if unknown else (),
+            notes=notes if space is None else (*notes, *space.beyond(observation.sensors)),
         )
 
     def _checked(self, observation: Observation) -> np.ndarray:

@@ -14,6 +14,7 @@ from tqdm import tqdm
 from rdvla_ros.learning.config import TrainConfig
 from rdvla_ros.learning.data.contact_sheet import contact_sheet
 from rdvla_ros.learning.data.joints import JointColumns, policy_units
+from rdvla_ros.learning.data.lerobot import SENSORS
 from rdvla_ros.learning.data.lerobot.problems import Problems
 from rdvla_ros.learning.data.source import Source, Wanted
 from rdvla_ros.robot import RobotDescription, shipped
@@ -30,7 +31,7 @@ def inspect_dataset(folder: Path, robot_file: Path | None, config_file: Path | N
     print(f"Dataset {folder}, for robot '{robot.name}'")
     problems, source = examine(folder, wanted)
     if source is not None:
-        for part in (_summary, _tasks, _cameras, _ranges):
+        for part in (_summary, _tasks, _cameras, _sensors, _ranges):
             with problems.caught():
                 print("\n".join(part(source)))
         with problems.caught():
@@ -96,6 +97,22 @@ def _cameras(source: Source) -> Iterator[str]:
     for key in data.cameras:
         entry, use = data.features[key], f"camera {used[key]}" if key in used else "not used"
         yield f"    {key}  {entry.get('shape')} {entry.get('dtype')}, {use}"
+
+
+def _sensors(source: Source) -> Iterator[str]:
+    """Of those that the configuration names, the range of the readings: what lies far beyond it later is cut."""
+    data, used = source.data, {feature: name for name, feature in source.wanted.settings.sensors.items()}
+    keys = [key for key in data.features if key.startswith(SENSORS) or key in used]
+    yield f"  sensors          {len(keys)}"
+    ends = dict(zip(source.sensor_widths, np.cumsum([*source.sensor_widths.values()]), strict=True))
+    for key in keys:
+        name, use = used.get(key), "not used (name it under data.sensors of the configuration)"
+        if name is not None and name not in ends:
+            use = f"sensor {name}, which cannot be read"
+        elif name is not None:
+            readings = source.readings[:, ends[name] - source.sensor_widths[name] : ends[name]]
+            use = f"sensor {name}, {readings.min():.4g} .. {readings.max():.4g}"
+        yield f"    {key}  {data.features[key].get('shape')} {data.features[key].get('dtype')}, {use}"
 
 
 def _ranges(source: Source) -> Iterator[str]:

@@ -60,6 +60,7 @@ class Source:
         settings = wanted.settings
         self.data = LeRobotDataset(folder, settings.resample, self.problems)
         self.columns: dict[str, JointColumns] = {}
+        self.sensor_widths: dict[str, int] = {}
         for camera in wanted.cameras:
             with self.problems.caught():
                 self._check_camera(camera.name)
