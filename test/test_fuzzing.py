@@ -20,7 +20,7 @@ import fuzz_messages as messages
 import worker_cases
 from fuzz_messages import NUMBERS, SPOILS, TEXTS, whole
 from fuzz_rig import FuzzedGate, FuzzedPolicy
-from gate_rig import HOME, ROBOT, motion
+from gate_rig import HOME, LIMITS, ROBOT, motion
 
 from rdvla_ros.control.supervision.heartbeat import WITHIN_S
 from rdvla_ros.control.supervision.modes import Mode
@@ -62,7 +62,8 @@ def gate():
 def send_motion(gate, spoils, choice):
     """Both arms' parts of a motion from where the arms are, spoiled; from either source, sometimes of one arm only."""
     back = -1.0 if (gate.reference() > HOME + 0.2).any() else 1.0
-    rest = motion(gate.reference(), change=back * (0.02 + 0.1 * (choice.a % 5)), rows=2 + choice.b % 5)
+    start = np.clip(gate.reference(), LIMITS.lower, LIMITS.upper)  # a false report before a stop may have put a joint beyond
+    rest = motion(start, change=back * (0.02 + 0.1 * (choice.a % 5)), rows=2 + choice.b % 5)
     stamp = conversions.stamp(gate.clock.ros_s)
     for index, arm in enumerate(ROBOT.arms):
         message = conversions.trajectory_message(rest.select(arm.joint_names), stamp)
