@@ -77,8 +77,9 @@ class Stream:
         self._controllers = {arm: Playback(where[part], **how) for arm, part in robot.arm_slices.items()}
         self._put_out: dict[str, list[Samples]] = {arm: [] for arm in self._controllers}
         self._slow_s = float(np.random.default_rng([seed, 1]).choice(SLOW_S)) if slow_s is None else slow_s
-        self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S + self._slow_s, observation_period_s=0.1)
         self._gate = MotionCheck(robot)
+        way = self._gate.delivery  # as the gate's status tells the policy
+        self._schedule = Schedule(Latency(0.3), lead_s=LEAD_S, observation_period_s=0.1, delay_s=lambda: way.delay_s)
         for arm, controller in self._controllers.items():  # it has seen how long its way takes
             self._gate.delivery.reported(arm, -0.9 + self._slow_s, 0.0)
             self._gate.delivery.sent(arm, -1.0, -0.9)

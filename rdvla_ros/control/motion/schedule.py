@@ -8,6 +8,7 @@ clock and come in as arguments. A = joints of the robot, in controller units.
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -54,7 +55,9 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from when a motion is planned until it leaves the running one.
+    lead_s: from when a motion is planned until it leaves the running one. delay_s: how much longer than usual the gate needs
+    now to bring it to the controllers; it leaves the running motion so much later, for one that they do not have by then is
+    refused.
     margin_s: reserve on top of the measured latency. planning: how long it
     takes from a decision to its motion, if it takes time.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
@@ -69,7 +72,9 @@ class Schedule:
         observation_period_s: float,
         margin_s: float = 0.02,
         planning: Latency | None = None,
+        delay_s: Callable[[], float] = lambda: 0.0,
     ):
+        self._delay_s = delay_s
         self.latency, self.planning = latency, planning or Latency(0.0)
         self._lead_s, self._expected_period_s, self._margin_s = lead_s, observation_period_s, margin_s
         self._observed: deque[float] = deque(maxlen=8)
@@ -90,7 +95,7 @@ class Schedule:
         """Whether a decision from the observation that just arrived may not wait for the next one."""
         if not self._sent:
             return True
-        latest_start_s = self._sent[-1].until_s - self.planning_s - self._lead_s - self.latency.estimate_s - self._margin_s
+        latest_start_s = self._sent[-1].until_s - self.planning_s - self.lead_s - self.latency.estimate_s - self._margin_s
         return now_s + self.observation_period_s > latest_start_s
 
     def sent(self, trajectory: Trajectory, stamp_s: float, stop_s: float) -> None:
@@ -106,6 +111,11 @@ class Schedule:
         self._sent = []
 
     @property
+    def lead_s(self) -> float:
+        """From when a motion is planned until it leaves the running one: longer while the way to the controllers is slow."""
+        return self._lead_s + self._delay_s()
+
+    @property
     def planning_s(self) -> float:
         """One slow plan must not put off all that follow."""
         return min(self.planning.estimate_s, LONGEST_PLANNING_S)
@@ -115,7 +125,7 @@ class Schedule:
 
         present None: it is not known, and they are believed to follow what was sent; so in `reference`, while something was.
         """
-        lead_s = self.planning_s + self._lead_s if lead_s is None else lead_s
+        lead_s = self.planning_s + self.lead_s if lead_s is None else lead_s
         if self._sent and not (present and present.departs(self._sent[-1])):
             return handover(now_s, lead_s, self._sent[-1].points_s.tolist())
         return handover(now_s, lead_s, () if present.commanded else None)

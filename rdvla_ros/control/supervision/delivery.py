@@ -33,6 +33,11 @@ class Delivery:
         longest_s = max((took_s for _, took_s in tuple(self._seen)), default=self._period_s)
         return min(longest_s + self._least_s, LONGEST_S + self._period_s)
 
+    @property
+    def delay_s(self) -> float:
+        """How much longer than usual the way takes now: a motion has to leave the running one so much later."""
+        return max(0.0, self.longest_s - self._period_s - self._least_s)
+
     def sent(self, arm: str, stamp_s: float, now_s: float) -> None:
         before_s, self._stamps[arm] = self._stamps.get(arm, 0.0), stamp_s
         if abs(stamp_s - before_s) > 2.0 * SAME_S:  # else no report tells the two apart

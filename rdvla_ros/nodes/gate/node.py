@@ -215,6 +215,7 @@ class GateNode(NodeHooks, Node):
                 last_refusal=self._last_refusal,
                 causes=causes,
                 taken_over=list(state.arms),
+                delivery_delay_s=self._arms.motion_check.delivery.delay_s,
                 exceptions=self._authority.exceptions,
             )
             message.header.stamp = conversions.stamp(self._arms.ros_s())

@@ -16,6 +16,7 @@ from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 
 SILENT = "the gate is silent"
+LONGEST_DELAY_S = 0.2  # a gate that says more is not believed
 
 
 class GateLink:
@@ -57,6 +58,11 @@ class GateLink:
             return ""
         passes = PASSES.get(self._status.mode, f"the gate is in {mode_name(self._status.mode)}")
         return f"{passes} ({printable(self._status.reason)})"
+
+    def delivery_delay_s(self) -> float:
+        """How much longer than usual the way from the gate to the controllers takes now, as the gate says."""
+        said_s = self._status.delivery_delay_s if self._status is not None else 0.0
+        return min(said_s, LONGEST_DELAY_S) if said_s > 0.0 else 0.0  # not a number: not said
 
     def holds(self) -> bool:
         """A hold is in force already, as far as is known."""

@@ -31,9 +31,18 @@ class NotNowError(TrajectoryError):
 
 
 class MotionSender:
-    """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed."""
+    """Publishes ~/<arm>/joint_trajectory of every arm. horizon: the rule that says how much of a chunk is executed.
+    delay_s: how much longer than usual the gate needs now to bring a motion to the controllers."""
 
-    def __init__(self, node: LifecycleNode, robot: RobotDescription, values: PolicyParameters, arms: ArmStates, horizon: Any):
+    def __init__(
+        self,
+        node: LifecycleNode,
+        robot: RobotDescription,
+        values: PolicyParameters,
+        arms: ArmStates,
+        horizon: Any,
+        delay_s: Callable[[], float] = lambda: 0.0,
+    ):
         self._robot, self._arms, self._horizon = robot, arms, horizon
         self.shortened: Callable[[int], int] = lambda steps: steps  # rows to execute, of those that the rule says
         self._stop_s, self._seam = values.stop_s, make_seam({"method": values.seam_method})
@@ -44,6 +53,7 @@ class MotionSender:
             lead_s=values.lead_s,
             observation_period_s=1.0 / robot.rates.camera_hz,
             planning=Latency(FIRST_PLANNING_S),
+            delay_s=delay_s,
         )
         self._publishers = {
             arm.name: node.create_lifecycle_publisher(JointTrajectory, f"~/{arm.name}/joint_trajectory", qos.NEWEST)

@@ -213,7 +213,8 @@ class PolicyNode(NodeHooks, LifecycleNode):
             self._resources.append(self._gate.destroy)
 
     def _advertise(self, robot: RobotDescription, horizon: Any) -> None:
-        self._motions = MotionSender(self, robot, self._values, self._arms, horizon)
+        delay_s = self._gate.delivery_delay_s if self._gate else lambda: 0.0
+        self._motions = MotionSender(self, robot, self._values, self._arms, horizon, delay_s)
         convergence = self.create_lifecycle_publisher(Convergence, "~/convergence", qos.RELIABLE)
         self._resources += [*self._motions.destroy, partial(self.destroy_lifecycle_publisher, convergence)]
         alarm = AlarmResponse(self, self._values.on_alarm, self._values.alarm_after, self._guard)
