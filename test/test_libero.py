@@ -15,7 +15,7 @@ from published_cases import HEAD, statistics, write_folder
 
 from rdvla_ros.learning.evaluation import evaluate
 from rdvla_ros.learning.evaluation.libero import client, main, policies
-from rdvla_ros.learning.evaluation.libero.client import LiberoError, Seen, Simulator
+from rdvla_ros.learning.evaluation.libero.client import EndedError, LiberoError, Seen, Simulator
 from rdvla_ros.learning.evaluation.libero.main import LiberoConfig, Runner
 
 # The server with a scene of its own behind it: a hand that goes where it is told, done when it is high enough.
@@ -94,11 +94,11 @@ def test_orders_and_pictures_pass_between_the_processes(simulator):
 
 def test_a_rollout_ends_with_success_or_at_its_limit_and_goes_on_where_it_stopped(simulator, tmp_path, monkeypatch):
     monkeypatch.setattr(main, "make_policy", lambda config: Up())
-    runner = Runner(CONFIG, simulator)
+    runner = Runner(CONFIG, lambda: simulator)
     film = tmp_path / "film.mp4"
     assert runner.run(0, 0, film) == {"task": 0, "rollout": 0, "success": True, "steps": 10, "name": "lift"}
     assert film.stat().st_size > 500
-    short = Runner(LiberoConfig("libero_spatial", "scripted", limit=3), simulator)
+    short = Runner(LiberoConfig("libero_spatial", "scripted", limit=3), lambda: simulator)
     assert short.run(0, 3)["steps"] == 3 and not short.run(0, 3)["success"]
     ran = []
     monkeypatch.setattr(main, "Simulator", lambda: Simulator([sys.executable, "-c", SERVER]))
@@ -109,6 +109,48 @@ def test_a_rollout_ends_with_success_or_at_its_limit_and_goes_on_where_it_stoppe
     assert ran == [0, 1] and data["success"]["count"] == 2 and data["tasks"]["lift"]["wilson95"][0] < 0.5
     with pytest.raises(LiberoError, match="limit 40, this is 41"):
         main.evaluate(LiberoConfig("libero_spatial", "scripted", limit=41), [(0, 0)], 1, tmp_path / "out")
+
+
+def test_a_simulator_that_ends_is_started_anew_once(monkeypatch, capsys):
+    monkeypatch.setattr(main, "make_policy", lambda config: Up())
+    started = []
+
+    def simulate():
+        started.append(Simulator([sys.executable, "-c", SERVER]))
+        return started[-1]
+
+    runner = Runner(CONFIG, simulate)
+    assert runner.run(0, 0)["success"]
+    started[0]._process.kill()
+    assert runner.run(0, 1)["success"] and len(started) == 2
+    assert "Task 0, rollout 1: LIBERO's process ended" in capsys.readouterr().err
+    with pytest.raises(LiberoError, match="ended with code 3"):  # a task that always ends it
+        runner.run(1, 0)
+    assert len(started) == 3
+    assert Runner(CONFIG, simulate).run(0, 0)["success"]
+    for one in started:
+        one.close() if not one._process.stdin.closed else None
+
+
+def test_a_process_that_ends_within_a_picture_is_named():
+    code = "print('{\"arrays\": {\"wrist\": [9, 9, 3]}}', flush=True); print('half', flush=True)"
+    simulator = Simulator([sys.executable, "-c", code])
+    with pytest.raises(EndedError, match="in the middle of a picture with code 0"):
+        simulator.suite("libero_spatial")
+    simulator.close()
+
+
+def test_rollouts_of_other_weights_under_the_same_name_are_not_mixed(tmp_path):
+    folder = tmp_path / "published"
+    folder.mkdir()
+    config = LiberoConfig("libero_spatial", str(folder))
+    with pytest.raises(LiberoError, match="found no files"):
+        config.described()
+    (folder / "model.safetensors").write_bytes(b"1")
+    assert main._journal(config, tmp_path / "out") == {} == main._journal(config, tmp_path / "out")
+    (folder / "model.safetensors").write_bytes(b"2")
+    with pytest.raises(LiberoError, match="holds rollouts with policy_sha256"):
+        main._journal(config, tmp_path / "out")
 
 
 def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch):

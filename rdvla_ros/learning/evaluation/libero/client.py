@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import subprocess
@@ -22,6 +23,10 @@ SERVER = Path(__file__).with_name("simulator.py")
 
 class LiberoError(RdvlaError):
     """LIBERO cannot be started, or failed."""
+
+
+class EndedError(LiberoError):
+    """The simulator's process is gone."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +85,8 @@ class Simulator:
         return _seen(*self._ask(do="step", actions=np.asarray(actions, dtype=np.float64).tolist()))
 
     def close(self) -> None:
-        self._process.stdin.close()
+        with contextlib.suppress(BrokenPipeError):
+            self._process.stdin.close()
         try:
             self._process.wait(5.0)
         except subprocess.TimeoutExpired:
@@ -97,13 +103,15 @@ class Simulator:
         except BrokenPipeError:
             line = b""
         if not line:
-            raise LiberoError(f"LIBERO's process ended{self._why()}")
+            raise EndedError(f"LIBERO's process ended{self._why()}")
         answer = json.loads(line)
         if "error" in answer:
             raise LiberoError(f"LIBERO: {answer['error']}.")
         arrays = {}
         for name, shape in answer.pop("arrays").items():
-            data = self._process.stdout.read(int(np.prod(shape)))
+            data = self._process.stdout.read(size := int(np.prod(shape)))
+            if len(data) < size:
+                raise EndedError(f"LIBERO's process ended in the middle of a picture{self._why()}")
             arrays[name] = np.frombuffer(data, np.uint8).reshape(shape)
         return answer, arrays
 

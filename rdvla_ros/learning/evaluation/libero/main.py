@@ -8,10 +8,12 @@ rollout as soon as it is over: the same command goes on where it stopped), `repo
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import multiprocessing
 import os
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -22,7 +24,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from rdvla_ros.learning.evaluation.libero.client import LiberoError, Seen, Simulator, libero_python
+from rdvla_ros.learning.evaluation.libero.client import EndedError, LiberoError, Seen, Simulator, libero_python
 from rdvla_ros.learning.evaluation.libero.policies import LiberoPolicy, PublishedPolicy, RandomPolicy, ScriptedPolicy
 from rdvla_ros.learning.evaluation.rates import rate
 from rdvla_ros.video import VideoFile
@@ -49,6 +51,23 @@ class LiberoConfig:
     def steps(self) -> int:
         return self.limit or LIMITS.get(self.suite, max(LIMITS.values()))
 
+    def described(self) -> dict[str, Any]:
+        """What the rollouts' outcome depends on, as plain values; of a published folder the bytes, not only the name."""
+        return {**asdict(self), "policy_sha256": "" if self.policy in RUNNERS else digest(Path(self.policy))}
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of the names and bytes of its files, seconds for some GiB."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    if not files:
+        raise LiberoError(f"{folder}: expected a published checkpoint, found no files.")
+    whole = hashlib.sha256()
+    for path in tqdm(files, desc="digest of the checkpoint", unit="file", disable=None, delay=2.0):
+        whole.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
+        with path.open("rb") as file:
+            whole.update(hashlib.file_digest(file, "sha256").digest())
+    return whole.hexdigest()
+
 
 def make_policy(config: LiberoConfig) -> LiberoPolicy:
     if config.policy in RUNNERS:
@@ -58,17 +77,29 @@ def make_policy(config: LiberoConfig) -> LiberoPolicy:
 
 
 class Runner:
-    """A policy and a simulator; one per process, since both take long to make."""
+    """A policy and a simulator; one per process, since both take long to make. simulate: starts a simulator."""
 
-    def __init__(self, config: LiberoConfig, simulator: Simulator | None = None):
+    def __init__(self, config: LiberoConfig, simulate: Callable[[], Simulator] | None = None):
         torch.set_num_threads(1)
         self.config, self.policy = config, make_policy(config)
-        self.simulator = simulator or Simulator()
+        self._simulate = simulate or Simulator
+        self.simulator = self._simulate()
         self.tasks = self.simulator.suite(config.suite)
         self._open: tuple[int, int] | None = None  # task, its initial states
 
     def run(self, task: int, rollout: int, film: Path | None = None) -> dict[str, Any]:
-        """One rollout, from the initial state of its number."""
+        """One rollout, from the initial state of its number. Where the simulator's process ends (out of memory, say) a new one
+        runs the rollout from its beginning, once."""
+        try:
+            return self._run(task, rollout, film)
+        except EndedError as error:
+            tqdm.write(f"Task {task}, rollout {rollout}: {error} It is run again by a new process.", file=sys.stderr)
+        self.simulator.close()
+        self.simulator, self._open = self._simulate(), None
+        self.simulator.suite(self.config.suite)
+        return self._run(task, rollout, film)
+
+    def _run(self, task: int, rollout: int, film: Path | None) -> dict[str, Any]:
         if self._open is None or self._open[0] != task:
             self._open = task, self.simulator.open(task, SIZE)
         self.policy.begin(self.tasks[task]["instruction"], SEED + rollout)
@@ -176,16 +207,16 @@ def _over_ray(
 
 def _journal(config: LiberoConfig, folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """(task, rollout) -> episode, of those in `folder`, which must have been run with this very configuration."""
-    path = folder / JOURNAL
+    path, described = folder / JOURNAL, config.described()
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(asdict(config)) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(described) + "\n", encoding="utf-8")
         return {}
     try:
         found, *episodes = (json.loads(line) for line in path.read_text(encoding="utf-8").splitlines())
     except ValueError as error:
         raise LiberoError(f"{path}: expected one JSON object per line, got: {error}. Choose another --output.") from error
-    for key, value in asdict(config).items():
+    for key, value in described.items():
         if found.get(key) != value:
             raise LiberoError(f"{path} holds rollouts with {key} {found.get(key)!r}, this is {value!r}. Choose another --output.")
     return {(episode["task"], episode["rollout"]): episode for episode in episodes}
