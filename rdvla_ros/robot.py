@@ -16,20 +16,12 @@ import numpy as np
 import yaml
 
 from rdvla_ros.robot_schema import Section, read_yaml
+from rdvla_ros.sensor_messages import SENSOR_MESSAGES
 from rdvla_ros.types import RobotDescriptionError, nearest_names
 
 TRANSPORTS = ("raw", "compressed")
 REPRESENTATIONS = ("absolute", "relative")
 CONTROLLER_RULES = ("humble", "jazzy", "master")
-# message of a sensor -> how many numbers it carries (0: as many as `size` says)
-SENSOR_MESSAGES = {
-    "geometry_msgs/WrenchStamped": 6,
-    "geometry_msgs/Vector3Stamped": 3,
-    "sensor_msgs/FluidPressure": 1,
-    "sensor_msgs/Range": 1,
-    "std_msgs/Float32MultiArray": 0,
-    "std_msgs/Float64MultiArray": 0,
-}
 POLICY, POLICIES = "checkpoints/compact_aloha", {"follow_trail": "checkpoints/trail_aloha"}  # the rest: by task
 
 

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 
 from rdvla_ros.robot import RobotDescription
-from rdvla_ros.runs.schemas import controller_row, message_row, trajectory_row
+from rdvla_ros.runs.schemas import controller_row, message_row, sensor_row, trajectory_row
 from rdvla_ros.runs.writer import RunWriter
 
 ROBOT_FILE = Path(__file__).resolve().parents[1] / "config" / "aloha_sim.yaml"
@@ -99,6 +99,13 @@ def trajectory(time_s: float, arm, duration_s: float = 1.0):
     return message(time_s, joint_names=list(arm.joint_names), points=points)
 
 
+def wrench(time_s: float, sensor):
+    """Force x is the time [s] since the begin, torque z its negative; the right arm's ten times as much."""
+    size = (time_s - BEGIN_S) * (10.0 if sensor.arm == "right" else 1.0)
+    force, torque = (SimpleNamespace(x=x, y=0.0, z=z) for x, z in ((size, 0.0), (0.0, -size)))
+    return message(time_s, wrench=SimpleNamespace(force=force, torque=torque))
+
+
 def picture(time_s: float, camera) -> np.ndarray:
     """A grey that says how much time has passed."""
     level = 20 + round((time_s - BEGIN_S) * 30)
@@ -114,7 +121,8 @@ def mode_at(after_s: float) -> tuple[int, float]:
     return AUTO, 0.0 if after_s < HOLD_S[0] else HOLD_S[1]
 
 
-def write_run(folder: Path, *, length_s: float = LENGTH_S, controllers: bool = True, close: bool = True) -> RunWriter:
+def write_run(folder: Path, *, length_s: float = LENGTH_S, controllers: bool = True, close: bool = True, sensors=()) -> RunWriter:
+    """sensors: names of those whose readings are recorded."""
     writer = RunWriter(folder, ROBOT_FILE, about={"parameters": {"gate": {"start_mode": "auto"}}})
     for tick in range(round(length_s * 50)):
         after_s = tick / 50
@@ -125,6 +133,9 @@ def write_run(folder: Path, *, length_s: float = LENGTH_S, controllers: bool = T
                 writer.row("controllers", controller_row(controller(now_s, arm), arm.name, now_s))
             if tick % 25 == 0:
                 writer.row("trajectories", trajectory_row(trajectory(now_s, arm), "gate", arm.name, now_s))
+        for sensor in ROBOT.sensors:
+            if sensor.name in sensors:
+                writer.row("sensors", sensor_row(wrench(now_s, sensor), sensor, now_s))
         if tick % 5 == 0:
             mode, since_s = mode_at(after_s)
             writer.row("gate", message_row("gate", gate(now_s, mode, BEGIN_S + since_s), now_s))

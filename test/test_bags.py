@@ -33,6 +33,8 @@ PARTS = {
     "builtin_interfaces/Time": TIME,
     "builtin_interfaces/Duration": TIME,
     "trajectory_msgs/JointTrajectoryPoint": POINT,
+    "geometry_msgs/Wrench": "geometry_msgs/Vector3 force\ngeometry_msgs/Vector3 torque\n",
+    "geometry_msgs/Vector3": "float64 x\nfloat64 y\nfloat64 z\n",
 }
 TYPES = {
     "sensor_msgs/msg/JointState": (
@@ -41,6 +43,7 @@ TYPES = {
     "sensor_msgs/msg/Image": (
         "std_msgs/Header header\nuint32 height\nuint32 width\nstring encoding\nuint8 is_bigendian\nuint32 step\nuint8[] data\n"
     ),
+    "geometry_msgs/msg/WrenchStamped": "std_msgs/Header header\ngeometry_msgs/Wrench wrench\n",
     "trajectory_msgs/msg/JointTrajectory": (
         "std_msgs/Header header\nstring[] joint_names\ntrajectory_msgs/JointTrajectoryPoint[] points\n"
     ),
@@ -81,6 +84,8 @@ def messages(space="", length_s=3.0, skip=()):
             if tick % 25 == 0:
                 motion = run_cases.trajectory(now_s, arm)
                 found.append((arm.trajectory_topic, "trajectory_msgs/msg/JointTrajectory", motion, now_s))
+        for sensor in robot.sensors:
+            found.append((sensor.topic, "geometry_msgs/msg/WrenchStamped", run_cases.wrench(now_s, sensor), now_s))
         if tick % 5 == 0:
             mode, since_s = run_cases.mode_at(tick / 50)
             status = run_cases.gate(now_s, mode, BEGIN_S + since_s)
@@ -116,10 +121,10 @@ def bag(tmp_path_factory):
 
 def test_a_bag_is_the_run_that_the_recorder_would_have_left(bag, tmp_path):
     assert bag_to_run(bag, ROBOT_FILE, tmp_path / "from_bag") == []
-    run_cases.write_run(tmp_path / "recorded", length_s=3.0)
+    run_cases.write_run(tmp_path / "recorded", length_s=3.0, sensors=[sensor.name for sensor in ROBOT.sensors])
     ours, theirs = Run(tmp_path / "from_bag"), Run(tmp_path / "recorded")
     assert ours.ended == "complete" and ours.about["bag"] == str(bag)
-    for table in ("joints", "controllers", "trajectories", "decisions", "gate"):
+    for table in ("joints", "controllers", "trajectories", "decisions", "gate", "sensors"):
         columns = [name for name in ours.table(table).columns if name not in ("received_s", "topic")]
         ours_rows, theirs_rows = (run.table(table)[columns] for run in (ours, theirs))
         if table == "gate":  # of which a bag keeps only the changes

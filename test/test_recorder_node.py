@@ -17,6 +17,7 @@ pytest.importorskip("rdvla_ros.msg", reason="needs the built messages: make setu
 
 import rclpy
 from gate_rig import ROBOT, ROBOT_FILE
+from geometry_msgs.msg import WrenchStamped
 from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
@@ -54,9 +55,10 @@ class Rig:
         self.joints = {t: node.create_publisher(JointState, t, 10) for t in {a.joint_states_topic for a in ROBOT.arms}}
         self.states = {a.name: node.create_publisher(ControllerState, a.controller_state_topic, 10) for a in ROBOT.arms}
         self.images = {c.name: node.create_publisher(Image, c.topic, 2) for c in ROBOT.cameras}
+        self.wrenches = {s.name: node.create_publisher(WrenchStamped, s.topic, 10) for s in ROBOT.sensors}
         self.motions = node.create_publisher(JointTrajectory, ROBOT.arms[0].trajectory_topic, 10)
         self.publishers = [self.gate, self.decisions, self.motions, *self.joints.values(), *self.states.values()]
-        self.publishers += self.images.values()
+        self.publishers += [*self.images.values(), *self.wrenches.values()]
         self.recorders = []
 
     def record(self, folder, **values):
@@ -81,6 +83,10 @@ class Rig:
             point = JointTrajectoryPoint(positions=[0.5] * len(arm.joints))
             state = self.stamped(ControllerState, joint_names=list(arm.joint_names), reference=point, feedback=point)
             self.states[arm.name].publish(state)
+        for number, publisher in enumerate(self.wrenches.values()):
+            wrench = self.stamped(WrenchStamped)
+            wrench.wrench.force.x, wrench.wrench.torque.z = 1.0 + number, math.nan
+            publisher.publish(wrench)
         for camera in ROBOT.cameras:
             self.images[camera.name].publish(self.image(camera))
 
@@ -132,7 +138,7 @@ def test_what_the_nodes_say_is_in_the_folder(rig, tmp_path):
     def all_there():
         rig.robot()
         rig.spin(0.1)
-        tables = ("gate", "decisions", "joints", "controllers", "trajectories", "frames")
+        tables = ("gate", "decisions", "joints", "controllers", "trajectories", "frames", "sensors")
         return all(rows(folder, table) for table in tables) and Run(folder).about["parameters"]
 
     rig.until(all_there, "a row in each table and the parameters")
@@ -144,6 +150,12 @@ def test_what_the_nodes_say_is_in_the_folder(rig, tmp_path):
     assert decisions["instruction"][0] == "lift" and decisions["change"][0][1] == 1e-3
     assert list(motions["times_s"][0]) == [0.5, 0.5] and len(motions["positions"][0]) == 14 and motions["source"][0] == "gate"
     assert set(run.table("controllers")["arm"]) == {"left", "right"} and run.table("controllers")["reference"][0][0] == 0.5
+    readings = run.table("sensors")
+    assert {s: v[0] for s, v in zip(readings["sensor"], readings["values"], strict=True)} == {
+        "left_wrist_force": 1.0,
+        "right_wrist_force": 2.0,
+    }
+    assert all(np.isnan(values[5]) for values in readings["values"]), "kept as it came"
     assert len(list(run.pictures("top"))) == len(run.frame_stamps("top"))
 
 

@@ -20,7 +20,7 @@ from rdvla_ros.learning.recording import runs_to_dataset
 from rdvla_ros.learning.recording.runs_to_dataset import TAKEOVER, Settings, convert
 from rdvla_ros.runs import RunError, signals
 from rdvla_ros.runs.reader import CUT, Run
-from rdvla_ros.runs.schemas import gate_changes, message_row
+from rdvla_ros.runs.schemas import gate_changes, message_row, sensor_row
 from rdvla_ros.runs.tables import MERGED, TableWriter, read_table
 from rdvla_ros.runs.writer import RunWriter
 
@@ -84,6 +84,66 @@ def test_parts_that_a_killed_process_had_merged_and_not_removed_count_once(tmp_p
     for name, data in kept.items():
         (tmp_path / name).write_bytes(data)
     assert read_table(tmp_path, "uncertainty")["sequence"].to_pylist() == list(range(MERGED))
+
+
+LEFT, RIGHT = "left_wrist_force", "right_wrist_force"
+
+
+def test_readings_become_features_of_the_dataset(tmp_path, capsys):
+    write_run(tmp_path / "run", sensors=(LEFT, RIGHT))
+    run = Run(tmp_path / "run")
+    convert([run], tmp_path / "data", Settings())
+    assert "WARN" not in capsys.readouterr().out
+    data = LeRobotDataset(tmp_path / "data")
+    left, right = (data.numbers(f"observation.sensors.{name}") for name in (LEFT, RIGHT))
+    assert left.shape == right.shape == (len(data), 6)
+    np.testing.assert_allclose(right, 10.0 * left, atol=1e-4)
+    np.testing.assert_allclose(left[:, 5], -left[:, 0], atol=1e-5)
+    episode = data.episodes[0]
+    np.testing.assert_allclose(np.diff(left[episode.begin : episode.begin + len(episode), 0]), 0.1, atol=1e-3)
+
+
+def test_a_sensor_that_was_not_recorded_is_said_and_left_out(tmp_path, capsys):
+    write_run(tmp_path / "both", sensors=(LEFT, RIGHT))
+    write_run(tmp_path / "one", sensors=(LEFT,))
+    convert([Run(tmp_path / "both"), Run(tmp_path / "one")], tmp_path / "data", Settings())
+    out = capsys.readouterr().out
+    assert f"{tmp_path / 'one'} has no readings of sensor '{RIGHT}', 1 of 2 runs do: the dataset is without it." in out
+    features = LeRobotDataset(tmp_path / "data").features
+    assert f"observation.sensors.{LEFT}" in features and f"observation.sensors.{RIGHT}" not in features
+    write_run(tmp_path / "none")
+    convert([Run(tmp_path / "none")], tmp_path / "data_2", Settings())
+    assert f"No readings of sensor '{LEFT}' were recorded" in capsys.readouterr().out
+
+
+def test_frames_at_which_a_sensor_was_silent_or_broken_are_left_out(tmp_path):
+    writer = write_run(tmp_path / "run", close=False)
+    sensor = ROBOT.sensors[0]
+    for tick in range(round(run_cases.LENGTH_S * 50)):
+        after_s = tick / 50
+        message = run_cases.wrench(BEGIN_S + after_s, sensor)
+        if 1.0 <= after_s < 1.5:
+            continue
+        if 3.5 <= after_s < 4.0:
+            message.wrench.force.y = float("nan")
+        writer.row("sensors", sensor_row(message, sensor, BEGIN_S + after_s))
+    writer.close()
+    run = Run(tmp_path / "run")
+    assert len(run.table("sensors")) == 275 and np.isnan(run.table("sensors")["values"][160][1]), "evidence is kept"
+    found = runs_to_dataset.moments(run, Settings(), (sensor.name,))
+    _, why = runs_to_dataset.stretches(found, Settings())
+    assert 8 <= why[f"no reading of sensor '{sensor.name}'"] <= 12
+
+
+def test_a_message_without_a_header_counts_from_when_it_came():
+    from types import SimpleNamespace
+
+    from rdvla_ros.robot import Sensor
+
+    sensor = Sensor("skin", "skin", "std_msgs/Float32MultiArray", 3)
+    assert sensor_row(SimpleNamespace(data=[1, 2.5]), sensor, 7.0) == {
+        "stamp_s": 0.0, "received_s": 7.0, "sensor": "skin", "values": [1.0, 2.5]
+    }  # fmt: skip
 
 
 KILLED = """

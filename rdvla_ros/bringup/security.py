@@ -175,6 +175,7 @@ def _relative_profiles(robot: _Names, values: GateParameters) -> dict[str, list[
                 | robot.states
                 | robot.controllers
                 | robot.images
+                | robot.sensors
                 | {names.POLICY_CONVERGENCE, names.MONITOR_UNCERTAINTY, names.GATE_STATUS, "/parameter_events"},
                 request={
                     f"{node}/{name}"

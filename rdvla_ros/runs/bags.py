@@ -18,7 +18,7 @@ from mcap_ros2.decoder import DecoderFactory
 
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.runs import RunError, pictures
-from rdvla_ros.runs.schemas import controller_row, gate_changes, message_row, seconds, task_changes, trajectory_row
+from rdvla_ros.runs.schemas import controller_row, gate_changes, message_row, seconds, sensor_row, task_changes, trajectory_row
 from rdvla_ros.runs.writer import RunWriter
 from rdvla_ros.types import ObservationError, nearest_names
 
@@ -122,6 +122,7 @@ def _optional(robot: RobotDescription, space: str) -> dict[str, str]:
         **{arm.trajectory_topic: f"what arm '{arm.name}' was sent is not known" for arm in full.arms},
         **{arm.controller_state_topic: f"what arm '{arm.name}' commanded is taken from its trajectories" for arm in full.arms
            if arm.controller_state_topic},
+        **{sensor.topic: f"what sensor '{sensor.name}' read is not known" for sensor in full.sensors},
     }  # fmt: skip
 
 
@@ -154,6 +155,9 @@ def _records(robot: RobotDescription, space: str) -> dict[str, Record]:
     def controller(arm: str) -> Record:
         return lambda writer, message, at_s: writer.row("controllers", controller_row(message, arm, at_s))
 
+    def reading(sensor: Any) -> Record:
+        return lambda writer, message, at_s: writer.row("sensors", sensor_row(message, sensor, at_s))
+
     def picture(camera: Any) -> Record:
         def record(writer: RunWriter, message: Any, at_s: float) -> None:
             image = pictures.rgb(message, camera, writer.sizes[camera.name])
@@ -171,4 +175,5 @@ def _records(robot: RobotDescription, space: str) -> dict[str, Record]:
         if arm.controller_state_topic:
             records[arm.controller_state_topic] = controller(arm.name)
     records |= {camera.topic: picture(camera) for camera in robot.cameras}
+    records |= {sensor.topic: reading(sensor) for sensor in robot.sensors}
     return records

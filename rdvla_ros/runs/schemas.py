@@ -12,6 +12,9 @@ from typing import Any
 
 import pyarrow as pa
 
+from rdvla_ros import sensor_messages
+from rdvla_ros.robot import Sensor
+
 NUMBER, COUNT, TEXT, FLAG = pa.float64(), pa.uint64(), pa.string(), pa.bool_()
 NUMBERS, TEXTS = pa.list_(NUMBER), pa.list_(TEXT)
 _TIMES = {"stamp_s": NUMBER, "received_s": NUMBER}
@@ -82,6 +85,8 @@ SCHEMAS: dict[str, pa.Schema] = {
     # trajectory_msgs/JointTrajectory, N points of J joints, flat. source: 'gate' (to the controllers), 'policy' or 'teleop';
     # 'chunk': what the policy predicted, after the measured joints at 0 s; the stamp is its observation's
     "trajectories": _schema(source=TEXT, arm=TEXT, **_POINTS),
+    # readings of the robot's further sensors; values: in the order of rdvla_ros/sensor_messages.py
+    "sensors": _schema(sensor=TEXT, values=NUMBERS),
     # frame: its number in the camera's films, from 0; film: number of the mp4 file
     "frames": _schema(camera=TEXT, frame=COUNT, film=COUNT),
 }
@@ -129,6 +134,13 @@ def trajectory_row(message: Any, source: str, arm: str, received_s: float) -> di
         "positions": flat("positions"),
         "velocities": flat("velocities"),
     }
+
+
+def sensor_row(message: Any, sensor: Sensor, received_s: float) -> dict[str, Any]:
+    """As it came: of another count, not finite. A message without a header has no stamp: it counts from when it came."""
+    stamp_s = seconds(message.header.stamp) if hasattr(message, "header") else 0.0
+    values = [float(value) for value in sensor_messages.NUMBERS[sensor.message](message)]
+    return {"stamp_s": stamp_s, "received_s": received_s, "sensor": sensor.name, "values": values}
 
 
 class Changes:

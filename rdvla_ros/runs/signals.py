@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from rdvla_ros.control.motion import cubic
-from rdvla_ros.robot import Arm
+from rdvla_ros.robot import Arm, Sensor
 from rdvla_ros.runs.reader import Run
 
 MODES = {0: "AUTO", 1: "HOLD", 2: "TAKEOVER", 3: "PAUSE"}  # GateStatus
@@ -29,6 +29,20 @@ def commanded(run: Run, arm: Arm) -> Samples:
     if len(table):
         return _by_name(zip(table["stamp_s"], table["joint_names"], table["reference"], strict=True), arm)
     return _followed(run, arm)
+
+
+def readings(run: Run, sensor: Sensor) -> Samples:
+    """Numbers (N, w) of the sensor. Rows of another count, not finite, or that go back in time are left out."""
+    table = run.table("sensors")
+    table = table[table["sensor"] == sensor.name]
+    times, values = [], []
+    for time_s, numbers in zip(table["stamp_s"], table["values"], strict=True):
+        reading = np.asarray(numbers, dtype=np.float64)
+        whole = reading.shape == (sensor.size,) and np.isfinite(reading).all() and np.isfinite(time_s)
+        if whole and (not times or time_s > times[-1]):
+            times.append(time_s)
+            values.append(reading)
+    return np.array(times), np.array(values).reshape(len(times), sensor.size)
 
 
 def _by_name(rows: Iterable[tuple], arm: Arm) -> Samples:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from rdvla_ros.learning.data.lerobot import ACTION, STATE, TASK_STAGE, DatasetError
+from rdvla_ros.learning.data.lerobot import ACTION, SENSORS, STATE, TASK_STAGE, DatasetError
 from rdvla_ros.learning.data.lerobot.writer import RecordedEpisode, write_dataset
 from rdvla_ros.robot import RobotDescription
 from rdvla_ros.runs import INFO, RunError, signals
@@ -44,13 +44,14 @@ class Settings:
 @dataclass(frozen=True)
 class Moments:
     """T moments of a run. state, action (T, A) policy units, NaN where not known; pictures: camera -> (T,) number of the picture,
-    -1: none; mode (T,) text; takeover (T, arms) 0 or 1; instruction (T,) text; task: rows of the table, -1: none; episode (T,) of
-    the simulated robot, -1: none."""
+    -1: none; sensors: name -> (T, w) readings, NaN where not known; mode (T,) text; takeover (T, arms) 0 or 1; instruction (T,)
+    text; task: rows of the table, -1: none; episode (T,) of the simulated robot, -1: none."""
 
     times_s: np.ndarray
     state: np.ndarray
     action: np.ndarray
     pictures: dict[str, np.ndarray]
+    sensors: dict[str, np.ndarray]
     mode: np.ndarray
     takeover: np.ndarray
     instruction: np.ndarray
@@ -58,7 +59,8 @@ class Moments:
     episode: np.ndarray
 
 
-def moments(run: Run, settings: Settings) -> Moments:
+def moments(run: Run, settings: Settings, sensors: Collection[str] = ()) -> Moments:
+    """sensors: names of those whose readings the dataset has."""
     robot, (begin_s, end_s) = run.robot, run.span_s
     times_s = np.arange(begin_s, end_s, 1.0 / settings.fps)
     state = np.concatenate([signals.at(signals.measured(run, arm), times_s) for arm in robot.arms], axis=1)
@@ -75,6 +77,7 @@ def moments(run: Run, settings: Settings) -> Moments:
         robot.to_policy(state),
         robot.to_policy(action),
         {camera: _newest(run.frame_stamps(camera), times_s) for camera in robot.camera_names},
+        {sensor.name: signals.at(signals.readings(run, sensor), times_s) for sensor in robot.sensors if sensor.name in sensors},
         np.array([signals.MODES.get(m, "") for m in mode]),
         np.array([[arm.name in list(t) for arm in robot.arms] for t in taken], dtype=np.int64),
         np.array([str(text) for text in signals.values_in_force(decisions, "instruction", times_s, lambda: first)], dtype=object),
@@ -105,6 +108,8 @@ def stretches(found: Moments, settings: Settings) -> tuple[list[slice], Counter[
     leave_out(np.isnan(found.action).any(axis=1), "what the controllers commanded is not known")
     for camera, newest in found.pictures.items():
         leave_out(newest < 0, f"no picture of camera '{camera}'")
+    for sensor, values in found.sensors.items():
+        leave_out(np.isnan(values).any(axis=1), f"no reading of sensor '{sensor}'")
     leave_out(np.array([not text for text in found.instruction], dtype=bool), "no instruction (give one with --instruction)")
     if settings.keep == "takeovers":
         leave_out(~found.takeover.any(axis=1), "no takeover")
@@ -139,9 +144,9 @@ class _Pictures:
         return np.stack(taken)
 
 
-def episodes(run: Run, settings: Settings, left_out: Counter[str]) -> Iterator[RecordedEpisode]:
+def episodes(run: Run, settings: Settings, left_out: Counter[str], sensors: Collection[str] = ()) -> Iterator[RecordedEpisode]:
     """The episodes of one run."""
-    found, task = moments(run, settings), run.table("task")
+    found, task = moments(run, settings, sensors), run.table("task")
     slices, why = stretches(found, settings)
     left_out.update(why)
     films = {camera: _Pictures(run, camera) for camera in run.robot.camera_names}
@@ -160,6 +165,7 @@ def episodes(run: Run, settings: Settings, left_out: Counter[str]) -> Iterator[R
             ACTION: found.action[part].astype(np.float32),
             TAKEOVER: found.takeover[part],
             TASK_STAGE: np.array([int(stage[row]) if row >= 0 else 0 for row in found.task[part]], dtype=np.int64),
+            **{SENSORS + name: values[part].astype(np.float32) for name, values in found.sensors.items()},
         }
         yield RecordedEpisode(str(found.instruction[part.start]), columns, pictures, notes)
 
@@ -178,22 +184,42 @@ def _notes(run: Run, found: Moments, task: Any, part: slice) -> dict[str, Any]:
     }
 
 
+def recorded_sensors(runs: Sequence[Run]) -> tuple[dict[str, int], list[str]]:
+    """Name -> how many numbers, of the robot's sensors that every run has readings of; a sentence for each of the others."""
+    sizes, remarks = {}, []
+    for sensor in runs[0].robot.sensors:
+        lacking = [run for run in runs if not len(signals.readings(run, sensor)[0])]
+        if not lacking:
+            sizes[sensor.name] = sensor.size
+        elif len(lacking) < len(runs):
+            remarks.append(
+                f"{lacking[0].folder} has no readings of sensor '{sensor.name}', {len(runs) - len(lacking)} of {len(runs)} runs "
+                "do: the dataset is without it."
+            )
+        else:
+            remarks.append(f"No readings of sensor '{sensor.name}' were recorded: the dataset is without it.")
+    return sizes, remarks
+
+
 def convert(runs: Sequence[Run], output: Path, settings: Settings) -> tuple[int, Counter[str]]:
     """Write the dataset; the number of episodes, and how many moments were left out for what."""
     if settings.keep not in KEEP:
         raise DatasetError(f"keep: expected one of {', '.join(KEEP)}, got '{settings.keep}'.")
     robot, left_out, count = runs[0].robot, Counter(), 0
     for run in runs[1:]:
-        if (run.robot.joint_names, run.robot.camera_names) != (robot.joint_names, robot.camera_names):
+        if _kind(run.robot) != _kind(robot):
             raise DatasetError(
-                f"{run.folder} was recorded with robot '{run.robot.name}', {runs[0].folder} with '{robot.name}': their joints or "
-                "cameras differ. Make a dataset of each."
+                f"{run.folder} was recorded with robot '{run.robot.name}', {runs[0].folder} with '{robot.name}': their joints, "
+                "cameras or sensors differ. Make a dataset of each."
             )
+
+    sensors, remarks = recorded_sensors(runs)
+    print("\n".join(f"[WARN] {remark}" for remark in remarks), end="\n" if remarks else "")
 
     def every() -> Iterator[RecordedEpisode]:
         nonlocal count
         for run in runs:
-            for episode in episodes(run, settings, left_out):
+            for episode in episodes(run, settings, left_out, sensors):
                 count += 1
                 yield episode
         if not count:
@@ -202,11 +228,15 @@ def convert(runs: Sequence[Run], output: Path, settings: Settings) -> tuple[int,
                 f"{', '.join(str(run.folder) for run in runs)}: nothing can be made an episode. Moments left out: {reasons}."
             )
 
-    write_dataset(output, every(), settings.fps, robot.name, _features(robot))
+    write_dataset(output, every(), settings.fps, robot.name, _features(robot, sensors))
     return count, left_out
 
 
-def _features(robot: RobotDescription) -> dict[str, dict[str, Any]]:
+def _kind(robot: RobotDescription) -> tuple:
+    return robot.joint_names, robot.camera_names, robot.sensor_sizes
+
+
+def _features(robot: RobotDescription, sensors: Mapping[str, int]) -> dict[str, dict[str, Any]]:
     joints = {"dtype": "float32", "shape": [len(robot.joints)], "names": list(robot.joint_names)}
     arms = [arm.name for arm in robot.arms]
     return {
@@ -214,6 +244,7 @@ def _features(robot: RobotDescription) -> dict[str, dict[str, Any]]:
         ACTION: joints,
         TAKEOVER: {"dtype": "int64", "shape": [len(arms)], "names": arms},
         TASK_STAGE: {"dtype": "int64", "shape": [1], "names": None},
+        **{SENSORS + name: {"dtype": "float32", "shape": [size], "names": None} for name, size in sensors.items()},
     }
 
 

@@ -11,7 +11,8 @@ from sensor_msgs.msg import FluidPressure, Range
 from std_msgs.msg import Float32MultiArray, Float64MultiArray
 
 from rdvla_ros.nodes.common.conversions import Contradiction, printable
-from rdvla_ros.robot import SENSOR_MESSAGES, Sensor
+from rdvla_ros.robot import Sensor
+from rdvla_ros.sensor_messages import NUMBERS, SENSOR_MESSAGES
 from rdvla_ros.types import ObservationError
 
 TYPES = {
@@ -19,30 +20,16 @@ TYPES = {
     "geometry_msgs/Vector3Stamped": Vector3Stamped,
     "sensor_msgs/FluidPressure": FluidPressure,
     "sensor_msgs/Range": Range,
-    "std_msgs/Float32MultiArray": Float32MultiArray,  # no header: its time is that of the receipt
+    "std_msgs/Float32MultiArray": Float32MultiArray,
     "std_msgs/Float64MultiArray": Float64MultiArray,
 }
 assert set(TYPES) == set(SENSOR_MESSAGES)
 
 
-def _xyz(vector: Vector3) -> list[float]:
-    return [vector.x, vector.y, vector.z]
-
-
-NUMBERS = {
-    WrenchStamped: lambda message: [*_xyz(message.wrench.force), *_xyz(message.wrench.torque)],
-    Vector3Stamped: lambda message: _xyz(message.vector),
-    FluidPressure: lambda message: [message.fluid_pressure],
-    Range: lambda message: [message.range],
-    Float32MultiArray: lambda message: message.data,
-    Float64MultiArray: lambda message: message.data,
-}
-
-
 def reading(message: Any, sensor: Sensor) -> np.ndarray:
     """(w,) float64 numbers of the sensor; ObservationError where they are in doubt; a Contradiction where they are another
     sensor's: another count, another frame."""
-    values = np.asarray(NUMBERS[type(message)](message), dtype=np.float64)
+    values = np.asarray(NUMBERS[sensor.message](message), dtype=np.float64)
     if values.shape != (sensor.size,):
         raise Contradiction(f"{sensor.topic}: expected {sensor.size} numbers of sensor '{sensor.name}', got {values.size}.")
     if not np.isfinite(values).all():

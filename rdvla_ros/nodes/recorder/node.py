@@ -20,7 +20,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from rdvla_ros.msg import Convergence, GateStatus, TaskStage, Uncertainty
-from rdvla_ros.nodes.common import conversions, names, qos
+from rdvla_ros.nodes.common import conversions, names, qos, readings
 from rdvla_ros.nodes.common.controller_states import ControllerStates
 from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.hooks import NodeHooks
@@ -28,9 +28,9 @@ from rdvla_ros.nodes.common.parameters import Schema, declare, parameter
 from rdvla_ros.nodes.common.run import run
 from rdvla_ros.nodes.recorder.others import ParametersOfOthers
 from rdvla_ros.nodes.recorder.recording import Recording
-from rdvla_ros.robot import Arm, Camera, RobotDescription
+from rdvla_ros.robot import Arm, Camera, RobotDescription, Sensor
 from rdvla_ros.runs import pictures
-from rdvla_ros.runs.schemas import controller_row, gate_changes, message_row, task_changes, trajectory_row
+from rdvla_ros.runs.schemas import controller_row, gate_changes, message_row, sensor_row, task_changes, trajectory_row
 from rdvla_ros.runs.writer import RunWriter, checkpoint_about
 from rdvla_ros.types import ObservationError
 
@@ -46,7 +46,9 @@ class RecorderParameters(Schema):
     sim: bool = parameter(False, "true: the robot is simulated and says how far its task is")
     camera_hz: float = parameter(10.0, "pictures kept of each camera, at most", unit="Hz", low=0.1, high=60.0)
     picture_width: int = parameter(320, "wider pictures are shrunk to it; 0: as they come", unit="px", low=0, high=4096)
-    joints_hz: float = parameter(50.0, "joint and controller states kept of each topic, at most", unit="Hz", low=1.0, high=1000.0)
+    joints_hz: float = parameter(
+        50.0, "joint states, controller states and readings kept of each topic, at most", unit="Hz", low=1.0, high=1000.0
+    )
     flush_s: float = parameter(5.0, "a killed process loses at most what came in this time", unit="s", low=0.1, high=60.0)
     least_free_mb: int = parameter(500, "the recording ends when the disk has less room", unit="MiB", low=0, high=1_000_000)
 
@@ -113,6 +115,8 @@ class RecorderNode(NodeHooks, Node):
                 hear(JointTrajectory, topic, qos.sensor(10), EVENTS_HZ, partial(self._trajectory, source, arm.name))
             record = partial(self._trajectory, "chunk", arm.name)
             hear(JointTrajectory, names.chunk(arm.name), qos.sensor(10), EVENTS_HZ, record)
+        for sensor in robot.sensors:
+            hear(readings.TYPES[sensor.message], sensor.topic, qos.sensor(10), values.joints_hz, partial(self._reading, sensor))
         for camera in robot.cameras:
             work = partial(self._picture, camera)
             hear(IMAGE_TYPES[camera.transport], camera.topic, qos.sensor(2), values.camera_hz, work, picture=True)
@@ -151,6 +155,9 @@ class RecorderNode(NodeHooks, Node):
 
     def _trajectory(self, source: str, arm: str, writer: RunWriter, message: Any, received_s: float) -> None:
         writer.row("trajectories", trajectory_row(message, source, arm, received_s))
+
+    def _reading(self, sensor: Sensor, writer: RunWriter, message: Any, received_s: float) -> None:
+        writer.row("sensors", sensor_row(message, sensor, received_s))
 
     def _picture(self, camera: Camera, writer: RunWriter, message: Any, received_s: float) -> None:
         picture = pictures.rgb(message, camera, writer.sizes[camera.name])
