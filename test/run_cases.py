@@ -63,7 +63,7 @@ def gate(time_s: float, mode: int, since_s: float, **changes):
     taken = ["left"] if mode == TAKEOVER else []
     reasons = {AUTO: "resumed", HOLD: "a cable <b>touches</b> the table", TAKEOVER: "the operator helps"}
     values = dict(mode=mode, hold_id=1, reason=reasons[mode], who="Ada", since=stamp(since_s), passed=3, refused=1)
-    values |= dict(last_refusal="too fast", causes=[], taken_over=taken, exceptions=0)
+    values |= dict(last_refusal="too fast", causes=[], taken_over=taken, delivery_delay_s=0.0, exceptions=0)
     return message(time_s, **{**values, **changes})
 
 

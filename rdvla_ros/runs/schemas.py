@@ -72,6 +72,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         last_refusal=TEXT,
         causes=TEXTS,
         taken_over=TEXTS,
+        delivery_delay_s=NUMBER,
         exceptions=COUNT,
     ),
     # rdvla_ros/TaskStage of a simulated robot, one row for every change and every second
@@ -160,7 +161,8 @@ class Changes:
 
 
 def gate_changes() -> Changes:
-    return Changes(name for name in SCHEMAS["gate"].names if name not in _OF_HEADER)
+    """What the gate decides; the way to the controllers differs from message to message."""
+    return Changes(name for name in SCHEMAS["gate"].names if name not in (*_OF_HEADER, "delivery_delay_s"))
 
 
 def task_changes() -> Changes:
