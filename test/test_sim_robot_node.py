@@ -357,3 +357,22 @@ def test_a_signal_ends_it_with_0(number):
             assert rig.process.wait(timeout=5) == 0
         finally:
             rig.end()
+
+
+def test_a_reading_of_one_step_is_published_once():
+    """Readings are taken after the joints: the next joints may be of the step that they were already taken at."""
+    from types import SimpleNamespace
+
+    from rdvla_ros.nodes.sim_robot.node import SimRobotNode
+
+    sensor, sent = ROBOT.sensors[0], []
+    steps = iter([1.0, 1.02, 1.02, 1.04])
+    node = SimpleNamespace(
+        _robot=SimpleNamespace(sensors=[sensor]),
+        _wrenches={sensor.name: SimpleNamespace(get_subscription_count=lambda: 1, publish=sent.append)},
+        _body=SimpleNamespace(readings=lambda sensors: (next(steps), {sensor.name: np.zeros(6)})),
+        _last_reading_s=0.0,
+    )
+    for _ in range(4):
+        SimRobotNode._publish_wrenches(node)
+    assert stamps(sent) == pytest.approx([1.0, 1.02, 1.04])

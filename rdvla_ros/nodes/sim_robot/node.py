@@ -90,7 +90,7 @@ class SimRobotNode(NodeHooks, Node):
             deliver=self._publish_picture,
             on_problem=lambda text: self.get_logger().error(text),
         )
-        self._last_stamp_s = 0.0
+        self._last_stamp_s = self._last_reading_s = 0.0
         self._body.start()
         self._eyes.start()
         steady = Clock(clock_type=ClockType.STEADY_TIME)
@@ -191,6 +191,9 @@ class SimRobotNode(NodeHooks, Node):
         heard = [s for s in self._robot.sensors if self._wrenches[s.name].get_subscription_count()]
         if heard:
             stamp_s, readings = self._body.readings(heard)
+            if stamp_s == self._last_reading_s:  # taken after the joints: the next joints may be of the same step
+                return
+            self._last_reading_s = stamp_s
             for sensor in heard:
                 frame = sensor.frame_id or f"{sensor.arm}_hand"
                 self._wrenches[sensor.name].publish(wrench_message(readings[sensor.name], conversions.stamp(stamp_s), frame))
