@@ -36,7 +36,7 @@ test-ros:
 	@bash scripts/test_ros.sh $(ARGS)
 
 fuzz: setup
-	@RDVLA_FUZZ=$(CASES) scripts/run -m pytest test -m "hypothesis and not real_time" -n 2 $(ARGS)
+	@RDVLA_FUZZ=$(CASES) scripts/run -m pytest test -m "hypothesis and not real_time" -n 2 --timeout 3600 $(ARGS)
 
 check: setup
 	@.venv/bin/ruff check .

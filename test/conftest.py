@@ -28,8 +28,8 @@ def _domain() -> dict[str, str]:
 
 # `make test` tries the same cases every time, so that it fails for what was changed; `make fuzz` looks for others.
 hypothesis.settings.register_profile("repeatable", derandomize=True)
-if "RDVLA_FUZZ" not in os.environ:
-    hypothesis.settings.load_profile("repeatable")
+hypothesis.settings.register_profile("fuzz", print_blob=True)
+hypothesis.settings.load_profile("fuzz" if "RDVLA_FUZZ" in os.environ else "repeatable")
 IN_WORKER = "PYTEST_XDIST_WORKER" in os.environ
 os.environ.setdefault("MUJOCO_GL", "egl")
 if IN_WORKER and os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1") != "1":
@@ -74,7 +74,7 @@ OVER_DDS = {
     "test_monitor_node", "test_policy_node", "test_policy_node_life",
     "test_shared_joint_states", "test_sim_robot_node", "test_faults_sensors", "test_faults_time", "test_faults_model",
     "test_faults_flood", "test_faults_middleware", "test_faults_operator", "test_faults_process", "test_worker",
-    "test_faults_config", "test_security", "test_namespaces", "test_transport", "test_fuzzing", "test_sim_realtime",
+    "test_faults_config", "test_security", "test_namespaces", "test_transport", "test_sim_realtime",
     "test_executor", "test_policy_imported", "test_dashboard_gate", "test_dashboard_window", "test_monitor_outputs",
     "test_recorder_node", "test_alarm_processes", "test_policy_sensors",
 }  # fmt: skip
@@ -82,7 +82,7 @@ OVER_DDS = {
 # These run against the clock: processes, DDS. They mostly wait (15 % of a core), so `make test` runs two lanes of them, each with
 # a ROS domain of its own, after what only computes. (The fuzzing has real nodes, and a clock of its own; the installation
 # compiles for a minute.)
-REAL_TIME = OVER_DDS - {"test_fuzzing"} | {"test_policy_start", "test_worker_keeper"}
+REAL_TIME = OVER_DDS | {"test_policy_start", "test_worker_keeper"}
 SECONDS = {  # of a test, where it is far from 1 s
     "test_policy_imported": 48.0, "test_end_to_end": 4.5, "test_faults_model": 2.5, "test_faults_sensors": 1.8,
     "test_faults_time": 3.0, "test_faults_process": 4.5, "test_gate_node": 0.3, "test_bringup": 0.2,

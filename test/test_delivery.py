@@ -10,6 +10,7 @@ from test_motion_check import LIMITS, MIDDLE, NOW_S, ROBOT, parts, report
 from rdvla_ros.control.motion.followed import Present
 from rdvla_ros.control.motion.schedule import Latency, Schedule
 from rdvla_ros.control.motion.trajectory import plan
+from rdvla_ros.control.supervision.delivery import LONGEST_S
 from rdvla_ros.control.supervision.motion_check import LateError, MotionCheck
 
 WAY_S, LEAD_S, TO_GATE_S = 0.05, 0.06, 0.02
@@ -59,6 +60,14 @@ def test_the_policy_leads_by_what_the_gate_says_of_its_way():
     assert passed.stamp_s == over.stamp_s, "as it is"
 
 
+def test_a_slow_way_is_no_delay_any_more_ten_seconds_later():
+    check = slow_check()
+    assert check.delivery.delay_s > 0.02
+    for arm in ROBOT.arms:
+        check.delivery.reported(arm.name, NOW_S + 10.1, 0.0)
+    assert check.delivery.delay_s == 0.0
+
+
 def test_a_longer_lead_lets_the_next_decision_begin_sooner():
     way_s = [0.0]
     schedule = Schedule(Latency(0.1), lead_s=LEAD_S, observation_period_s=0.1, delay_s=lambda: way_s[0])
@@ -89,6 +98,6 @@ def test_gate_and_policy_speak_of_it():
         assert said[-1].delivery_delay_s == pytest.approx(way.delay_s) and way.delay_s > 0.02
     with contextlib.closing(FuzzedPolicy()) as policy:
         schedule = policy.node._motions.schedule
-        for said_s, delay_s in ((0.0, 0.0), (0.07, 0.07), (math.nan, 0.0), (-1.0, 0.0), (math.inf, 0.2)):
+        for said_s, delay_s in ((0.0, 0.0), (0.05, 0.05), (math.nan, 0.0), (-1.0, 0.0), (math.inf, LONGEST_S)):
             policy.status(delivery_delay_s=said_s)
             assert schedule.lead_s == pytest.approx(LEAD_S + delay_s), said_s

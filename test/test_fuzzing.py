@@ -299,7 +299,8 @@ def policy_recover(policy):
     policy.by_hand(HOME)
     for name in ("instruction", "publish_unconverged", "while_held", "held_period_s", "deadline_s"):
         policy.parameter(name, getattr(PolicyParameters(instruction="calm"), name))
-    policy.run(WITHIN_S + 0.1) if policy.node._configured else None  # beats whose numbers went back are two gates until then
+    if policy.node._configured:  # beats whose numbers went back are two gates until then
+        policy.run(WITHIN_S + 0.1)
     policy_go(policy)
     count = policy.sent()
     for _ in range(3):  # after a start the streams' delays have to become known first

@@ -114,13 +114,13 @@ def test_inspect_lists_sensors_with_the_range_of_those_that_are_used(folder, tmp
     assert _inspect(folder, "--config", str(tmp_path / "train.yaml")) == 0
     out = capsys.readouterr().out
     assert "sensors          1" in out and "observation.state  [14] float32, sensor left_force, " in out
-    (tmp_path / "train.yaml").write_text("data: {sensors: {left_force: observation.stat, right_force: action}}")
+    (tmp_path / "train.yaml").write_text("data: {sensors: {left_force: observation.stat, right_force: action, same: action}}")
     assert _inspect(folder, "--config", str(tmp_path / "train.yaml")) == 1
     printed = capsys.readouterr()
-    assert (
-        "no sensor 'left_force'" in printed.err
-        and "action  [14] float32, sensor right_force, which cannot be read" in printed.out
-    )
+    assert "no sensor 'left_force'" in printed.err
+    assert "action  [14] float32, sensor right_force, " in printed.out and "; sensor same, " in printed.out
+    edit_table(folder / DATA, "action", lambda v: [[float("nan")] * 14, *v[1:]])
+    assert _inspect(folder, "--config", str(tmp_path / "train.yaml")) == 1
 
 
 @settings(max_examples=40, deadline=None)

@@ -122,20 +122,24 @@ def test_a_simulator_that_ends_is_started_anew_once(monkeypatch, capsys):
     runner = Runner(CONFIG, simulate)
     assert runner.run(0, 0)["success"]
     started[0]._process.kill()
-    assert runner.run(0, 1)["success"] and len(started) == 2
+    again = runner.run(0, 1)
+    assert again["success"] and again["restarted"] and len(started) == 2
     assert "Task 0, rollout 1: LIBERO's process ended" in capsys.readouterr().err
     with pytest.raises(LiberoError, match="ended with code 3"):  # a task that always ends it
         runner.run(1, 0)
     assert len(started) == 3
     assert Runner(CONFIG, simulate).run(0, 0)["success"]
     for one in started:
-        one.close() if not one._process.stdin.closed else None
+        one.close()
 
 
-def test_a_process_that_ends_within_a_picture_is_named():
-    code = "print('{\"arrays\": {\"wrist\": [9, 9, 3]}}', flush=True); print('half', flush=True)"
-    simulator = Simulator([sys.executable, "-c", code])
-    with pytest.raises(EndedError, match="in the middle of a picture with code 0"):
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [('{"arrays": {"wrist": [9, 9, 3]}}\nhalf', "in the middle of a picture with code 0"), ('{"arr', "ended with code 0")],
+)
+def test_a_process_that_ends_within_its_answer_is_named(said, words):
+    simulator = Simulator([sys.executable, "-c", f"print({said!r}, end='', flush=True)"])
+    with pytest.raises(EndedError, match=words):
         simulator.suite("libero_spatial")
     simulator.close()
 
@@ -147,10 +151,13 @@ def test_rollouts_of_other_weights_under_the_same_name_are_not_mixed(tmp_path):
     with pytest.raises(LiberoError, match="found no files"):
         config.described()
     (folder / "model.safetensors").write_bytes(b"1")
-    assert main._journal(config, tmp_path / "out") == {} == main._journal(config, tmp_path / "out")
+    assert main._journal(config.described(), tmp_path / "out") == {}
+    (folder / ".cache").mkdir()
+    (folder / ".cache" / "download.metadata").write_text("1796097131.0")  # as a download writes it
+    assert main._journal(config.described(), tmp_path / "out") == {}
     (folder / "model.safetensors").write_bytes(b"2")
     with pytest.raises(LiberoError, match="holds rollouts with policy_sha256"):
-        main._journal(config, tmp_path / "out")
+        main._journal(config.described(), tmp_path / "out")
 
 
 def test_without_the_environment_the_command_that_makes_it_is_named(tmp_path, monkeypatch):

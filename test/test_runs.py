@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import run_cases
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from run_cases import BEGIN_S, ROBOT, ROBOT_FILE, write_run
@@ -108,12 +109,45 @@ def test_a_sensor_that_was_not_recorded_is_said_and_left_out(tmp_path, capsys):
     write_run(tmp_path / "one", sensors=(LEFT,))
     convert([Run(tmp_path / "both"), Run(tmp_path / "one")], tmp_path / "data", Settings())
     out = capsys.readouterr().out
-    assert f"{tmp_path / 'one'} has no readings of sensor '{RIGHT}', 1 of 2 runs do: the dataset is without it." in out
+    assert f"{tmp_path / 'one'}: no readings of sensor '{RIGHT}' that can be used: the dataset is without it." in out
     features = LeRobotDataset(tmp_path / "data").features
     assert f"observation.sensors.{LEFT}" in features and f"observation.sensors.{RIGHT}" not in features
     write_run(tmp_path / "none")
     convert([Run(tmp_path / "none")], tmp_path / "data_2", Settings())
-    assert f"No readings of sensor '{LEFT}' were recorded" in capsys.readouterr().out
+    assert f"no readings of sensor '{LEFT}' that can be used" in capsys.readouterr().out
+
+
+def described_anew(folder, change):
+    """The run, as if its robot had been described otherwise."""
+    path = folder / "robot.yaml"
+    data = yaml.safe_load(path.read_text())
+    change(data)
+    path.write_text(yaml.safe_dump(data))
+    return Run(folder)
+
+
+def test_runs_from_before_a_sensor_was_described_can_be_joined_with_later_ones(tmp_path, capsys):
+    write_run(tmp_path / "new", sensors=(LEFT, RIGHT))
+    write_run(tmp_path / "old")
+    old = described_anew(tmp_path / "old", lambda data: data.pop("sensors"))
+    for runs in ([Run(tmp_path / "new"), old], [old, Run(tmp_path / "new")]):
+        count, _ = convert(runs, tmp_path / "data", Settings())
+        assert count > 1 and f"{tmp_path / 'old'}: its robot has no sensor '{LEFT}'" in capsys.readouterr().out
+    write_run(tmp_path / "turned", sensors=(LEFT, RIGHT))
+    turned = described_anew(tmp_path / "turned", lambda data: data["sensors"][0].update(frame_id="tool"))
+    convert([Run(tmp_path / "new"), turned], tmp_path / "data", Settings())
+    assert f"sensor '{LEFT}' is another one than in {tmp_path / 'new'}" in capsys.readouterr().out
+
+
+def test_readings_of_another_frame_and_a_single_one_are_no_readings(tmp_path, capsys):
+    write_run(tmp_path / "run", sensors=(LEFT, RIGHT))  # whose messages name no frame
+    run = described_anew(tmp_path / "run", lambda data: data["sensors"][0].update(frame_id="tool"))
+    assert not len(signals.readings(run, run.robot.sensors[0])[0]) and len(signals.readings(run, run.robot.sensors[1])[0]) == 300
+    writer = write_run(tmp_path / "one", close=False)
+    writer.row("sensors", sensor_row(run_cases.wrench(BEGIN_S + 1.0, ROBOT.sensors[0]), ROBOT.sensors[0], BEGIN_S + 1.0))
+    writer.close()
+    assert convert([Run(tmp_path / "one")], tmp_path / "data", Settings())[0] >= 1
+    assert f"no readings of sensor '{LEFT}' that can be used" in capsys.readouterr().out
 
 
 def test_frames_at_which_a_sensor_was_silent_or_broken_are_left_out(tmp_path):
@@ -142,7 +176,7 @@ def test_a_message_without_a_header_counts_from_when_it_came():
 
     sensor = Sensor("skin", "skin", "std_msgs/Float32MultiArray", 3)
     assert sensor_row(SimpleNamespace(data=[1, 2.5]), sensor, 7.0) == {
-        "stamp_s": 0.0, "received_s": 7.0, "sensor": "skin", "values": [1.0, 2.5]
+        "stamp_s": 0.0, "received_s": 7.0, "sensor": "skin", "frame_id": "", "values": [1.0, 2.5]
     }  # fmt: skip
 
 

@@ -83,7 +83,7 @@ def test_a_stamp_that_goes_back_begins_anew():
     assert values["elapsed_time"] == 0.0 and math.isnan(values["chunk_inconsistency"])
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None)
 @given(st.lists(st.floats(), max_size=5), st.floats(), st.floats(), st.lists(st.floats(), min_size=8, max_size=8))
 def test_nothing_raises_and_every_signal_is_there(change, stamp_s, step_s, column):
     meter = SignalMeter(ARMS)

@@ -82,7 +82,7 @@ def chunks(draw):
     return targets, {"elapsed_s": elapsed_s, "start": start, "horizon": int(rng.integers(1, 9))}
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(chunks())
 def test_whatever_is_planned_is_legal_begins_where_it_should_and_ends_at_rest(chunk):
     targets, values = chunk
@@ -233,7 +233,7 @@ def test_a_stop_longer_than_half_a_second_is_no_option():
         PlanOptions(stop_s=0.6)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None)
 @given(seeds)
 def test_a_joint_that_rests_on_the_end_of_its_range_can_begin(seed):
     """Wide joints with little acceleration too: they cannot leave the end of their range within one segment."""
@@ -257,7 +257,7 @@ def test_a_joint_that_rests_on_the_end_of_its_range_can_begin(seed):
 # -- stop
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
+@settings(max_examples=150, deadline=None)
 @given(seeds)
 def test_a_stop_from_any_legal_state_is_legal_short_and_common_to_all_joints(seed):
     rng = np.random.default_rng(seed)
@@ -359,7 +359,7 @@ def test_selecting_the_arms_splits_the_motion_without_changing_it():
         np.testing.assert_array_equal(joined, trajectory.at(time_s).position)
 
 
-@settings(max_examples=60, deadline=None, derandomize=True)
+@settings(max_examples=60, deadline=None)
 @given(seeds)
 def test_the_exact_extremes_are_those_of_dense_sampling(seed):
     rng = np.random.default_rng(seed)

@@ -42,7 +42,7 @@ def test_each_missing_decade_adds_1():
     assert judged(decision(trace, limit=3)) == pytest.approx(1.0 + 2.0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, deadline=None)
 @given(st.integers(2, 31))
 def test_more_iterations_score_higher(iterations):
     few, more = (decision([NAN, *[0.1] * (n - 2), 5e-4]) for n in (iterations, iterations + 1))
@@ -75,7 +75,7 @@ def test_numbers_that_cannot_be_trusted_are_infinitely_uncertain(settling, word)
     assert assessment.alarm and assessment.score == INF and word in assessment.reason
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, deadline=None)
 @given(st.lists(st.floats(), max_size=8), st.floats(), st.integers(0, 40), st.sampled_from(list(StopReason)), st.booleans())
 def test_no_input_crashes_or_gives_a_score_that_is_not_a_number(change, threshold, limit, stop, converged):
     value = judged(Settling(1, len(change), limit, stop, converged, threshold, tuple(change)))

@@ -126,7 +126,7 @@ def _manifest(checkpoint: Checkpoint, dtype: str, weights: Path) -> dict[str, An
             "backbone_config": model.backbone.config.to_dict(),
             "head_config": model.head.config.to_dict(),
         },
-        "weights": {"file": WEIGHTS, "sha256": _sha256(weights), "bytes": weights.stat().st_size, "dtype": dtype},
+        "weights": {"file": WEIGHTS, "sha256": sha256_of(weights), "bytes": weights.stat().st_size, "dtype": dtype},
         "training": dict(checkpoint.training),
     }
 
@@ -252,7 +252,7 @@ def _load_weights(model: RDVLA, folder: Path, described: Mapping[str, Any], dtyp
         raise CheckpointError(
             f"{path}: expected {described['bytes']} bytes, got {path.stat().st_size}: truncated. Copy it again."
         )
-    if _sha256(path) != described["sha256"]:
+    if sha256_of(path) != described["sha256"]:
         raise CheckpointError(
             f"{path}: its SHA-256 is not the manifest's: damaged, or from another training. Copy the folder again."
         )
@@ -281,7 +281,7 @@ def _check_finite(tensors: Mapping[str, torch.Tensor], where: str) -> None:
             raise CheckpointError(f"{where}: {name} contains NaN or infinity. Train again, or use an earlier checkpoint.")
 
 
-def _sha256(path: Path) -> str:
+def sha256_of(path: Path) -> str:
     digest = hashlib.sha256()
     with path.open("rb") as stream:
         while block := stream.read(1 << 20):

@@ -87,7 +87,7 @@ SCHEMAS: dict[str, pa.Schema] = {
     # 'chunk': what the policy predicted, after the measured joints at 0 s; the stamp is its observation's
     "trajectories": _schema(source=TEXT, arm=TEXT, **_POINTS),
     # readings of the robot's further sensors; values: in the order of rdvla_ros/sensor_messages.py
-    "sensors": _schema(sensor=TEXT, values=NUMBERS),
+    "sensors": _schema(sensor=TEXT, frame_id=TEXT, values=NUMBERS),
     # frame: its number in the camera's films, from 0; film: number of the mp4 file
     "frames": _schema(camera=TEXT, frame=COUNT, film=COUNT),
 }
@@ -139,9 +139,9 @@ def trajectory_row(message: Any, source: str, arm: str, received_s: float) -> di
 
 def sensor_row(message: Any, sensor: Sensor, received_s: float) -> dict[str, Any]:
     """As it came: of another count, not finite. A message without a header has no stamp: it counts from when it came."""
-    stamp_s = seconds(message.header.stamp) if hasattr(message, "header") else 0.0
+    stamp_s, frame_id = (seconds(message.header.stamp), message.header.frame_id) if hasattr(message, "header") else (0.0, "")
     values = [float(value) for value in sensor_messages.NUMBERS[sensor.message](message)]
-    return {"stamp_s": stamp_s, "received_s": received_s, "sensor": sensor.name, "values": values}
+    return {"stamp_s": stamp_s, "received_s": received_s, "sensor": sensor.name, "frame_id": frame_id, "values": values}
 
 
 class Changes:

@@ -32,9 +32,12 @@ def commanded(run: Run, arm: Arm) -> Samples:
 
 
 def readings(run: Run, sensor: Sensor) -> Samples:
-    """Numbers (N, w) of the sensor. Rows of another count, not finite, or that go back in time are left out."""
+    """Numbers (N, w) of the sensor. Rows of another count or frame, not finite, or with the stamp of the one before are left
+    out, as the policy refuses them."""
     table = run.table("sensors")
     table = table[table["sensor"] == sensor.name]
+    if sensor.frame_id:
+        table = table[table["frame_id"] == sensor.frame_id]
     times, values = [], []
     for time_s, numbers in zip(table["stamp_s"], table["values"], strict=True):
         reading = np.asarray(numbers, dtype=np.float64)

@@ -55,11 +55,10 @@ def rows_left(chunk_length: int, step_s: float, elapsed_s: float, lead_s: float)
 class Schedule:
     """What is on the wire, and when the next decision must begin.
 
-    lead_s: from when a motion is planned until it leaves the running one. delay_s: how much longer than usual the gate needs
-    now to bring it to the controllers; it leaves the running motion so much later, for one that they do not have by then is
-    refused.
-    margin_s: reserve on top of the measured latency. planning: how long it
-    takes from a decision to its motion, if it takes time.
+    lead_s: from when a motion is planned until it leaves the running one.
+    delay_s: how much longer than usual the gate needs now to bring it to the controllers. It leaves the running motion so much
+    later: one that they do not have by then is refused.
+    margin_s: reserve on top of the measured latency. planning: how long it takes from a decision to its motion, if it takes time.
     observation_period_s: expected distance of the observations; a decision can only begin with one. Where they come more
     slowly, that counts.
     """
@@ -74,7 +73,7 @@ class Schedule:
         planning: Latency | None = None,
         delay_s: Callable[[], float] = lambda: 0.0,
     ):
-        self._delay_s = delay_s
+        self.delay_s = delay_s
         self.latency, self.planning = latency, planning or Latency(0.0)
         self._lead_s, self._expected_period_s, self._margin_s = lead_s, observation_period_s, margin_s
         self._observed: deque[float] = deque(maxlen=8)
@@ -113,7 +112,7 @@ class Schedule:
     @property
     def lead_s(self) -> float:
         """From when a motion is planned until it leaves the running one: longer while the way to the controllers is slow."""
-        return self._lead_s + self._delay_s()
+        return self._lead_s + self.delay_s()
 
     @property
     def planning_s(self) -> float:

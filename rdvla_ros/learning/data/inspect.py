@@ -101,17 +101,19 @@ def _cameras(source: Source) -> Iterator[str]:
 
 def _sensors(source: Source) -> Iterator[str]:
     """Of those that the configuration names, the range of the readings: what lies far beyond it later is cut."""
-    data, used = source.data, {feature: name for name, feature in source.wanted.settings.sensors.items()}
-    keys = [key for key in data.features if key.startswith(SENSORS) or key in used]
+    data, used = source.data, source.wanted.settings.sensors
+    keys = [key for key in data.features if key.startswith(SENSORS) or key in used.values()]
     yield f"  sensors          {len(keys)}"
     ends = dict(zip(source.sensor_widths, np.cumsum([*source.sensor_widths.values()]), strict=True))
     for key in keys:
-        name, use = used.get(key), "not used (name it under data.sensors of the configuration)"
-        if name is not None and name not in ends:
-            use = f"sensor {name}, which cannot be read"
-        elif name is not None:
-            readings = source.readings[:, ends[name] - source.sensor_widths[name] : ends[name]]
-            use = f"sensor {name}, {readings.min():.4g} .. {readings.max():.4g}"
+        uses = []
+        for name in (name for name, feature in used.items() if feature == key):
+            if name in ends:
+                readings = source.readings[:, ends[name] - source.sensor_widths[name] : ends[name]]
+                uses.append(f"sensor {name}, {readings.min():.4g} .. {readings.max():.4g}")
+            else:
+                uses.append(f"sensor {name}, which cannot be read")
+        use = "; ".join(uses) or "not used (name it under data.sensors of the configuration)"
         yield f"    {key}  {data.features[key].get('shape')} {data.features[key].get('dtype')}, {use}"
 
 

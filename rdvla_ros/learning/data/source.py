@@ -101,12 +101,13 @@ class Source:
         """(N, W) float32 of all sensors, one after the other; name -> how many numbers are its."""
         parts: dict[str, np.ndarray] = {}
         for name, feature in self.wanted.settings.sensors.items():
-            if feature not in self.data.features:
-                raise TrainingError(
-                    f"{self.data.folder}: no sensor '{name}' ({feature}). {nearest_names(feature, self.data.features)} Name its "
-                    "feature under data.sensors of the configuration."
-                )
-            parts[name] = self.data.numbers(feature)
+            with self.problems.caught():
+                if feature not in self.data.features:
+                    raise TrainingError(
+                        f"{self.data.folder}: no sensor '{name}' ({feature}). {nearest_names(feature, self.data.features)} Name "
+                        "its feature under data.sensors of the configuration."
+                    )
+                parts[name] = self.data.numbers(feature)
         readings = np.concatenate(list(parts.values()), 1) if parts else np.zeros((len(self.data), 0))
         return readings.astype(np.float32), {name: part.shape[1] for name, part in parts.items()}
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from rdvla_ros.learning.data.lerobot import ACTION, SENSORS, STATE, TASK_STAGE, DatasetError
 from rdvla_ros.learning.data.lerobot.writer import RecordedEpisode, write_dataset
-from rdvla_ros.robot import RobotDescription
+from rdvla_ros.robot import RobotDescription, Sensor
 from rdvla_ros.runs import INFO, RunError, signals
 from rdvla_ros.runs.reader import Run
 
@@ -185,20 +185,30 @@ def _notes(run: Run, found: Moments, task: Any, part: slice) -> dict[str, Any]:
 
 
 def recorded_sensors(runs: Sequence[Run]) -> tuple[dict[str, int], list[str]]:
-    """Name -> how many numbers, of the robot's sensors that every run has readings of; a sentence for each of the others."""
+    """Name -> how many numbers, of the sensors that every run describes alike and has readings of; a sentence for each other."""
     sizes, remarks = {}, []
-    for sensor in runs[0].robot.sensors:
-        lacking = [run for run in runs if not len(signals.readings(run, sensor)[0])]
-        if not lacking:
-            sizes[sensor.name] = sensor.size
-        elif len(lacking) < len(runs):
-            remarks.append(
-                f"{lacking[0].folder} has no readings of sensor '{sensor.name}', {len(runs) - len(lacking)} of {len(runs)} runs "
-                "do: the dataset is without it."
-            )
+    for name in dict.fromkeys(sensor.name for run in runs for sensor in run.robot.sensors):
+        found = {run: next((sensor for sensor in run.robot.sensors if sensor.name == name), None) for run in runs}
+        first = found[runs[0]]
+        for run, sensor in found.items():
+            if sensor is None:
+                remarks.append(f"{run.folder}: its robot has no sensor '{name}': the dataset is without it.")
+            elif first is not None and _told(sensor) != _told(first):
+                remarks.append(
+                    f"{run.folder}: sensor '{name}' is another one than in {runs[0].folder}: the dataset is without it."
+                )
+            elif len(signals.readings(run, sensor)[0]) < 2:
+                remarks.append(f"{run.folder}: no readings of sensor '{name}' that can be used: the dataset is without it.")
+            else:
+                continue
+            break
         else:
-            remarks.append(f"No readings of sensor '{sensor.name}' were recorded: the dataset is without it.")
+            sizes[name] = first.size
     return sizes, remarks
+
+
+def _told(sensor: Sensor) -> tuple:
+    return sensor.message, sensor.size, sensor.arm, sensor.frame_id
 
 
 def convert(runs: Sequence[Run], output: Path, settings: Settings) -> tuple[int, Counter[str]]:
@@ -207,10 +217,10 @@ def convert(runs: Sequence[Run], output: Path, settings: Settings) -> tuple[int,
         raise DatasetError(f"keep: expected one of {', '.join(KEEP)}, got '{settings.keep}'.")
     robot, left_out, count = runs[0].robot, Counter(), 0
     for run in runs[1:]:
-        if _kind(run.robot) != _kind(robot):
+        if (run.robot.joint_names, run.robot.camera_names) != (robot.joint_names, robot.camera_names):
             raise DatasetError(
-                f"{run.folder} was recorded with robot '{run.robot.name}', {runs[0].folder} with '{robot.name}': their joints, "
-                "cameras or sensors differ. Make a dataset of each."
+                f"{run.folder} was recorded with robot '{run.robot.name}', {runs[0].folder} with '{robot.name}': their joints or "
+                "cameras differ. Make a dataset of each."
             )
 
     sensors, remarks = recorded_sensors(runs)
@@ -230,10 +240,6 @@ def convert(runs: Sequence[Run], output: Path, settings: Settings) -> tuple[int,
 
     write_dataset(output, every(), settings.fps, robot.name, _features(robot, sensors))
     return count, left_out
-
-
-def _kind(robot: RobotDescription) -> tuple:
-    return robot.joint_names, robot.camera_names, robot.sensor_sizes
 
 
 def _features(robot: RobotDescription, sensors: Mapping[str, int]) -> dict[str, dict[str, Any]]:

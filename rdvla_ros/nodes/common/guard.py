@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Callable
 from typing import Any
 
 from rclpy.node import Node
+
+NUMBER = re.compile(r"[0-9.]+")  # a complaint whose numbers have changed is still the same
 
 REPEAT_S = 3.0  # the same line is logged at most this often
 

@@ -19,7 +19,7 @@ from rdvla_ros.control.supervision.output_quality import ConstantOutput
 from rdvla_ros.control.supervision.policy_halts import PolicyHalts
 from rdvla_ros.control.supervision.watchdog import Streak
 from rdvla_ros.nodes.common import conversions
-from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.guard import NUMBER, Guard
 from rdvla_ros.nodes.common.moment import Moment
 from rdvla_ros.nodes.policy.alarm_response import AlarmResponse
 from rdvla_ros.nodes.policy.gate_client import GateLink
@@ -207,7 +207,7 @@ class DecisionLoop:
             )
         )
         for text in doubts:
-            self._p.guard.report(text[:20], f"The decision says: {conversions.printable(text)}")
+            self._p.guard.report(NUMBER.sub("", text)[:80], f"The decision says: {conversions.printable(text)}")
 
     def _failed(self, error: BaseException) -> None:
         """What the policy was given may be at fault; anything else leaves in doubt whether there is a policy at all."""

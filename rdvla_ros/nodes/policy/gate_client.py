@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 from rclpy.node import Node
 
+from rdvla_ros.control.supervision.delivery import LONGEST_S
 from rdvla_ros.control.supervision.modes import PASSES, mode_name
 from rdvla_ros.msg import GateStatus
 from rdvla_ros.nodes.common import names
@@ -16,7 +17,6 @@ from rdvla_ros.nodes.common.guard import Guard
 from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 
 SILENT = "the gate is silent"
-LONGEST_DELAY_S = 0.2  # a gate that says more is not believed
 
 
 class GateLink:
@@ -60,9 +60,10 @@ class GateLink:
         return f"{passes} ({printable(self._status.reason)})"
 
     def delivery_delay_s(self) -> float:
-        """How much longer than usual the way from the gate to the controllers takes now, as the gate says."""
+        """How much longer than usual the way from the gate to the controllers takes now, as the gate says. What is more than a
+        gate can say counts as the most that it can."""
         said_s = self._status.delivery_delay_s if self._status is not None else 0.0
-        return min(said_s, LONGEST_DELAY_S) if said_s > 0.0 else 0.0  # not a number: not said
+        return min(said_s, LONGEST_S) if said_s > 0.0 else 0.0  # not a number: not said
 
     def holds(self) -> bool:
         """A hold is in force already, as far as is known."""

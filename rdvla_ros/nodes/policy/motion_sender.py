@@ -110,8 +110,8 @@ class MotionSender:
         )
         took_s = time.monotonic() - begun_s
         self.schedule.planning.add(took_s)
-        if took_s > over.lead_s:
-            raise NotNowError(f"Planning took {took_s:.3f} s, expected at most {over.lead_s:.3f} s: it came too late.")
+        if took_s > (longest_s := over.lead_s - self.schedule.delay_s()):
+            raise NotNowError(f"Planning took {took_s:.3f} s, expected at most {longest_s:.3f} s: it came too late.")
         motion = self.schedule.message(motion, over, present)
         self._publish(motion, over.stamp_s)
         self.schedule.sent(motion, over.stamp_s, self._stop_s)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import re
 import time
 from collections.abc import Sequence
 from functools import partial
@@ -27,7 +26,7 @@ from rdvla_ros.msg import Convergence, GateStatus
 from rdvla_ros.nodes.common import conversions, names, qos
 from rdvla_ros.nodes.common.controller_states import ArmStates
 from rdvla_ros.nodes.common.executor import WAIT_SET
-from rdvla_ros.nodes.common.guard import Guard
+from rdvla_ros.nodes.common.guard import NUMBER, Guard
 from rdvla_ros.nodes.common.heartbeat import HeartbeatLink
 from rdvla_ros.nodes.common.hooks import NodeHooks
 from rdvla_ros.nodes.common.moment import Moment
@@ -52,7 +51,6 @@ TICK_S = 0.1  # how often missing inputs are looked for
 WATCH_S = 0.01  # how often it is looked whether all is there that moving needs
 SILENCE_S = 1.0  # a stream is reported after this time without a usable message
 PAUSE_AFTER_S = 0.1  # inputs this much older than they may be for a decision stop moving arms, where no parameter says otherwise
-NUMBER = re.compile(r"[0-9.]+")  # a complaint whose numbers have changed is still the same
 CLOSE_S = 0.5  # at shutdown, a running decision may take this long to end
 SUCCESS, FAILURE = TransitionCallbackReturn.SUCCESS, TransitionCallbackReturn.FAILURE
 

@@ -218,7 +218,7 @@ class PolicyParameters(Schema):
     )
     lead_s: float = parameter(
         0.06,
-        "from when a motion is planned until it leaves the running one; longer than its way to the controllers takes",
+        "from when a motion is planned until it leaves the running one; the gate's delivery_delay_s is added to it",
         unit="s",
         low=0.02,
         high=0.2,

@@ -187,7 +187,7 @@ class SimRobotNode(NodeHooks, Node):
         self._publish_wrenches()
 
     def _publish_wrenches(self) -> None:
-        """Computed only where somebody listens: most policies read no force."""
+        """Computed only where somebody listens: a policy that reads forces, the recorder."""
         heard = [s for s in self._robot.sensors if self._wrenches[s.name].get_subscription_count()]
         if heard:
             stamp_s, readings = self._body.readings(heard)

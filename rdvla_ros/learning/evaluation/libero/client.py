@@ -102,7 +102,7 @@ class Simulator:
             line = self._process.stdout.readline()
         except BrokenPipeError:
             line = b""
-        if not line:
+        if not line.endswith(b"\n"):  # nothing, or a part of an answer
             raise EndedError(f"LIBERO's process ended{self._why()}")
         answer = json.loads(line)
         if "error" in answer:

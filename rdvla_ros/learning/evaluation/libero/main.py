@@ -13,7 +13,7 @@ import json
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass
@@ -27,6 +27,7 @@ from tqdm import tqdm
 from rdvla_ros.learning.evaluation.libero.client import EndedError, LiberoError, Seen, Simulator, libero_python
 from rdvla_ros.learning.evaluation.libero.policies import LiberoPolicy, PublishedPolicy, RandomPolicy, ScriptedPolicy
 from rdvla_ros.learning.evaluation.rates import rate
+from rdvla_ros.model.checkpoint import sha256_of
 from rdvla_ros.video import VideoFile
 
 LIMITS = {"libero_spatial": 220, "libero_object": 280, "libero_goal": 300, "libero_10": 520}  # steps of a rollout
@@ -53,19 +54,18 @@ class LiberoConfig:
 
     def described(self) -> dict[str, Any]:
         """What the rollouts' outcome depends on, as plain values; of a published folder the bytes, not only the name."""
-        return {**asdict(self), "policy_sha256": "" if self.policy in RUNNERS else digest(Path(self.policy))}
+        return asdict(self) if self.policy in RUNNERS else {**asdict(self), "policy_sha256": digest(Path(self.policy))}
 
 
 def digest(folder: Path) -> str:
-    """SHA-256 of the names and bytes of its files, seconds for some GiB."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    """SHA-256 of the names and bytes of its files, seconds for some GiB. Hidden ones are a download's own notes."""
+    names = sorted(path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+    files = [name for name in names if not any(part.startswith(".") for part in name.parts)]
     if not files:
         raise LiberoError(f"{folder}: expected a published checkpoint, found no files.")
     whole = hashlib.sha256()
-    for path in tqdm(files, desc="digest of the checkpoint", unit="file", disable=None, delay=2.0):
-        whole.update(f"{path.relative_to(folder).as_posix()} {path.stat().st_size}\n".encode())
-        with path.open("rb") as file:
-            whole.update(hashlib.file_digest(file, "sha256").digest())
+    for name in tqdm(files, desc="digest of the checkpoint", unit="file", disable=None, delay=2.0):
+        whole.update(f"{name.as_posix()} {sha256_of(folder / name)}\n".encode())
     return whole.hexdigest()
 
 
@@ -89,7 +89,7 @@ class Runner:
 
     def run(self, task: int, rollout: int, film: Path | None = None) -> dict[str, Any]:
         """One rollout, from the initial state of its number. Where the simulator's process ends (out of memory, say) a new one
-        runs the rollout from its beginning, once."""
+        runs it from its beginning, once; the result is then 'restarted'."""
         try:
             return self._run(task, rollout, film)
         except EndedError as error:
@@ -97,7 +97,7 @@ class Runner:
         self.simulator.close()
         self.simulator, self._open = self._simulate(), None
         self.simulator.suite(self.config.suite)
-        return self._run(task, rollout, film)
+        return {**self._run(task, rollout, film), "restarted": True}
 
     def _run(self, task: int, rollout: int, film: Path | None) -> dict[str, Any]:
         if self._open is None or self._open[0] != task:
@@ -141,7 +141,8 @@ def evaluate(
     config: LiberoConfig, jobs: Sequence[tuple[int, int]], workers: int, folder: Path, videos: int = 0, ray: str | None = None
 ) -> dict[str, Any]:
     """jobs: (task, rollout). ray: address of a cluster whose machines take the rollouts, 'local' for one that is started here."""
-    done = _journal(config, folder)
+    described = config.described()
+    done = _journal(described, folder)
     left = [job for job in jobs if job not in done]
     films = {job: folder / f"task{job[0]}_rollout{job[1]}.mp4" for job in jobs[:videos]}
     runs = _over_ray(config, left, films, workers, ray) if ray else _here(config, left, films, workers)
@@ -157,7 +158,7 @@ def evaluate(
         next(e["name"] for e in episodes if e["task"] == task): rate([e["success"] for e in episodes if e["task"] == task])
         for task in tasks
     }
-    data = {**asdict(config), "success": rate([e["success"] for e in episodes]), "tasks": by_task, "episodes": episodes}
+    data = {**described, "success": rate([e["success"] for e in episodes]), "tasks": by_task, "episodes": episodes}
     (folder / REPORT).write_text(json.dumps(data, indent=1) + "\n", encoding="utf-8")
     return data
 
@@ -205,9 +206,9 @@ def _over_ray(
         ray.shutdown()
 
 
-def _journal(config: LiberoConfig, folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
+def _journal(described: Mapping[str, Any], folder: Path) -> dict[tuple[int, int], dict[str, Any]]:
     """(task, rollout) -> episode, of those in `folder`, which must have been run with this very configuration."""
-    path, described = folder / JOURNAL, config.described()
+    path = folder / JOURNAL
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps(described) + "\n", encoding="utf-8")
