@@ -13,7 +13,7 @@ import torch
 from policy_cases import observation, tiny_checkpoint
 from safetensors.torch import load_file, save_file
 
-from rdvla_ros.model.checkpoint import MANIFEST, WEIGHTS, _sha256, load_checkpoint, save_checkpoint
+from rdvla_ros.model.checkpoint import MANIFEST, WEIGHTS, load_checkpoint, save_checkpoint, sha256_of
 from rdvla_ros.model.halting import FixedDepth
 from rdvla_ros.model.head import RDVLAHead
 from rdvla_ros.model.normalization import MINIMUM_WIDTH, ActionSpace, Scaler, fit_action_space, relative_columns
@@ -69,7 +69,7 @@ def test_weights_that_are_not_finite_are_neither_saved_nor_read(folder, tmp_path
 
 def _replace_weights(folder, tensors):
     save_file(tensors, folder / WEIGHTS)
-    _edit(folder, lambda m: m["weights"].update(sha256=_sha256(folder / WEIGHTS), bytes=(folder / WEIGHTS).stat().st_size))
+    _edit(folder, lambda m: m["weights"].update(sha256=sha256_of(folder / WEIGHTS), bytes=(folder / WEIGHTS).stat().st_size))
 
 
 def test_a_flipped_byte_is_noticed(folder):
