@@ -6,7 +6,7 @@
 # With arguments (files, -k ...): one pytest with these.
 set -uo pipefail
 cd "$(dirname "$0")/.."
-[ $# = 0 ] || exec scripts/run -m pytest test "$@"
+[ $# = 0 ] || exec scripts/run -m pytest "$@"
 scripts/run -m pytest test -m "not real_time" -n 2 --dist worksteal --timeout-method thread
 computed=$?
 in_real_time=(scripts/run -m pytest test -m real_time -n 1 --dist load --timeout-method thread)
